@@ -1,0 +1,39 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Opening a gRPC channel the way every Pointsman client does."""
+
+import grpc.aio
+
+from pointsman_chassis.grpc_options import KEEPALIVE_TIME_SECONDS, KEEPALIVE_TIMEOUT_SECONDS, common_options
+from pointsman_chassis.tls import TransportSecurity
+
+
+def open_channel(
+    address: str,
+    *,
+    security: TransportSecurity,
+    keepalive_time_seconds: float = KEEPALIVE_TIME_SECONDS,
+    keepalive_timeout_seconds: float = KEEPALIVE_TIMEOUT_SECONDS,
+    reconnect_seconds_max: float = 5.0,
+) -> grpc.aio.Channel:
+    """A channel to `address` (`host:port`, `[v6]:port`, `dns:///name:port`, `unix:path`); it connects on first use.
+
+    Proxies of the environment are ignored: these are connections inside a cluster. Each channel has its own
+    connection, so that closing one stream's channel closes its socket. Raises ConfigError for unusable certificates.
+    """
+    options = [
+        *common_options(
+            keepalive_time_seconds=keepalive_time_seconds, keepalive_timeout_seconds=keepalive_timeout_seconds
+        ),
+        ("grpc.enable_http_proxy", 0),
+        ("grpc.use_local_subchannel_pool", 1),
+        ("grpc.service_config_disable_resolution", 1),
+        ("grpc.initial_reconnect_backoff_ms", 100),
+        ("grpc.min_reconnect_backoff_ms", 100),
+        ("grpc.max_reconnect_backoff_ms", round(reconnect_seconds_max * 1000)),
+    ]
+    if security.server_name:
+        options.append(("grpc.ssl_target_name_override", security.server_name))
+    credentials = security.channel_credentials()
+    if credentials is None:
+        return grpc.aio.insecure_channel(address, options=options)
+    return grpc.aio.secure_channel(address, credentials, options=options)

@@ -1,0 +1,111 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The exceptions a Pointsman process raises on purpose, split by who must act, and the one gRPC status mapping.
+
+PointsmanError
+  ConfigError          the operator must act: the process ends with status 2 and this message
+  UnsupportedError     this node, kernel or peer cannot do what is asked: status 3
+  NotInSyncError       asked too early: nothing is served before the first full state
+  PeerError            the other side broke the protocol or sent a value nobody may send
+  LocalProtocolError   we broke the protocol: a bug of ours
+  UnavailableError     a dependency is away for now: retry
+  SlowConsumerError    a reader fell behind its bound: it must resynchronise
+  StaleVersionError    the request was built on a state that is gone: read again, then retry
+  ApplyError           the kernel refused a batch: the reconciler retries and bisects
+
+Third-party exceptions are wrapped where the IO happens and chained with `raise ... from`. A message says what was
+attempted, on what, and what to do.
+"""
+
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from types import MappingProxyType
+from typing import Any, Final
+
+import grpc
+import grpc.aio
+
+
+class PointsmanError(Exception):
+    """Base of all errors raised on purpose."""
+
+
+class ConfigError(PointsmanError):
+    """The configuration is wrong; the message lists every problem with its field path."""
+
+
+class UnsupportedError(PointsmanError):
+    """This node, kernel or peer lacks something that the request needs."""
+
+
+class NotInSyncError(PointsmanError):
+    """The first full state has not been seen yet."""
+
+
+class PeerError(PointsmanError):
+    """The remote side broke the protocol."""
+
+
+class LocalProtocolError(PointsmanError):
+    """This side broke the protocol: a bug, reported with what was about to happen."""
+
+
+class UnavailableError(PointsmanError):
+    """A dependency does not answer now; the same request may work later."""
+
+
+class SlowConsumerError(PointsmanError):
+    """A reader exceeded its bound and has to resynchronise."""
+
+
+class StaleVersionError(PointsmanError):
+    """The request was based on a version that is no longer there."""
+
+
+class ApplyError(PointsmanError):
+    """The kernel refused a batch."""
+
+
+EXIT_FAILURE: Final = 1
+EXIT_CONFIG: Final = 2
+EXIT_UNSUPPORTED: Final = 3
+
+_STATUS: Final[Mapping[type[PointsmanError], grpc.StatusCode]] = MappingProxyType(
+    {
+        ConfigError: grpc.StatusCode.INVALID_ARGUMENT,
+        UnsupportedError: grpc.StatusCode.UNIMPLEMENTED,
+        NotInSyncError: grpc.StatusCode.FAILED_PRECONDITION,
+        PeerError: grpc.StatusCode.INVALID_ARGUMENT,
+        LocalProtocolError: grpc.StatusCode.INTERNAL,
+        UnavailableError: grpc.StatusCode.UNAVAILABLE,
+        SlowConsumerError: grpc.StatusCode.RESOURCE_EXHAUSTED,
+        StaleVersionError: grpc.StatusCode.ABORTED,
+        ApplyError: grpc.StatusCode.UNAVAILABLE,
+    }
+)
+
+
+def grpc_status(error: PointsmanError) -> grpc.StatusCode:
+    """The status a server answers with when a handler raises `error`; UNKNOWN for a class without a row."""
+    for kind in type(error).__mro__:
+        status = _STATUS.get(kind)
+        if status is not None:
+            return status
+    return grpc.StatusCode.UNKNOWN
+
+
+def exit_status(error: BaseException) -> int:
+    """The exit status of a process that ends because of `error`."""
+    if isinstance(error, ConfigError):
+        return EXIT_CONFIG
+    if isinstance(error, UnsupportedError):
+        return EXIT_UNSUPPORTED
+    return EXIT_FAILURE
+
+
+@asynccontextmanager
+async def errors_to_status(context: "grpc.aio.ServicerContext[Any, Any]") -> AsyncIterator[None]:
+    """Around a handler's body: a PointsmanError becomes the call's gRPC status and its message; the rest passes."""
+    try:
+        yield
+    except PointsmanError as error:
+        await context.abort(grpc_status(error), str(error))

@@ -1,0 +1,176 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A small HTTP/1.1 server for `/metrics`, `/healthz` and the like: GET and HEAD, one request per connection.
+
+It is reachable by anything on the network, so everything is bounded: connections, header bytes, the time to send a
+request and the time to take the answer. A client that is slow on purpose costs one slot for a few seconds.
+"""
+
+import asyncio
+import inspect
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import Final
+from urllib.parse import SplitResult, parse_qsl, urlsplit
+
+import structlog
+
+from pointsman_chassis.metrics import Registry
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """What a handler may look at."""
+
+    path: str
+    query: Mapping[str, str]
+    headers: Mapping[str, str]
+    """Names in lower case; of a repeated header the last."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Response:
+    """What a handler answers."""
+
+    body: bytes
+    status: int = 200
+    content_type: str = "text/plain; charset=utf-8"
+    headers: tuple[tuple[str, str], ...] = ()
+
+
+Handler = Callable[[Request], Response | Awaitable[Response]]
+
+_HEADER_BYTES_MAX: Final = 8 << 10
+
+
+class HttpServer:
+    """Serves a fixed table of exact paths on any number of addresses."""
+
+    def __init__(
+        self,
+        routes: Mapping[str, Handler],
+        *,
+        connections_max: int = 64,
+        request_timeout_seconds: float = 5.0,
+        response_timeout_seconds: float = 10.0,
+    ) -> None:
+        self._routes = dict(routes)
+        self._connections_max = connections_max
+        self._request_timeout = request_timeout_seconds
+        self._response_timeout = response_timeout_seconds
+        self._servers: list[asyncio.Server] = []
+        self._connections: set[asyncio.Task[None]] = set()
+
+    async def listen(self, host: str, port: int) -> int:
+        """Start serving on one more address and return its port (of interest when `port` is 0). Raises OSError."""
+        server = await asyncio.start_server(self._accept, host, port, limit=_HEADER_BYTES_MAX)
+        self._servers.append(server)
+        bound: int = server.sockets[0].getsockname()[1]
+        return bound
+
+    async def close(self) -> None:
+        """Stop listening and drop what is in progress. May be called twice."""
+        for server in self._servers:
+            server.close()
+        tasks = list(self._connections)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        self._servers.clear()
+
+    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        if task is None or len(self._connections) >= self._connections_max:
+            writer.transport.abort()
+            return
+        self._connections.add(task)
+        try:
+            await self._serve(reader, writer)
+        except (OSError, TimeoutError, asyncio.CancelledError):
+            writer.transport.abort()
+        finally:
+            self._connections.discard(task)
+            writer.close()
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            async with asyncio.timeout(self._request_timeout):
+                head = await reader.readuntil(b"\r\n\r\n")
+        except asyncio.IncompleteReadError:
+            return
+        except asyncio.LimitOverrunError:
+            method, response = "GET", _plain(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)
+        else:
+            async with asyncio.timeout(self._response_timeout):
+                method, response = await self._answer(head)
+        writer.write(_encode(response, with_body=method != "HEAD"))
+        async with asyncio.timeout(self._response_timeout):
+            await writer.drain()
+
+    async def _answer(self, head: bytes) -> tuple[str, Response]:
+        parsed = _parse(head)
+        if parsed is None:
+            return "GET", _plain(HTTPStatus.BAD_REQUEST)
+        method, request = parsed
+        handler = self._routes.get(request.path)
+        if handler is None:
+            return method, _plain(HTTPStatus.NOT_FOUND)
+        if method not in {"GET", "HEAD"}:
+            return method, _plain(HTTPStatus.METHOD_NOT_ALLOWED, headers=(("Allow", "GET, HEAD"),))
+        try:
+            answer = handler(request)
+            return method, await answer if inspect.isawaitable(answer) else answer
+        except Exception:  # noqa: BLE001 - a boundary: one broken page must not end the process that serves it
+            structlog.get_logger("http").exception("handler failed", path=request.path)
+            return method, _plain(HTTPStatus.INTERNAL_SERVER_ERROR)
+
+
+def metrics_handler(registry: Registry) -> Handler:
+    """The handler of `/metrics`."""
+
+    def handle(request: Request) -> Response:
+        content_type, body = registry.render(request.headers.get("accept", ""))
+        return Response(body=body, content_type=content_type)
+
+    return handle
+
+
+def _parse(head: bytes) -> tuple[str, Request] | None:
+    """Method and request, or None for anything that is not HTTP/1.x."""
+    request_line, *lines = head.decode("latin-1").split("\r\n")
+    parts = request_line.split(" ")
+    if len(parts) != 3 or not parts[2].startswith("HTTP/1."):
+        return None
+    headers: dict[str, str] = {}
+    for line in lines[:-2]:
+        name, separator, value = line.partition(":")
+        if not separator or not name or name != name.strip():
+            return None
+        headers[name.lower()] = value.strip()
+    target = _split(parts[1])
+    if target is None:
+        return None
+    return parts[0], Request(path=target.path, query=dict(parse_qsl(target.query)), headers=headers)
+
+
+def _split(target: str) -> SplitResult | None:
+    try:
+        return urlsplit(target)
+    except ValueError:
+        return None
+
+
+def _plain(status: HTTPStatus, headers: tuple[tuple[str, str], ...] = ()) -> Response:
+    return Response(status=status, body=f"{status.phrase}\n".encode(), headers=headers)
+
+
+def _encode(response: Response, *, with_body: bool) -> bytes:
+    head = [
+        f"HTTP/1.1 {response.status} {HTTPStatus(response.status).phrase}",
+        f"Content-Type: {response.content_type}",
+        f"Content-Length: {len(response.body)}",
+        "X-Content-Type-Options: nosniff",
+        "Connection: close",
+        *(f"{name}: {value}" for name, value in response.headers),
+    ]
+    return "\r\n".join(head).encode("latin-1") + b"\r\n\r\n" + (response.body if with_body else b"")

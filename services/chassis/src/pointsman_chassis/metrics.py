@@ -1,0 +1,60 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Metrics: one registry per process, made at the composition root and handed to whoever counts something.
+
+prometheus-client's default registry is never used: a process, or a test, that makes two of something must be able to
+give each its own figures. Names: kube-proxy's where they exist, else `pointsman_`; units in the name; labels bounded
+(a node, a kind, an outcome; never an endpoint).
+"""
+
+from collections.abc import Sequence
+from typing import Final
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client.exposition import choose_encoder
+from prometheus_client.process_collector import ProcessCollector
+from prometheus_client.registry import Collector
+
+LATENCY_BUCKETS_SECONDS: Final = (
+    0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0,
+)  # fmt: skip
+
+
+class Registry:
+    """Where metrics are registered and rendered from. Registering one name twice raises ValueError."""
+
+    def __init__(self, *, process: bool = True) -> None:
+        self._registry = CollectorRegistry(auto_describe=True)
+        if process:
+            ProcessCollector(registry=self._registry)
+
+    def counter(self, name: str, documentation: str, labels: Sequence[str] = ()) -> Counter:
+        """A figure that only grows; its name ends in `_total`."""
+        return Counter(name, documentation, labels, registry=self._registry)
+
+    def gauge(self, name: str, documentation: str, labels: Sequence[str] = ()) -> Gauge:
+        """A figure that goes up and down."""
+        return Gauge(name, documentation, labels, registry=self._registry)
+
+    def histogram(
+        self,
+        name: str,
+        documentation: str,
+        labels: Sequence[str] = (),
+        *,
+        buckets: Sequence[float] = LATENCY_BUCKETS_SECONDS,
+    ) -> Histogram:
+        """A distribution; the default buckets suit latencies in seconds."""
+        return Histogram(name, documentation, labels, buckets=buckets, registry=self._registry)
+
+    def register(self, collector: Collector) -> None:
+        """Add a collector that computes its figures when asked."""
+        self._registry.register(collector)
+
+    def value(self, name: str, labels: dict[str, str] | None = None) -> float | None:
+        """The present value of one sample, None when there is none; for tests and status pages."""
+        return self._registry.get_sample_value(name, labels)
+
+    def render(self, accept: str = "") -> tuple[str, bytes]:
+        """Content type and body of `/metrics` for a request's Accept header."""
+        encode, content_type = choose_encoder(accept)
+        return content_type, encode(self._registry)

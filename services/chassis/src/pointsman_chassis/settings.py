@@ -1,0 +1,193 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Configuration files: YAML with apiVersion and kind, decoded strictly, every problem reported at once.
+
+A service declares its settings as `Settings` structs (snake_case fields, camelCase in the file) and calls
+`load_settings`. Unknown and duplicate fields, wrong types, missing values and whatever a struct's `__post_init__`
+rejects become one ConfigError that lists each with its path, for example `nodePortAddresses[1]: ...`. A process thus
+needs one attempt to learn all that is wrong. Nothing here reads the environment.
+"""
+
+import difflib
+import types
+import typing
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Final, TypeVar, Union
+
+import msgspec
+import yaml
+
+from pointsman_chassis.duration import Duration
+from pointsman_chassis.errors import ConfigError
+
+__all__ = ["API_VERSION", "Duration", "Settings", "dump_settings", "load_settings", "parse_settings", "write_settings"]
+
+API_VERSION: Final = "config.pointsman.io/v1alpha1"
+_SIZE_MAX_BYTES: Final = 1 << 20
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True, rename="camel", forbid_unknown_fields=True):
+    """Base of all settings structs: camelCase in the file. Subclasses repeat `frozen=True, kw_only=True`."""
+
+
+S = TypeVar("S", bound=Settings)
+
+
+def load_settings(path: str | Path | None, settings_type: type[S], kind: str) -> S:
+    """Read the file and return the settings; with None the defaults.
+
+    Raises:
+        ConfigError: the file cannot be read or is wrong; the message lists every problem.
+    """
+    if path is None:
+        return _convert_document({"apiVersion": API_VERSION, "kind": kind}, settings_type, kind, "defaults")
+    try:
+        content = Path(path).read_bytes()
+    except OSError as error:
+        raise ConfigError(f"cannot read configuration {path}: {error.strerror or error}") from error
+    if len(content) > _SIZE_MAX_BYTES:
+        raise ConfigError(f"configuration {path} has {len(content)} bytes; at most {_SIZE_MAX_BYTES} are accepted")
+    return parse_settings(content, settings_type, kind, source=str(path))
+
+
+def parse_settings(content: str | bytes, settings_type: type[S], kind: str, *, source: str) -> S:
+    """Decode YAML text; `source` names it in error messages. Errors as in `load_settings`."""
+    try:
+        document = yaml.load(content, Loader=_StrictLoader)  # noqa: S506 - a SafeLoader that also refuses duplicates
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+        raise ConfigError(f"configuration {source} is not valid YAML: {error}") from error
+    if not isinstance(document, dict):
+        raise ConfigError(f"configuration {source}: expected a mapping with apiVersion and kind at the top")
+    return _convert_document(document, settings_type, kind, source)
+
+
+def settings_as_data(settings: Settings) -> dict[str, Any]:
+    """Plain data in the file's form, every field spelled out, as `/configz` serves it."""
+    return {field.encode_name: _as_data(getattr(settings, field.name)) for field in msgspec.structs.fields(settings)}
+
+
+def dump_settings(settings: Settings, kind: str) -> str:
+    """The settings as the YAML document that `load_settings` would read back to an equal value."""
+    document = {"apiVersion": API_VERSION, "kind": kind, **settings_as_data(settings)}
+    return yaml.safe_dump(document, sort_keys=False)
+
+
+def write_settings(path: str | Path, settings: Settings, kind: str) -> None:
+    """Write `dump_settings` to a file, for `--write-config-to`."""
+    try:
+        Path(path).write_text(dump_settings(settings, kind), encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"cannot write configuration to {path}: {error.strerror or error}") from error
+
+
+class _StrictLoader(yaml.SafeLoader):
+    """SafeLoader that refuses a key given twice, where YAML would keep the last silently."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:  # noqa: FBT001, FBT002 - the base class's signature
+        seen: set[str] = set()
+        for key_node, _ in node.value:
+            if isinstance(key_node, yaml.ScalarNode):
+                if key_node.value in seen:
+                    problem = f"field {key_node.value!r} is given twice"
+                    raise yaml.constructor.ConstructorError(None, None, problem, key_node.start_mark)
+                seen.add(key_node.value)
+        return super().construct_mapping(node, deep=deep)
+
+
+def _convert_document(document: Mapping[Any, Any], settings_type: type[S], kind: str, source: str) -> S:
+    problems: list[str] = []
+    for name, expected in (("apiVersion", API_VERSION), ("kind", kind)):
+        if document.get(name) != expected:
+            problems.append(f"{name}: expected {expected}, got {document.get(name)!r}")
+    fields = {key: value for key, value in document.items() if key not in {"apiVersion", "kind"}}
+    settings = _convert_struct(fields, settings_type, "", problems)
+    if problems or settings is None:
+        listed = "".join(f"\n  {problem}" for problem in problems)
+        raise ConfigError(f"configuration {source} is not valid:{listed}")
+    return settings
+
+
+def _convert_struct(value: object, struct_type: type[S], path: str, problems: list[str]) -> S | None:
+    """The struct, or None after at least one problem was added."""
+    if not isinstance(value, Mapping):
+        problems.append(f"{path}: expected a mapping, got {_kind_of(value)}")
+        return None
+    count_before = len(problems)
+    fields = {field.encode_name: field for field in msgspec.structs.fields(struct_type)}
+    problems.extend(_unknown_field(path, key, list(fields)) for key in value if key not in fields)
+    arguments: dict[str, Any] = {}
+    for key, field in fields.items():
+        if key in value:
+            arguments[field.name] = _convert(value[key], field.type, _join(path, key), problems)
+        elif field.required:
+            problems.append(f"{_join(path, key)}: a value is required")
+    if len(problems) > count_before:
+        return None
+    try:
+        return struct_type(**arguments)
+    except (ValueError, TypeError) as error:
+        problems.append(f"{path}: {error}" if path else str(error))
+        return None
+
+
+def _convert(value: Any, annotation: Any, path: str, problems: list[str]) -> Any:
+    """`value` as `annotation`, descending wherever more than one problem can be found."""
+    plain = typing.get_args(annotation)[0] if typing.get_origin(annotation) is Annotated else annotation
+    origin, arguments = typing.get_origin(plain), typing.get_args(plain)
+    if origin in {Union, types.UnionType} and type(None) in arguments and len(arguments) == 2:
+        inner = arguments[0] if arguments[1] is type(None) else arguments[1]
+        return None if value is None else _convert(value, inner, path, problems)
+    if isinstance(plain, type) and issubclass(plain, Settings):
+        return _convert_struct(value, plain, path, problems)
+    if isinstance(value, list) and (origin is list or (origin is tuple and arguments[1:] == (...,))):
+        items = [_convert(item, arguments[0], f"{path}[{index}]", problems) for index, item in enumerate(value)]
+        return _convert_leaf(items, annotation, path, problems) if arguments[0] in {str, int} else origin(items)
+    if isinstance(value, Mapping) and origin is dict and arguments[0] is str:
+        return {str(key): _convert(item, arguments[1], _join(path, str(key)), problems) for key, item in value.items()}
+    return _convert_leaf(value, annotation, path, problems)
+
+
+def _convert_leaf(value: Any, annotation: Any, path: str, problems: list[str]) -> Any:
+    try:
+        return msgspec.convert(value, annotation, dec_hook=_decode_custom)
+    except msgspec.ValidationError as error:
+        message, _, inside = str(error).partition(" - at `$")
+        problems.append(f"{path}{inside.rstrip('`')}: {message}")
+        return None
+
+
+def _decode_custom(kind: type, value: object) -> object:
+    if kind is Duration:
+        if not isinstance(value, str):
+            raise ValueError(
+                f"expected a duration such as 250ms, 5s or 1m, got {_kind_of(value)}; quote it with a unit"
+            )
+        return Duration.parse(value)
+    raise NotImplementedError(f"settings fields of type {kind} are not supported")
+
+
+def _unknown_field(path: str, key: object, known: list[str]) -> str:
+    close = difflib.get_close_matches(str(key), known, n=1)
+    hint = f"; did you mean {close[0]}?" if close else ""
+    return f"{_join(path, str(key))}: unknown field{hint}"
+
+
+def _as_data(value: Any) -> Any:
+    if isinstance(value, Settings):
+        return settings_as_data(value)
+    if isinstance(value, Duration):
+        return str(value)
+    if isinstance(value, list | tuple):
+        return [_as_data(item) for item in value]
+    if isinstance(value, Mapping):
+        return {str(key): _as_data(item) for key, item in value.items()}
+    return msgspec.to_builtins(value)
+
+
+def _kind_of(value: object) -> str:
+    names: dict[type, str] = {dict: "a mapping", list: "a list", str: "a string", type(None): "nothing"}
+    return names.get(type(value), repr(value))
+
+
+def _join(path: str, key: str) -> str:
+    return f"{path}.{key}" if path else key
