@@ -140,8 +140,13 @@ def _convert(value: Any, annotation: Any, path: str, problems: list[str]) -> Any
     if isinstance(plain, type) and issubclass(plain, Settings):
         return _convert_struct(value, plain, path, problems)
     if isinstance(value, list) and (origin is list or (origin is tuple and arguments[1:] == (...,))):
+        count_before = len(problems)
         items = [_convert(item, arguments[0], f"{path}[{index}]", problems) for index, item in enumerate(value)]
-        return _convert_leaf(items, annotation, path, problems) if arguments[0] in {str, int} else origin(items)
+        if annotation is not plain and len(problems) == count_before:
+            return _convert_leaf(
+                value, annotation, path, problems
+            )  # constraints on the list itself, such as its length
+        return origin(items)
     if isinstance(value, Mapping) and origin is dict and arguments[0] is str:
         return {str(key): _convert(item, arguments[1], _join(path, str(key)), problems) for key, item in value.items()}
     return _convert_leaf(value, annotation, path, problems)
