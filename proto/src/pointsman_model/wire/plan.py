@@ -2,7 +2,7 @@
 """Plans on the wire: `pointsman.plan.v1` messages to and from `pointsman_model.plan`.
 
 Encoding is deterministic (no maps, sorted input, fields in number order), because the bytes of a ServicePlan are what
-both sides hash. Decoding trusts nothing: what comes back is a value that satisfies every rule the proto comments state, or
+both sides hash. Decoding trusts nothing: what comes back satisfies every rule that the proto comments state, or
 `PlanFormatError` says where a rule was broken.
 """
 
