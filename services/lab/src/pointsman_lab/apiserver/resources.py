@@ -16,7 +16,6 @@ DISCOVERY: Final = "discovery.k8s.io"
 NETWORKING: Final = "networking.k8s.io"
 COORDINATION: Final = "coordination.k8s.io"
 EVENTS: Final = "events.k8s.io"
-AUTOSCALING: Final = "autoscaling"
 AUTHENTICATION: Final = "authentication.k8s.io"
 AUTHORIZATION: Final = "authorization.k8s.io"
 
@@ -24,7 +23,7 @@ ALL_VERBS: Final = ("create", "delete", "deletecollection", "get", "list", "patc
 STATUS_VERBS: Final = ("get", "patch", "update")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Resource:
     """One row: what a resource is called and which of the optional behaviours it has.
 
@@ -253,16 +252,6 @@ OTHER_RESOURCES: Final = (
         kind="Event",
         short_names=("ev",),
         selectable=("reason", "regarding.kind", "regarding.name", "regarding.namespace", "regarding.uid", "type"),
-    ),
-    Resource(
-        group=AUTOSCALING,
-        version="v1",
-        plural="horizontalpodautoscalers",
-        singular="horizontalpodautoscaler",
-        kind="HorizontalPodAutoscaler",
-        short_names=("hpa",),
-        categories=("all",),
-        subresources=("status",),
     ),
     _review(AUTHENTICATION, "tokenreviews", "tokenreview", "TokenReview"),
     _review(AUTHENTICATION, "selfsubjectreviews", "selfsubjectreview", "SelfSubjectReview"),
