@@ -1,0 +1,81 @@
+# SPDX-License-Identifier: Apache-2.0
+# Every target can be run again at any time. `make help` lists them; all but help and setup run setup first when needed.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory
+
+BIN := .venv/bin
+SETUP := .venv/.setup-done
+MODE ?= nftables
+KEEP ?=
+PYTEST_ARGS ?=
+
+.PHONY: help
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+.PHONY: setup
+setup: $(SETUP) ## install what is missing: system packages, uv, the locked Python environment
+
+$(SETUP): uv.lock pyproject.toml .python-version proto/pyproject.toml $(wildcard services/*/pyproject.toml) scripts/setup.sh
+	@scripts/setup.sh
+	@touch $@
+
+.PHONY: fmt
+fmt: $(SETUP) ## format and fix what can be fixed
+	$(BIN)/ruff check --fix --exit-zero --quiet .
+	$(BIN)/ruff format --quiet .
+	$(BIN)/buf format --write proto
+
+.PHONY: check
+check: check-lint check-types check-imports check-deps proto-check check-shell ## everything that needs no running: lint, types, imports, protobuf
+	@echo "check: ok"
+
+.PHONY: check-lint
+check-lint: $(SETUP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+.PHONY: check-types
+check-types: $(SETUP)
+	$(BIN)/mypy
+
+.PHONY: check-imports
+check-imports: $(SETUP)
+	$(BIN)/lint-imports --no-cache
+
+.PHONY: check-deps
+check-deps: $(SETUP)
+	@scripts/check_dependencies.sh
+
+.PHONY: check-shell
+check-shell:
+	@for script in .ci/run scripts/*.sh; do bash -n "$$script"; done
+
+.PHONY: proto
+proto: $(SETUP) ## regenerate the committed stubs from proto/pointsman
+	scripts/gen_protos.sh
+
+.PHONY: proto-check
+proto-check: $(SETUP) ## lint the protobuf contract and prove that the stubs are fresh
+	$(BIN)/buf lint proto
+	$(BIN)/buf format --diff --exit-code proto
+	@scripts/check_protos.sh
+
+.PHONY: test
+test: $(SETUP) ## all tests (root: they make network namespaces of their own)
+	$(BIN)/pytest tests $(PYTEST_ARGS)
+
+.PHONY: conformance
+conformance: $(SETUP) ## the packet-flow matrix against a real kernel: MODE=nftables
+	$(BIN)/python tests/conformance/run.py --mode $(MODE)
+
+.PHONY: demo
+demo: $(SETUP) ## a cluster on this machine, put to the test (root); KEEP=1 leaves it up
+	KEEP=$(KEEP) $(BIN)/python -m pointsman_lab.demo
+
+.PHONY: bench
+bench: $(SETUP) ## latency, cost and memory at 1,000 and 10,000 services (root); writes build/bench/
+	$(BIN)/python -m pointsman_lab.bench
