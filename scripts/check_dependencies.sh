@@ -10,6 +10,8 @@ modules+=',grpcio-reflection=grpc_reflection,protobuf=google,pyyaml=yaml,prometh
 modules+=',opentelemetry-api=opentelemetry,opentelemetry-sdk=opentelemetry'
 modules+=',opentelemetry-exporter-otlp-proto-grpc=opentelemetry,opentelemetry-proto=opentelemetry'
 for member in proto services/*/; do
-  (cd "$member" && "$root/.venv/bin/deptry" src --no-ansi --package-module-name-map "$modules" 2>&1) ||
+  roots=(src)
+  if [[ -d $member/gen ]]; then roots+=(gen); fi
+  (cd "$member" && "$root/.venv/bin/deptry" "${roots[@]}" --no-ansi --known-first-party pointsman --package-module-name-map "$modules" 2>&1) ||
     { echo "undeclared or unused dependencies in $member" >&2; exit 1; }
 done
