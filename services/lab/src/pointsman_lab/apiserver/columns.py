@@ -83,7 +83,11 @@ def _size(path: str) -> Callable[[Json, float], int]:
 
 
 def _labels_text(labels: object) -> str:
-    return ",".join(f"{name}={value}" for name, value in sorted(labels.items())) if isinstance(labels, dict) and labels else NONE
+    return (
+        ",".join(f"{name}={value}" for name, value in sorted(labels.items()))
+        if isinstance(labels, dict) and labels
+        else NONE
+    )
 
 
 def _labels(path: str) -> Callable[[Json, float], str]:
@@ -144,7 +148,9 @@ def _pod_restarts(body: Json, _now: float) -> str:
 def _readiness_gates(body: Json, _now: float) -> str:
     gates = _at(body, "spec.readinessGates") or []
     conditions = {item.get("type"): item.get("status") for item in _at(body, "status.conditions") or []}
-    return f"{sum(conditions.get(gate.get('conditionType')) == 'True' for gate in gates)}/{len(gates)}" if gates else NONE
+    return (
+        f"{sum(conditions.get(gate.get('conditionType')) == 'True' for gate in gates)}/{len(gates)}" if gates else NONE
+    )
 
 
 def _node_status(body: Json, _now: float) -> str:

@@ -66,7 +66,9 @@ def api_resources(group: str, version: str) -> Json | None:
     served = [resource for resource in RESOURCES if (resource.group, resource.version) == (group, version)]
     if not served:
         return None
-    entries = sorted((entry for resource in served for entry in _entries(resource)), key=lambda entry: str(entry["name"]))
+    entries = sorted(
+        (entry for resource in served for entry in _entries(resource)), key=lambda entry: str(entry["name"])
+    )
     document: Json = {"kind": "APIResourceList"}
     if group:
         document["apiVersion"] = "v1"

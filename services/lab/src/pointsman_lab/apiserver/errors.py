@@ -78,7 +78,9 @@ def invalid_value(field: str, value: object, why: str) -> Cause:
 
 def required(field: str, why: str = "") -> Cause:
     """Give a FieldValueRequired cause."""
-    return Cause(field=field, reason="FieldValueRequired", message=f"Required value: {why}" if why else "Required value")
+    return Cause(
+        field=field, reason="FieldValueRequired", message=f"Required value: {why}" if why else "Required value"
+    )
 
 
 def duplicate(field: str, value: object) -> Cause:

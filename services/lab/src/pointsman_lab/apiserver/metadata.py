@@ -39,7 +39,9 @@ def check_identity(resource: Resource, body: object, namespace: str) -> Json:
     if kind != resource.kind:
         raise errors.bad_request(f'{kind} in version "{version}" cannot be handled as a {resource.kind}')
     if version != resource.api_version:
-        message = f"the API version in the data ({version}) does not match the expected API version ({resource.api_version})"
+        message = (
+            f"the API version in the data ({version}) does not match the expected API version ({resource.api_version})"
+        )
         raise errors.bad_request(message)
     metadata = body.get("metadata") or {}
     if not isinstance(metadata, dict):
@@ -48,7 +50,9 @@ def check_identity(resource: Resource, body: object, namespace: str) -> Json:
     if not resource.namespaced:
         metadata.pop("namespace", None)
     elif metadata.setdefault("namespace", namespace) != namespace:
-        raise errors.bad_request("the namespace of the provided object does not match the namespace sent on the request")
+        raise errors.bad_request(
+            "the namespace of the provided object does not match the namespace sent on the request"
+        )
     return body
 
 

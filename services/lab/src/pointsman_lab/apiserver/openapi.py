@@ -26,7 +26,12 @@ _WRITE_PARAMETERS: Final = ("dryRun", "fieldManager", "fieldValidation", "force"
 
 def openapi_v2() -> Json:
     """Give the version 2 document as JSON."""
-    return {"swagger": "2.0", "info": {"title": _TITLE, "version": VERSION["gitVersion"]}, "paths": {}, "definitions": {}}
+    return {
+        "swagger": "2.0",
+        "info": {"title": _TITLE, "version": VERSION["gitVersion"]},
+        "paths": {},
+        "definitions": {},
+    }
 
 
 def openapi_v2_protobuf() -> bytes:

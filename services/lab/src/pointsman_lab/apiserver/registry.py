@@ -114,7 +114,14 @@ class Registry:
         return count
 
     def update(
-        self, resource: Resource, body: object, namespace: str, name: str, subresource: str = "", *, dry_run: bool = False
+        self,
+        resource: Resource,
+        body: object,
+        namespace: str,
+        name: str,
+        subresource: str = "",
+        *,
+        dry_run: bool = False,
     ) -> StoredObject:
         """Replace an object, or only its status when that is the subresource.
 
@@ -126,7 +133,14 @@ class Registry:
         return self._write_next(resource, before, checked, subresource, dry_run=dry_run)
 
     def patch(
-        self, resource: Resource, patch: Patch, namespace: str, name: str, subresource: str = "", *, dry_run: bool = False
+        self,
+        resource: Resource,
+        patch: Patch,
+        namespace: str,
+        name: str,
+        subresource: str = "",
+        *,
+        dry_run: bool = False,
     ) -> StoredObject:
         """Patch an object; server-side apply creates it when there is none.
 

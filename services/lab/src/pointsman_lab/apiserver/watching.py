@@ -43,11 +43,14 @@ class WatchOptions:
         """Refuse options that contradict each other.
 
         Raises:
-            ApiError: 422 as a real server answers.
+            ApiError: 400 for a version that is no number, 422 for the rest, as a real server answers.
         """
+        parse_version(self.resource_version)
         field = "sendInitialEvents" if self.send_initial_events else "resourceVersionMatch"
         if self.send_initial_events and self.match != "NotOlderThan":
-            raise _refused("resourceVersionMatch", "sendInitialEvents requires setting resourceVersionMatch to NotOlderThan")
+            raise _refused(
+                "resourceVersionMatch", "sendInitialEvents requires setting resourceVersionMatch to NotOlderThan"
+            )
         if not self.send_initial_events and self.match:
             raise _refused(field, "resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided")
 
@@ -59,7 +62,9 @@ def _refused(field: str, why: str) -> errors.ApiError:
         "kind": "ListOptions",
         "causes": [{"reason": cause.reason, "message": cause.message, "field": field}],
     }
-    return errors.ApiError(422, "Invalid", f'ListOptions.meta.k8s.io "" is invalid: {field}: {cause.message}', details=details)
+    return errors.ApiError(
+        422, "Invalid", f'ListOptions.meta.k8s.io "" is invalid: {field}: {cause.message}', details=details
+    )
 
 
 class WatchCursor:

@@ -115,7 +115,9 @@ def _slice_causes(body: Json) -> list[Cause]:
     causes: list[Cause] = []
     endpoints = body.get("endpoints") or []
     if len(endpoints) > _ENDPOINTS_MAX:
-        causes.append(Cause(field="endpoints", reason="FieldValueTooMany", message="Too many: must have at most 1000 items"))
+        causes.append(
+            Cause(field="endpoints", reason="FieldValueTooMany", message="Too many: must have at most 1000 items")
+        )
     for index, endpoint in enumerate(endpoints):
         causes.extend(_endpoint_causes(f"endpoints[{index}]", endpoint, kind))
     for index, port in enumerate(body.get("ports") or []):
@@ -130,7 +132,11 @@ def _endpoint_causes(field: str, endpoint: object, kind: str) -> list[Cause]:
     if not isinstance(addresses, list) or not addresses:
         return [errors.required(f"{field}.addresses", "must contain at least 1 address")]
     if len(addresses) > _ADDRESSES_MAX:
-        return [Cause(field=f"{field}.addresses", reason="FieldValueTooMany", message="Too many: must have at most 100 items")]
+        return [
+            Cause(
+                field=f"{field}.addresses", reason="FieldValueTooMany", message="Too many: must have at most 100 items"
+            )
+        ]
     if kind == "FQDN":
         return []
     version = 4 if kind == "IPv4" else 6

@@ -142,7 +142,9 @@ def _address_causes(spec: Json) -> list[Cause]:
             why = "must be a valid CIDR value, (e.g. 10.9.8.0/24 or 2001:db8::/64)"
             causes.append(errors.invalid_value(f"spec.loadBalancerSourceRanges[{index}]", cidr, why))
     if spec.get("loadBalancerSourceRanges") and spec.get("type") != "LoadBalancer":
-        causes.append(errors.forbidden_field("spec.loadBalancerSourceRanges", "may only be used when `type` is 'LoadBalancer'"))
+        causes.append(
+            errors.forbidden_field("spec.loadBalancerSourceRanges", "may only be used when `type` is 'LoadBalancer'")
+        )
     every = spec.get("clusterIPs") or []
     if not needs_cluster_ip(spec):
         if every:

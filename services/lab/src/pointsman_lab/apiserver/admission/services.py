@@ -66,7 +66,9 @@ class ServiceAllocator:
             if stored is None:
                 continue
             spec = stored.decode().get("spec") or {}
-            self._mark(self._addresses, [ip for ip in spec.get("clusterIPs") or [] if ip != "None"], event.key, hold=hold)
+            self._mark(
+                self._addresses, [ip for ip in spec.get("clusterIPs") or [] if ip != "None"], event.key, hold=hold
+            )
             self._mark(self._ports, _node_ports_of(spec), event.key, hold=hold)
 
     @staticmethod
@@ -195,7 +197,9 @@ class ServiceRules:
             if spec.get("healthCheckNodePort"):
                 refusal = self._allocator.port_refusal(spec["healthCheckNodePort"], key)
                 if refusal:
-                    causes.append(errors.invalid_value("spec.healthCheckNodePort", spec["healthCheckNodePort"], refusal))
+                    causes.append(
+                        errors.invalid_value("spec.healthCheckNodePort", spec["healthCheckNodePort"], refusal)
+                    )
             else:
                 spec["healthCheckNodePort"] = self._allocator.free_port(taken)
         return causes

@@ -39,7 +39,12 @@ def _default_container(container: Json) -> None:
     for name in _PROBES:
         probe = container.get(name)
         if probe:
-            for field, value in (("timeoutSeconds", 1), ("periodSeconds", 10), ("successThreshold", 1), ("failureThreshold", 3)):
+            for field, value in (
+                ("timeoutSeconds", 1),
+                ("periodSeconds", 10),
+                ("successThreshold", 1),
+                ("failureThreshold", 3),
+            ):
                 probe.setdefault(field, value)
             if "httpGet" in probe:
                 probe["httpGet"].setdefault("scheme", "HTTP")
@@ -86,7 +91,11 @@ class PodRules:
         causes = pod_spec_causes(spec, "spec")
         was, now = before["spec"].get("nodeName"), spec.get("nodeName")
         if was and now != was:
-            causes.append(errors.forbidden_field("spec", "pod updates may not change fields other than `spec.containers[*].image`"))
+            causes.append(
+                errors.forbidden_field(
+                    "spec", "pod updates may not change fields other than `spec.containers[*].image`"
+                )
+            )
         return causes
 
 
@@ -109,7 +118,9 @@ class WorkloadRules:
         """Default and check; the selector never changes."""
         causes = self._admit(body)
         if body["spec"].get("selector") != before["spec"].get("selector"):
-            causes.append(errors.invalid_value("spec.selector", str(body["spec"].get("selector")), "field is immutable"))
+            causes.append(
+                errors.invalid_value("spec.selector", str(body["spec"].get("selector")), "field is immutable")
+            )
         return causes
 
     def _admit(self, body: Json) -> list[Cause]:

@@ -24,7 +24,9 @@ _NOT_OWNED_METADATA: Final = frozenset({"name", "namespace", "managedFields", "u
 FieldSet = dict[str, Any]
 
 
-def server_side_apply(current: Json, stated: Json, *, manager: str, force: bool, now: str, subresource: str = "") -> Json:
+def server_side_apply(
+    current: Json, stated: Json, *, manager: str, force: bool, now: str, subresource: str = ""
+) -> Json:
     """Give `current` (or an empty dict for a new object) with `stated` applied for `manager`.
 
     Raises:
