@@ -8,11 +8,13 @@ exists only at the edges, where `parse_address` and `format_address` translate.
 from __future__ import annotations
 
 import ipaddress
+import re
 from enum import IntEnum
 from typing import NamedTuple
 
 IPV4_BYTES = 4
 IPV6_BYTES = 16
+_DOTTED = re.compile(r"([0-9]{1,16})\.([0-9]{1,16})\.([0-9]{1,16})\.([0-9]{1,16})")
 _MAPPED_PREFIX = b"\x00" * 10 + b"\xff\xff"
 
 
@@ -118,10 +120,10 @@ def parse_address(text: str) -> bytes:
 
 
 def _parse_dotted(text: str) -> bytes:
-    parts = text.split(".")
-    if len(parts) != IPV4_BYTES or not all(part.isascii() and part.isdigit() and len(part) <= 16 for part in parts):
+    match = _DOTTED.fullmatch(text)
+    if match is None:
         raise ValueError(text[:64])
-    return bytes(int(part) for part in parts)
+    return bytes(map(int, match.groups()))
 
 
 def format_address(address: bytes) -> str:
