@@ -1,1 +1,2 @@
-"""Placeholder docstring."""
+# SPDX-License-Identifier: Apache-2.0
+"""The enforcer: one per node, turns the node's plan into kernel state and proves what the kernel has."""

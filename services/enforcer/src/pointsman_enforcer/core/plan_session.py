@@ -1,0 +1,243 @@
+# SPDX-License-Identifier: Apache-2.0
+"""StreamNodePlan from the enforcer's side, without IO: messages and the time go in, actions come out.
+
+    open()      -> Send(hello)
+    receive(..) -> Commit(transaction, changes)  program this, then call `programmed`
+                   Send(resync)                  our digest is not what the planner says it must be
+                   raises PlanProtocolError      close the stream and dial again
+    programmed(..) -> Send(nack) for what could not be programmed, then Send(ack)
+    tick(now)   -> Send(heartbeat), or raises PlanProtocolError when the planner has gone silent
+
+States: OPENING --welcome--> WELCOMED --first commit with in_sync and the right digest--> in sync.
+
+A transaction whose digest turns out different is still applied to the plan held: what it names is certain, only
+whether something else is missing is not. It does not bring the stream in sync, so nothing is cleaned up, and the
+planner is asked for the buckets that differ, at most RESYNCS_MAX times in a row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Final, TypeAlias
+
+from pointsman.plan.v1 import plan_service_pb2 as pb
+from pointsman_enforcer.core.errors import PlanProtocolError
+from pointsman_enforcer.core.messages import TransactionBuilder, name_to_pb, position_to_pb, timestamp
+from pointsman_enforcer.core.plan_store import PlanStore
+from pointsman_enforcer.core.transaction import NO_POSITION, PlanChange, Position, Stage, Transaction
+from pointsman_model.names import ServiceKey
+
+HEARTBEAT_SECONDS_DEFAULT: Final = 10.0
+HEARTBEAT_SECONDS_MIN: Final = 0.05
+HEARTBEAT_SECONDS_MAX: Final = 300.0
+SILENT_INTERVALS_MAX: Final = 3
+RESYNCS_MAX: Final = 3
+FAILURES_PER_NACK: Final = 500
+FAILURE_CHARACTERS_MAX: Final = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Send:
+    """Write this message to the stream."""
+
+    message: pb.StreamNodePlanRequest
+
+
+@dataclass(frozen=True, slots=True)
+class Commit:
+    """The plan held has changed: program `changes`, then report with `PlanSession.programmed`.
+
+    `in_sync`: from here on the plan held is the whole plan, and what no plan asks for may be removed.
+    """
+
+    transaction: Transaction
+    changes: tuple[PlanChange, ...]
+    in_sync: bool
+
+
+Action: TypeAlias = Send | Commit
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Failure:
+    """A service that could not be programmed."""
+
+    key: ServiceKey
+    stage: Stage
+    message: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Programmed:
+    """What the kernel has committed.
+
+    `nonce` 0 reports what the enforcer did by itself, such as a retry that worked. `failures` are only those that the
+    planner has not been told of.
+    """
+
+    nonce: int
+    position: Position
+    digest: int
+    programmed_digest: int
+    applied_at_ns: int = 0
+    duration_ns: int = 0
+    kernel_messages: int = 0
+    kernel_bytes: int = 0
+    services: int = 0
+    failures: tuple[Failure, ...] = ()
+
+
+class PlanSession:
+    """One stream's rules. Holds no socket and no clock; `now` is monotonic seconds."""
+
+    def __init__(self, *, hello: pb.Hello, store: PlanStore, now: float) -> None:
+        """`hello` says who we are; what we hold (position, bucket digests) is filled in from `store`."""
+        self._hello = hello
+        self._store = store
+        self._heard_at = self._sent_at = now
+        self._interval = HEARTBEAT_SECONDS_DEFAULT
+        self._is_open = self._is_welcomed = False
+        self._builder: TransactionBuilder | None = None
+        self._nonce = 0
+        self._resyncs = 0
+        self._position = NO_POSITION
+        self.is_in_sync = False
+        self.planner_id = ""
+        self.acknowledged_nonce = 0
+
+    def open(self, now: float) -> list[Action]:
+        """Begin: the first message is our hello."""
+        if self._is_open:
+            raise ValueError("a session opens once")
+        self._is_open = True
+        hello = pb.Hello()
+        hello.CopyFrom(self._hello)
+        hello.position.CopyFrom(position_to_pb(self._store.position))
+        hello.bucket_digests[:] = self._store.bucket_digests
+        return [self._send(pb.StreamNodePlanRequest(hello=hello), now)]
+
+    def receive(self, message: pb.StreamNodePlanResponse, now: float) -> list[Action]:
+        """Take one message of the planner.
+
+        Raises:
+            PlanProtocolError: it breaks a rule; the session is of no further use.
+        """
+        self._heard_at = now
+        present = message.ListFields()
+        if len(present) != 1:
+            raise PlanProtocolError(
+                f"a message carries exactly one of welcome, transaction, heartbeat; got {len(present)}"
+            )
+        if not self._is_welcomed:
+            return self._receive_welcome(message)
+        if message.HasField("welcome"):
+            raise PlanProtocolError("a second welcome")
+        if message.HasField("transaction"):
+            return self._receive_part(message.transaction, now)
+        return []
+
+    def programmed(self, result: Programmed, now: float) -> list[Action]:
+        """Report the kernel's state: failures first, then the ack that covers everything up to the nonce."""
+        if result.nonce > self._nonce or (result.nonce and result.nonce < self.acknowledged_nonce):
+            raise ValueError(f"nonce {result.nonce} is not within {self.acknowledged_nonce}..{self._nonce}")
+        self._position = result.position
+        self.acknowledged_nonce = max(result.nonce, self.acknowledged_nonce)
+        actions: list[Action] = [self._send(message, now) for message in _nacks(result)]
+        actions.append(self._send(pb.StreamNodePlanRequest(ack=_ack(result)), now))
+        return actions
+
+    def tick(self, now: float) -> list[Action]:
+        """Send a heartbeat if one is due.
+
+        Raises:
+            PlanProtocolError: the planner has been silent for three intervals.
+        """
+        silence = now - self._heard_at
+        if silence >= SILENT_INTERVALS_MAX * self._interval:
+            raise PlanProtocolError(f"the planner has been silent for {silence:.1f} s")
+        if now - self._sent_at < self._interval:
+            return []
+        heartbeat = pb.Heartbeat(position=position_to_pb(self._position), digest=self._store.digest)
+        return [self._send(pb.StreamNodePlanRequest(heartbeat=heartbeat), now)]
+
+    def next_tick(self) -> float:
+        """When `tick` should be called next."""
+        return min(self._sent_at + self._interval, self._heard_at + SILENT_INTERVALS_MAX * self._interval)
+
+    def _receive_welcome(self, message: pb.StreamNodePlanResponse) -> list[Action]:
+        if not message.HasField("welcome"):
+            raise PlanProtocolError("the first message is not a welcome")
+        self._is_welcomed = True
+        self.planner_id = message.welcome.planner_id
+        wanted = message.welcome.heartbeat_interval
+        seconds = wanted.seconds + wanted.nanos / 1e9
+        if seconds > 0:
+            self._interval = min(max(seconds, HEARTBEAT_SECONDS_MIN), HEARTBEAT_SECONDS_MAX)
+        return []
+
+    def _receive_part(self, part: pb.Transaction, now: float) -> list[Action]:
+        if self._builder is None:
+            if part.nonce <= self._nonce:
+                raise PlanProtocolError(f"transaction {part.nonce} comes after transaction {self._nonce}")
+            self._builder = TransactionBuilder(part.nonce)
+        transaction = self._builder.add(part)
+        if transaction is None:
+            return []
+        self._builder = None
+        self._nonce = transaction.nonce
+        return self._commit(transaction, now)
+
+    def _commit(self, transaction: Transaction, now: float) -> list[Action]:
+        if transaction.facts is None and self._store.facts is None:
+            raise PlanProtocolError(f"transaction {transaction.nonce}: the first one carries the facts about the node")
+        changes = tuple(self._store.apply(transaction))
+        is_equal = self._store.digest == transaction.digest
+        if is_equal:
+            self._resyncs = 0
+            self.is_in_sync = self.is_in_sync or transaction.in_sync
+        commit = Commit(transaction, changes, self.is_in_sync and is_equal)
+        return [commit] if is_equal else [commit, self._resync(transaction, now)]
+
+    def _resync(self, transaction: Transaction, now: float) -> Send:
+        if self._resyncs >= RESYNCS_MAX:
+            raise PlanProtocolError(
+                f"after {RESYNCS_MAX} resyncs the plan's digest is {self._store.digest:016x} and the planner still "
+                f"says {transaction.digest:016x}"
+            )
+        self._resyncs += 1
+        resync = pb.Resync(bucket_digests=self._store.bucket_digests)
+        return self._send(pb.StreamNodePlanRequest(resync=resync), now)
+
+    def _send(self, message: pb.StreamNodePlanRequest, now: float) -> Send:
+        self._sent_at = now
+        return Send(message)
+
+
+def _nacks(result: Programmed) -> Iterable[pb.StreamNodePlanRequest]:
+    for start in range(0, len(result.failures), FAILURES_PER_NACK):
+        failures = [
+            pb.ServiceFailure(
+                service=name_to_pb(failure.key),
+                stage=pb.ServiceFailure.Stage.ValueType(failure.stage),
+                message=failure.message[:FAILURE_CHARACTERS_MAX],
+            )
+            for failure in result.failures[start : start + FAILURES_PER_NACK]
+        ]
+        yield pb.StreamNodePlanRequest(nack=pb.Nack(nonce=result.nonce, failures=failures))
+
+
+def _ack(result: Programmed) -> pb.Ack:
+    ack = pb.Ack(
+        nonce=result.nonce,
+        level=pb.ACK_LEVEL_PROGRAMMED,
+        position=position_to_pb(result.position),
+        digest=result.digest,
+        programmed_digest=result.programmed_digest,
+        applied_at=timestamp(result.applied_at_ns),
+    )
+    ack.statistics.kernel_messages = result.kernel_messages
+    ack.statistics.kernel_bytes = result.kernel_bytes
+    ack.statistics.services = result.services
+    ack.statistics.duration.FromNanoseconds(result.duration_ns)
+    return ack
