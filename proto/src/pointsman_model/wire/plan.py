@@ -31,11 +31,12 @@ from pointsman_model.plan import (
     ServicePortPlan,
     Verdict,
 )
+from pointsman_model.wire import WireError
 
 _PORT_MAX = 65535
 
 
-class PlanFormatError(ValueError):
+class PlanFormatError(WireError):
     """A message breaks a rule of plan.v1; the text says which field and why."""
 
 

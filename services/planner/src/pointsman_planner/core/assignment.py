@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """One service's plan as nodes of one view see it: verdicts, masquerade and endpoint sets.
 
-The whole matrix, from which every row of kube-proxy's behaviour follows (set for each traffic class; M = masqueraded):
+The whole matrix, from which every row of kube-proxy's behaviour follows (set for each traffic class; M =
+masqueraded):
 
     frontend                       policy    from pod     from host    from outside
     cluster IP                     Cluster   cluster      cluster M    cluster M
@@ -9,8 +10,8 @@ The whole matrix, from which every row of kube-proxy's behaviour follows (set fo
     external, LB IP, node port     Cluster   cluster M    cluster M    cluster M
     external, LB IP, node port     Local     cluster      cluster M    local
 
-An empty set becomes DROP when a usable endpoint exists anywhere, else REJECT. What a node's own settings add (detector missing,
-masqueradeAll, nodePortAddresses) is the enforcer's part.
+An empty set becomes DROP when a usable endpoint exists anywhere, else REJECT. What a node's own settings add
+(detector missing, masqueradeAll, nodePortAddresses) is the enforcer's part.
 """
 
 from __future__ import annotations
@@ -29,7 +30,6 @@ from pointsman_model.plan import (
     ServicePortPlan,
     Verdict,
 )
-
 from pointsman_planner.core.categorize import Categorized, Policy, categorize_endpoints
 from pointsman_planner.core.claims import Claim
 from pointsman_planner.core.service_state import (
@@ -159,7 +159,7 @@ def _external_frontends(state: ServiceState, port: PortState, view: View, verdic
 def _allowed_sources(state: ServiceState, family: Family, view: View) -> tuple[Prefix, ...]:
     ranges = {prefix for prefix in state.source_ranges if prefix.family is family}
     if ranges and (view.vip_sources_v4 if family is Family.IPV4 else view.vip_sources_v6):
-        # A host process that connects to the VIP may have the VIP itself as its source, when a cloud binds it to the node.
+        # A host process may send from the VIP itself, where a cloud binds the VIP to the node.
         ranges |= {
             make_prefix(address, family.address_bits) for address in captured_load_balancer_ips(state.service, family)
         }

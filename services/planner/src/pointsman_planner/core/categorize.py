@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Which endpoints a ServicePort uses on one node: traffic policy, topology hints and the terminating fallback.
 
-This is kube-proxy's `CategorizeEndpoints` (pkg/proxy/topology.go, 1.36), rule for rule. An endpoint is *usable* when it is
-ready, or, if no endpoint in question is ready, when it is serving and terminating.
+This is kube-proxy's `CategorizeEndpoints` (pkg/proxy/topology.go, 1.36), rule for rule. An endpoint is *usable* when
+it is ready, or, if no endpoint in question is ready, when it is serving and terminating.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ def categorize_endpoints(
 
 
 def topology_mode(endpoints: Iterable[PortEndpoint], node_name: str | None, zone: str | None) -> TopologyMode:
-    """How hints narrow the Cluster set: only if every ready endpoint has a hint of the kind, and one of them names us."""
+    """What narrows the Cluster set: hints of a kind that every ready endpoint has and that name us at least once."""
     has_node_hints = has_zone_hints = True
     is_node_hinted = is_zone_hinted = False
     for endpoint in endpoints:

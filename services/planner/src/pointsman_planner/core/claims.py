@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """Who owns an address and port that several Services ask for.
 
-kube-proxy lets the last writer win, in map order. Here the owner is a pure function of what the Services say now, so every planner
-decides alike, a restart changes nothing, and dataplanes never see a conflict:
+kube-proxy lets the last writer win, in map order. Here the owner is a pure function of what the Services say now, so
+every planner decides alike, a restart changes nothing, and dataplanes never see a conflict:
 
-1. a cluster IP beats a load balancer IP beats an external IP. The API server allocates cluster IPs uniquely and only a
-   controller may write load balancer status, but any author of a Service may write an external IP: ranking it last means
-   that nobody can take over another Service's address with one (CVE-2020-8554).
-2. then the lowest namespace, then name. The contract carries no creation time, and a rule that depended on who was seen first
-   would differ between planners.
+1. a cluster IP beats a load balancer IP beats an external IP. The API server allocates cluster IPs uniquely and only
+   a controller may write load balancer status, but any author of a Service may write an external IP: ranking it last
+   means that nobody can take over another Service's address with one (CVE-2020-8554).
+2. then the lowest namespace, then name. The contract carries no creation time, and a rule that depended on who was
+   seen first would differ between planners.
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ from typing import NamedTuple
 
 from pointsman_model.names import Family, Protocol, ServiceKey, family_of, format_address
 from pointsman_model.plan import FrontendKind
-
 from pointsman_planner.core.service_state import ServiceState, captured_load_balancer_ips
 
 

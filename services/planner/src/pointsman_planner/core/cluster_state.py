@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """The whole cluster as the planner holds it, and what a change of it affects.
 
-`apply` keeps every index by the change, never by the cluster: a slice touches its own service, a node only itself (services
-depend on nodes through views, so the caller moves that node's views and no service is planned again), a service CIDR
-the facts of all nodes. The state after a set of changes does not depend on their order or on how often each came.
+`apply` keeps every index by the change, never by the cluster: a slice touches its own service, a node only itself
+(services depend on nodes through views, so the caller moves that node's views and no service is planned again), a
+service CIDR the facts of all nodes. The state after a set of changes does not depend on their order or on how often
+each came.
 """
 
 from __future__ import annotations
@@ -24,7 +25,6 @@ from pointsman_model.cluster import (
 )
 from pointsman_model.names import Prefix, ServiceKey
 from pointsman_model.plan import NodeFacts
-
 from pointsman_planner.core.claims import Claim, Claimant, ClaimTable, claims_of
 from pointsman_planner.core.service_state import ServiceState, join
 from pointsman_planner.core.view import NodeView

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Bytes of `StreamNodePlanResponse`, put together from parts that were encoded once and are shared by many nodes.
 
-A protobuf message is the concatenation of its fields in any order, so a transaction is a small head of this node's own (nonce,
-digest) followed by fields that all nodes of a view share. Only the head is written for each node: about 1 us against 20 us for
-building a message object. Field numbers are those of plan_service.proto; a test reads every message back with the stubs.
+A protobuf message is the concatenation of its fields in any order, so a transaction is a small head of this node's
+own (nonce, digest) followed by fields that all nodes of a view share. Only the head is written for each node: about
+1 us against 20 us for building a message object. Field numbers are those of plan_service.proto; a test reads every
+message back with the stubs.
 """
 
 from __future__ import annotations
@@ -14,8 +15,8 @@ from dataclasses import dataclass
 
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
-from pointsman.plan.v1 import plan_service_pb2 as pb
 
+from pointsman.plan.v1 import plan_service_pb2 as pb
 from pointsman_model.cluster import ClusterPosition
 from pointsman_model.names import ServiceKey
 

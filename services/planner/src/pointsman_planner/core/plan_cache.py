@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Each service's plan, planned and encoded once for every view of it, however many nodes share the view.
 
-Digests are small and are kept for every view that an attached node has; the bytes are kept within a budget, least recently
-used first out. Planning is pure, so bytes that were dropped are simply made again and are the same bytes.
+Digests are small and are kept for every view that an attached node has; the bytes are kept within a budget, first
+encoded first out (reading costs no bookkeeping; in a cold start every plan is read once by every node). Planning is
+pure, so bytes that were dropped are simply made again and are the same bytes.
 """
 
 from __future__ import annotations
@@ -13,7 +14,6 @@ from typing import NamedTuple
 from pointsman_model.digest import plan_digest
 from pointsman_model.names import ServiceKey
 from pointsman_model.wire.plan import encode_service_plan
-
 from pointsman_planner.core.assignment import plan_service
 from pointsman_planner.core.cluster_state import PlannedService
 from pointsman_planner.core.framing import update_field
@@ -21,8 +21,8 @@ from pointsman_planner.core.view import View
 
 Digests = dict[View, int]
 
-_ENTRY_OVERHEAD_BYTES = 250
-"""Python's own cost of a cached entry: key and view tuples, bytes header, dict slots. Counted so that the budget is honest."""
+_ENTRY_OVERHEAD_BYTES = 450
+"""Python's own cost of a cached entry (tuples, bytes header, dict slots), counted so that the budget is honest."""
 
 
 class CacheStatistics(NamedTuple):
@@ -37,19 +37,21 @@ class CacheStatistics(NamedTuple):
 class PlanCache:
     """Encoded plans by service and view."""
 
-    __slots__ = ("_bytes", "_bytes_max", "_digests", "_encoded", "_updates")
+    __slots__ = ("_bytes", "_bytes_max", "_digests", "_encoded", "_sizes", "_updates")
 
     def __init__(self, *, bytes_max: int = 256 << 20) -> None:
         self._bytes_max = bytes_max
         self._bytes = 0
         self._encoded = 0
-        self._updates: OrderedDict[tuple[ServiceKey, View], bytes] = OrderedDict()
+        self._updates: dict[ServiceKey, dict[View, bytes]] = {}
         self._digests: dict[ServiceKey, Digests] = {}
+        self._sizes: OrderedDict[tuple[ServiceKey, View], int] = OrderedDict()
+        """Cost of each entry of `_updates`, oldest first."""
 
     @property
     def statistics(self) -> CacheStatistics:
         """What the cache holds now."""
-        return CacheStatistics(len(self._updates), self._bytes, self._encoded)
+        return CacheStatistics(len(self._sizes), self._bytes, self._encoded)
 
     def digest(self, planned: PlannedService, view: View) -> int:
         """Digest of the plan for a view."""
@@ -62,19 +64,15 @@ class PlanCache:
 
     def update(self, planned: PlannedService, view: View) -> bytes:
         """The plan for a view as a whole `Transaction.updates` field, tag and length included."""
-        name = (planned.state.key, view)
-        found = self._updates.get(name)
-        if found is None:
-            return self._encode(planned, view)
-        self._updates.move_to_end(name)
-        return found
+        updates = self._updates.get(planned.state.key)
+        found = updates.get(view) if updates is not None else None
+        return found if found is not None else self._encode(planned, view)
 
     def invalidate(self, key: ServiceKey) -> Digests:
         """Forget a service that changed; returns the digests it had, for the caller's sums."""
-        digests = self._digests.pop(key, {})
-        for view in digests:
-            self._drop_bytes(key, view)
-        return digests
+        for view in self._updates.pop(key, {}):
+            self._bytes -= self._sizes.pop((key, view))
+        return self._digests.pop(key, {})
 
     def drop(self, key: ServiceKey, view: View) -> None:
         """Forget a view that no attached node has any more."""
@@ -86,9 +84,12 @@ class PlanCache:
         self._drop_bytes(key, view)
 
     def _drop_bytes(self, key: ServiceKey, view: View) -> None:
-        data = self._updates.pop((key, view), None)
-        if data is not None:
-            self._bytes -= len(data) + _ENTRY_OVERHEAD_BYTES
+        updates = self._updates.get(key)
+        if updates is None or updates.pop(view, None) is None:
+            return
+        self._bytes -= self._sizes.pop((key, view))
+        if not updates:
+            del self._updates[key]
 
     def _encode(self, planned: PlannedService, view: View) -> bytes:
         key = planned.state.key
@@ -96,9 +97,9 @@ class PlanCache:
         self._encoded += 1
         self._digests.setdefault(key, {})[view] = plan_digest(key, plan)
         data = update_field(key, plan)
-        self._updates[key, view] = data
-        self._bytes += len(data) + _ENTRY_OVERHEAD_BYTES
-        while self._bytes > self._bytes_max and len(self._updates) > 1:
-            _, dropped = self._updates.popitem(last=False)
-            self._bytes -= len(dropped) + _ENTRY_OVERHEAD_BYTES
+        self._updates.setdefault(key, {})[view] = data
+        size = self._sizes[key, view] = len(data) + _ENTRY_OVERHEAD_BYTES
+        self._bytes += size
+        while self._bytes > self._bytes_max and len(self._sizes) > 1:
+            self._drop_bytes(*next(iter(self._sizes)))
         return data

@@ -1,16 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
 """What each attached node's plan is, as digests, kept up by the change and not by the cluster.
 
-The trick is that almost every service looks the same to almost every node. For each zone there is one set of bucket sums, over the
-plan that a node of this zone gets when the service knows nothing more about it (the *base view*). A node's digest is its zone's
-digest plus one number: the sum, over the few services that name the node, of what its own plan's digest differs from the base. So
+The trick is that almost every service looks the same to almost every node. For each zone there is one set of bucket
+sums, over the plan that a node of this zone gets when the service knows nothing more about it (the *base view*). A
+node's digest is its zone's digest plus one number: the sum, over the few services that name the node, of what its
+own plan's digest differs from the base. So
 
     state per node      one integer; no table of services
     state per zone      1024 sums
     change of a service one exchange per zone, one addition per attached node that the service names
 
-and which nodes got other bytes falls out of the same comparison: nodes with an exception of their own are compared one by one, all
-others through their zone.
+and which nodes got other bytes falls out of the same comparison: nodes with an exception of their own are compared
+one by one, all others through their zone.
 """
 
 from __future__ import annotations
@@ -20,7 +21,6 @@ from dataclasses import dataclass, field
 
 from pointsman_model.digest import BUCKET_COUNT, DigestBuckets, bucket_of
 from pointsman_model.names import ServiceKey
-
 from pointsman_planner.core.cluster_state import ClusterState, PlannedService
 from pointsman_planner.core.plan_cache import Digests, PlanCache
 from pointsman_planner.core.view import NodeView, base_view, view_of
@@ -110,11 +110,13 @@ class PlanIndex:
         node = self._nodes.get(name)
         if node is None:
             return set()
-        before = node.view
+        before, after = node.view, self._cluster.node_view(name)
+        if before.zone == after.zone and before.facts.addresses == after.facts.addresses:
+            node.view = after
+            return set()
         candidates = {key: self._digest(key, before) for key in self._hinted | self._ranged}
         self.detach(name)
         self.attach(name)
-        after = self._nodes[name].view
         return {key for key, digest in candidates.items() if self._digest(key, after) != digest}
 
     def node_view(self, name: str) -> NodeView:
@@ -200,5 +202,3 @@ class PlanIndex:
 
 def _set(keys: set[ServiceKey], key: ServiceKey, *, is_in: bool) -> None:
     (keys.add if is_in else keys.discard)(key)
-
-

@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """A Service joined with its EndpointSlices: all a plan of it can be computed from, independent of any node.
 
-The join follows kube-proxy: a ServicePort takes the slice ports of the same name and protocol (targetPort is never read), a
-family takes the slices of that family, and the union over slices is keyed by address and port. Where two slices name the
-same pair, the endpoint that can serve wins, whichever slice arrived first: a running pod beats a terminating one that still
-holds the address, a ready one beats one that is not, and what is left is decided by the names of the slices.
+The join follows kube-proxy: a ServicePort takes the slice ports of the same name and protocol (targetPort is never
+read), a family takes the slices of that family, and the union over slices is keyed by address and port. Where two
+slices name the same pair, the endpoint that can serve wins, whichever slice arrived first: a running pod beats a
+terminating one that still holds the address, a ready one beats one that is not, and what is left is decided by the
+names of the slices.
 """
 
 from __future__ import annotations

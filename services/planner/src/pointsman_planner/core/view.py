@@ -2,9 +2,9 @@
 """Views: the facts about a node that one service's plan can depend on, and nothing else.
 
 `plan_service` takes a View and never a node, so two nodes with equal views of a service have equal plans of it by
-construction, and share the encoded bytes. A fact is left out of the view unless this service mentions it: the node's name only
-if an endpoint or a node hint names it, the zone only if a zone hint names it, its addresses only as "is inside the load
-balancer source ranges". For most services most nodes therefore have the same view.
+construction, and share the encoded bytes. A fact is left out of the view unless this service mentions it: the node's
+name only if an endpoint or a node hint names it, the zone only if a zone hint names it, its addresses only as "is
+inside the load balancer source ranges". For most services most nodes therefore have the same view.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ from typing import NamedTuple
 
 from pointsman_model.names import Family
 from pointsman_model.plan import NodeFacts
-
 from pointsman_planner.core.service_state import ServiceState
 
 
@@ -37,14 +36,20 @@ class View(NamedTuple):
     """The same for IPv6."""
 
 
+EVERYONE = View()
+"""The view of all nodes of which a service knows nothing."""
+
+
 def base_view(state: ServiceState, zone: str) -> View:
     """The view of a node of this zone of which the service knows nothing more."""
-    return View(zone=zone if zone and zone in state.hinted_zones else None)
+    return View(zone=zone) if zone and zone in state.hinted_zones else EVERYONE
 
 
 def view_of(state: ServiceState, node: NodeView) -> View:
     """The view that a node has of a service."""
     name = node.facts.name
+    if not state.source_ranges and name not in state.named_nodes and node.zone not in state.hinted_zones:
+        return EVERYONE
     v4 = v6 = False
     if state.source_ranges:
         v4 = _is_in_ranges(state, node.facts, Family.IPV4)

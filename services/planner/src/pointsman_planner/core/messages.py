@@ -1,0 +1,91 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What an enforcer says on its stream, as values; `api/plan_codec.py` makes them from bytes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import IntEnum
+
+from pointsman_model.cluster import ClusterPosition
+from pointsman_model.names import ServiceKey
+from pointsman_model.plan import DataplaneSettings
+
+
+class ProtocolViolationError(Exception):
+    """The enforcer broke a rule of StreamNodePlan; the message says which."""
+
+
+class AckLevel(IntEnum):
+    """How far a transaction got (equals `pointsman.plan.v1.AckLevel`)."""
+
+    RECEIVED = 1
+    PROGRAMMED = 2
+    VERIFIED = 3
+
+
+class FailureStage(IntEnum):
+    """Where a service failed (equals `pointsman.plan.v1.ServiceFailure.Stage`)."""
+
+    DECODE = 1
+    UNSUPPORTED = 2
+    APPLY = 3
+    VERIFY = 4
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Hello:
+    """Who calls and what it holds."""
+
+    node_name: str
+    bucket_digests: tuple[int, ...]
+    instance_id: str = ""
+    version: str = ""
+    mode: int = 0
+    capabilities: tuple[str, ...] = ()
+    settings: DataplaneSettings | None = None
+    position: ClusterPosition = field(default_factory=ClusterPosition)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ack:
+    """A transaction was reached, and all before it; nonce 0 = the enforcer speaks by itself."""
+
+    nonce: int
+    level: AckLevel
+    digest: int
+    programmed_digest: int
+    applied_at_ns: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Failure:
+    """One service that could not be programmed."""
+
+    service: ServiceKey
+    stage: FailureStage
+    message: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Nack:
+    """Services of a transaction that could not be programmed."""
+
+    nonce: int
+    failures: tuple[Failure, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Heartbeat:
+    """Proof of life, with the digest of the plan that the enforcer holds."""
+
+    digest: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Resync:
+    """The digests differ; what differs is wanted."""
+
+    bucket_digests: tuple[int, ...]
+
+
+Message = Hello | Ack | Nack | Heartbeat | Resync

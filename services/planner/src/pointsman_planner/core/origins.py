@@ -1,0 +1,65 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where changes came from, while they wait for a transaction: bounded, newest last, shared by all nodes."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable
+
+from pointsman_model.names import ServiceKey
+from pointsman_planner.core.framing import origin_field
+
+ORIGINS_MAX = 64
+"""As plan.v1 says."""
+_TRACES_MAX = 16
+"""Traces that one transaction is followed up in: a burst of changes makes one apply, and need not make 64 spans."""
+_SAMPLED_SUFFIX = "01"
+
+
+class Origin:
+    """One change at the API server, encoded once. `traceparent` is empty when it is not traced."""
+
+    __slots__ = ("field", "is_sampled", "traceparent")
+
+    def __init__(self, service: ServiceKey, traceparent: str, trigger_time_ns: int, observed_at_ns: int) -> None:
+        self.traceparent = traceparent
+        self.is_sampled = traceparent.endswith(_SAMPLED_SUFFIX)
+        self.field = origin_field(service, traceparent, trigger_time_ns, observed_at_ns)
+
+
+class Origins:
+    """The origins that the next transaction brings; when there are too many, the oldest are left out."""
+
+    __slots__ = ("_held", "_traces")
+
+    def __init__(self) -> None:
+        self._held: deque[Origin] | None = None
+        self._traces: tuple[str, ...] = ()
+
+    def add(self, origin: Origin | None) -> None:
+        """One more change."""
+        if origin is None:
+            return
+        if self._held is None:
+            self._held = deque(maxlen=ORIGINS_MAX)
+        self._held.append(origin)
+
+    def keep_traces(self, traceparents: Iterable[str]) -> None:
+        """Traces of transactions that are replaced by the next one, to be followed up with it."""
+        self._traces = (*self._traces, *traceparents)[-_TRACES_MAX:]
+
+    def fields(self) -> tuple[bytes, ...]:
+        """The `origins` fields, newest last."""
+        return tuple(origin.field for origin in self._held) if self._held else ()
+
+    def sampled(self) -> tuple[str, ...]:
+        """Traceparents of the sampled changes, the newest ones, each once."""
+        if not self._held and not self._traces:
+            return ()
+        held = (origin.traceparent for origin in self._held or () if origin.is_sampled)
+        return tuple(dict.fromkeys((*self._traces, *held)))[-_TRACES_MAX:]
+
+    def clear(self) -> None:
+        """They were sent."""
+        self._held = None
+        self._traces = ()

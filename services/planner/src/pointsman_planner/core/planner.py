@@ -1,0 +1,206 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The planner without its sockets: cluster changes in, sessions with work out.
+
+A change is taken in once (cluster state, index, digests), then only the sessions of nodes whose bytes changed are
+marked. Nothing here waits, so the order of events is the order of calls.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from pointsman_model.cluster import Change, ClusterPosition, EndpointSlice, ObjectKind
+from pointsman_model.digest import BUCKET_COUNT, DigestBuckets, bucket_of
+from pointsman_model.names import ServiceKey
+from pointsman_model.wire.plan import node_facts_to_pb
+from pointsman_planner.core.cluster_state import ClusterState, Effects, PlannedService
+from pointsman_planner.core.messages import Hello
+from pointsman_planner.core.node_session import NodeSession
+from pointsman_planner.core.origins import Origin
+from pointsman_planner.core.plan_cache import PlanCache
+from pointsman_planner.core.plan_index import PlanIndex
+from pointsman_planner.core.priority import Priority
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Batch:
+    """Changes that bring the cluster to `position`, complete up to it."""
+
+    changes: tuple[Change, ...]
+    position: ClusterPosition
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Applied:
+    """What a batch did."""
+
+    services: int
+    """Services whose input to planning changed."""
+    marked: frozenset[NodeSession]
+    """Sessions that were given something to send."""
+    traceparents: tuple[str, ...]
+    """Sampled traces of the batch, each once."""
+
+
+class Planner:
+    """Owns cluster state, index and sessions; a PlanSource for the sessions."""
+
+    def __init__(self, *, priority: Priority | None = None, cache_bytes_max: int = 256 << 20) -> None:
+        self.cluster = ClusterState()
+        self.cache = PlanCache(bytes_max=cache_bytes_max)
+        self.index = PlanIndex(self.cluster, self.cache)
+        self._priority = priority or Priority()
+        self._position = ClusterPosition()
+        self._is_in_sync = False
+        self._sessions: dict[str, NodeSession] = {}
+        self._ordered: list[ServiceKey] | None = None
+
+    @property
+    def position(self) -> ClusterPosition:
+        """What the planner's plans speak of."""
+        return self._position
+
+    @property
+    def is_in_sync(self) -> bool:
+        """Whether a complete view of the cluster was seen; stays true when the watchers go away."""
+        return self._is_in_sync
+
+    @property
+    def sessions(self) -> dict[str, NodeSession]:
+        """Open sessions by node name. Not to be changed by the caller."""
+        return self._sessions
+
+    # -- cluster side ------------------------------------------------------------------------------------------------
+
+    def apply(self, batch: Batch) -> Applied:
+        """Take in a batch. The first one is a complete view: it opens the start gate."""
+        effects = self.cluster.apply(batch.changes)
+        self._position = batch.position
+        origins = self._origins(batch.changes) if self._sessions else {}
+        marked: set[NodeSession] = set()
+        for key, before in effects.services.items():
+            self._refresh(key, before, origins.get(key, ()), marked)
+        self._refresh_nodes(effects, marked)
+        if not self._is_in_sync:
+            self._is_in_sync = True
+            for session in self._sessions.values():
+                self._go_live(session)
+            marked.update(self._sessions.values())
+        traces = (change.traceparent for change in batch.changes if change.traceparent.endswith("01"))
+        return Applied(
+            services=len(effects.services), marked=frozenset(marked), traceparents=tuple(dict.fromkeys(traces))
+        )
+
+    def _refresh(
+        self, key: ServiceKey, before: PlannedService | None, origins: Sequence[Origin], marked: set[NodeSession]
+    ) -> None:
+        nodes = self.index.refresh_service(key, before)
+        after = self.cluster.services.get(key)
+        if before is None or after is None:
+            self._ordered = None
+        if not nodes:
+            return
+        is_shrinking = before is not None and _loses_endpoints(before, after)
+        for name in nodes:
+            session = self._sessions[name]
+            session.mark(key, is_shrinking=is_shrinking, origin=origins[0] if origins else None)
+            for origin in origins[1:]:
+                session.add_origin(origin)
+            marked.add(session)
+
+    def _refresh_nodes(self, effects: Effects, marked: set[NodeSession]) -> None:
+        names = self._sessions.keys() if effects.are_all_nodes_changed else effects.nodes.keys() & self._sessions.keys()
+        for name in names:
+            session = self._sessions[name]
+            for key in self.index.refresh_node(name):
+                session.mark(key, is_shrinking=False, origin=None)
+            session.mark_facts()
+            marked.add(session)
+
+    def _origins(self, changes: Iterable[Change]) -> dict[ServiceKey, list[Origin]]:
+        origins: dict[ServiceKey, list[Origin]] = {}
+        for change in changes:
+            value, trigger_ns = change.value, 0
+            if change.key.kind is ObjectKind.SERVICE:
+                key = ServiceKey(change.key.namespace, change.key.name)
+            elif isinstance(value, EndpointSlice):
+                key, trigger_ns = value.service, value.trigger_time_ns
+            else:
+                continue
+            origin = Origin(key, change.traceparent, trigger_ns, change.observed_at_ns)
+            origins.setdefault(key, []).append(origin)
+        return origins
+
+    # -- node side ---------------------------------------------------------------------------------------------------
+
+    def open(self, hello: Hello, *, now_ns: int) -> NodeSession:
+        """Begin a session. An older one of the same node is marked as superseded: the newest stream wins."""
+        older = self._sessions.get(hello.node_name)
+        if older is not None:
+            older.superseded = True
+        session = NodeSession(hello, self, now_ns=now_ns)
+        self._sessions[hello.node_name] = session
+        if self._is_in_sync:
+            self._go_live(session)
+        return session
+
+    def close(self, session: NodeSession) -> None:
+        """End a session; what was sent stays with the node."""
+        if self._sessions.get(session.node) is session:
+            del self._sessions[session.node]
+            self.index.detach(session.node)
+
+    def _go_live(self, session: NodeSession) -> None:
+        self.index.attach(session.node)
+        session.go_live()
+
+    # -- PlanSource --------------------------------------------------------------------------------------------------
+
+    def digest(self, node: str) -> int:
+        """Digest of an attached node's plan."""
+        return self.index.digest(node)
+
+    def buckets(self, node: str) -> DigestBuckets:
+        """Bucket sums of an attached node's plan."""
+        return self.index.buckets(node)
+
+    def services_in(self, buckets: Iterable[int]) -> list[ServiceKey]:
+        """All services of some buckets, most urgent first."""
+        wanted = frozenset(buckets)
+        if self._ordered is None:
+            self._ordered = sorted(self.cluster.services, key=self._priority.sort_key)
+        if len(wanted) == BUCKET_COUNT:
+            return self._ordered
+        if len(wanted) * 4 > BUCKET_COUNT:
+            return [key for key in self._ordered if bucket_of(key) in wanted]
+        return sorted(self.index.services_in(wanted), key=self._priority.sort_key)
+
+    def in_order(self, dirty: dict[ServiceKey, bool]) -> list[ServiceKey]:
+        """Dirty services: those that lost endpoints first, then by priority."""
+        if len(dirty) == 1:
+            return list(dirty)
+        return sorted(dirty, key=lambda key: (not dirty[key], self._priority.sort_key(key)))
+
+    def update(self, key: ServiceKey, node: str) -> bytes | None:
+        """An attached node's plan of a service as an `updates` field."""
+        return self.index.update(key, node)
+
+    def facts(self, node: str) -> bytes:
+        """An attached node's facts, encoded."""
+        return node_facts_to_pb(self.index.node_view(node).facts).SerializeToString()
+
+
+def _loses_endpoints(before: PlannedService, after: PlannedService | None) -> bool:
+    if after is None:
+        return True
+    return not _usable(before) <= _usable(after)
+
+
+def _usable(planned: PlannedService) -> set[tuple[str, bytes, int]]:
+    return {
+        (port.name, e.address, e.port)
+        for port in planned.state.ports
+        for e in port.endpoints
+        if e.ready or (e.serving and e.terminating)
+    }
