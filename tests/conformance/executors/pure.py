@@ -1,0 +1,59 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Executor `pure`: the plan and the reference tracer, no kernel. Milliseconds for the whole table.
+
+It proves what the planner decides. Rows about packets meanwhile (restart, a refused write) have nothing to decide and are
+only for executors with a dataplane; steady and held probes are the dataplane's too.
+"""
+
+from __future__ import annotations
+
+from conformance.model import Expectation, Origin, Outcome, Probe, ProbeFailure, Row, RowResult, Target
+from conformance.pipeline import Cluster, dataplane_settings
+from pointsman_model.names import Protocol, format_address, parse_address
+from pointsman_model.packet import Fate, Packet, trace_packet
+from pointsman_model.plan import DataplaneSettings, NodePlan, TrafficClass
+
+NAME = "pure"
+POD_INTERFACE = "pod0"
+_OUTCOMES = {
+    Fate.FORWARD: Outcome.FORWARD,
+    Fate.REJECT: Outcome.REJECT,
+    Fate.DROP: Outcome.DROP,
+    Fate.NONE: Outcome.NONE,
+}
+
+
+def run_row(row: Row) -> RowResult:
+    """Apply each step's events, trace each of its probes."""
+    cluster = Cluster()
+    failures: list[ProbeFailure] = []
+    for number, step in enumerate(row.steps, start=1):
+        cluster.apply(step.events)
+        plan = cluster.plan(row.node_name)
+        settings = dataplane_settings(row.settings, plan.facts)
+        for probe in step.probes:
+            observed = trace(plan, settings, probe, row)
+            if observed != str(probe.expect):
+                failures.append(ProbeFailure(number, str(probe), str(probe.expect), observed))
+    return RowResult(row, NAME, tuple(failures))
+
+
+def trace(plan: NodePlan, settings: DataplaneSettings, probe: Probe, row: Row) -> str:
+    """What becomes of a probe's packets by the plan, in the words of an expectation."""
+    local = {parse_address(address) for address in row.node_addresses}
+    destination, source = parse_address(probe.destination), parse_address(probe.source)
+    packet = Packet(
+        source=source,
+        destination=destination,
+        destination_port=probe.port,
+        protocol=Protocol[probe.protocol],
+        sender=TrafficClass.HOST if probe.origin is Origin.HOST else None,
+        interface=POD_INTERFACE if probe.origin is Origin.POD else "",
+        destination_is_local=destination in local,
+    )
+    outcome = trace_packet(plan, settings, packet)
+    targets = [Target(format_address(one.address), one.port, one.masquerade) for one in outcome.candidates]
+    text = str(Expectation(_OUTCOMES[outcome.fate], tuple(sorted(targets))))
+    if any(candidate.weight != 1 for candidate in outcome.candidates):
+        text += " with unequal weights"
+    return text

@@ -1,0 +1,115 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From a row's objects to the plan of the node under test, through the same code as in production.
+
+API server's filters -> watcher's decoder (watch lines) -> wire form of cluster.v1 -> planner's cluster state -> plan(node)
+-> wire form of plan.v1. Nothing here decides anything about packets.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from typing import Any
+
+from conformance.model import Event, NodeSettings, Row, Verb
+from pointsman.cluster.v1 import cluster_service_pb2
+from pointsman_model.cluster import Change
+from pointsman_model.names import Family, Prefix, make_prefix, parse_prefix
+from pointsman_model.plan import DataplaneSettings, DetectLocal, NodeFacts, NodePlan
+from pointsman_model.wire.cluster import change_from_pb
+from pointsman_model.wire.plan import decode_service_plan, encode_service_plan
+from pointsman_planner.core.cluster_state import ClusterState
+from pointsman_planner.core.node_plan import plan
+from pointsman_watcher.core import resources
+from pointsman_watcher.core.decode import Observed, Rejected, decode_event
+
+_RESOURCES = {
+    "Service": resources.SERVICES,
+    "EndpointSlice": resources.ENDPOINT_SLICES,
+    "Node": resources.NODES,
+    "ServiceCIDR": resources.SERVICE_CIDRS,
+}
+_DETECTORS = {
+    "": DetectLocal.NONE,
+    "ClusterCIDR": DetectLocal.CIDR,
+    "BridgeInterface": DetectLocal.BRIDGE_INTERFACE,
+    "InterfaceNamePrefix": DetectLocal.INTERFACE_PREFIX,
+}
+_WHOLE = {family: make_prefix(bytes(family.address_bytes), 0) for family in Family}
+
+
+class Cluster:
+    """An API server, as far as a watch can tell, and a planner behind a watcher of it."""
+
+    def __init__(self) -> None:
+        self._state = ClusterState()
+        self._shown: set[tuple[str, str, str]] = set()
+
+    def apply(self, events: Iterable[Event]) -> None:
+        """Take in events that arrive together."""
+        self._state.apply([change for event in events for change in self._changes(event)])
+
+    def plan(self, node_name: str) -> NodePlan:
+        """The node's plan as it arrives there: every service encoded and decoded."""
+        planned = plan(node_name, self._state)
+        services = {key: decode_service_plan(encode_service_plan(one)) for key, one in planned.services.items()}
+        if services != planned.services:
+            raise ValueError("a service plan is not what its wire form decodes to")
+        return NodePlan(facts=planned.facts, services=services)
+
+    def _changes(self, event: Event) -> list[Change]:
+        manifest = json.loads(event.manifest)
+        names = manifest["metadata"]
+        key = (manifest["kind"], names.get("namespace", ""), names["name"])
+        is_shown = event.verb is Verb.APPLY and _passes_selectors(manifest)
+        if not is_shown and key not in self._shown:
+            return []
+        kind = "DELETED" if not is_shown else "MODIFIED" if key in self._shown else "ADDED"
+        (self._shown.add if is_shown else self._shown.remove)(key)
+        line = json.dumps({"type": kind, "object": manifest}).encode()
+        observed = decode_event(_RESOURCES[manifest["kind"]], line)
+        if isinstance(observed, Rejected):
+            return []
+        if not isinstance(observed, Observed):
+            raise TypeError(f"the watcher does not take {line.decode()} for an object: {observed}")
+        if observed.body is None:
+            return [Change(key=observed.key, value=None)]
+        return [change_from_pb(cluster_service_pb2.Change.FromString(observed.body))]
+
+
+def _passes_selectors(manifest: dict[str, Any]) -> bool:
+    """What the API server does for the selectors that the watcher sends."""
+    resource = _RESOURCES[manifest["kind"]]
+    labels = manifest["metadata"].get("labels", {})
+    if resource.label_selector.removeprefix("!") in labels:
+        return False
+    field, _, value = resource.field_selector.partition("!=")
+    return not field or manifest.get("spec", {}).get(field.removeprefix("spec.")) != value
+
+
+def dataplane_settings(settings: NodeSettings, facts: NodeFacts) -> DataplaneSettings:
+    """The settings resolved for one node, as semantics.md G1-G3 say."""
+    return DataplaneSettings(
+        detect_local=_DETECTORS[settings.detect_local_mode],
+        detect_local_cidrs=tuple(map(parse_prefix, settings.cluster_cidrs)),
+        detect_local_interface=settings.interface,
+        masquerade_all=settings.masquerade_all,
+        node_port_addresses=_node_port_addresses(settings, facts),
+    )
+
+
+def _node_port_addresses(settings: NodeSettings, facts: NodeFacts) -> tuple[Prefix, ...]:
+    blocks: list[Prefix] = []
+    for family in Family:
+        if settings.node_port_addresses == ("primary",):
+            address = facts.primary_address(family)
+            blocks += [make_prefix(address, family.address_bits)] if address else []
+        else:
+            named = [prefix for text in settings.node_port_addresses if (prefix := parse_prefix(text)).family is family]
+            blocks += named or [_WHOLE[family]]
+    return tuple(blocks)
+
+
+def describe(row: Row) -> str:
+    """One line for reports."""
+    return f"{row.section:>2}  {row.id:<28} {row.summary}"
