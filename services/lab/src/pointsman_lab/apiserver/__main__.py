@@ -70,7 +70,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _port_range(text: str) -> range:
     first, _, last = text.partition("-")
-    if not (first.isdigit() and last.isdigit() and 0 < int(first) <= int(last) <= 65535):  # noqa: PLR2004 - port numbers
+    if not (first.isdigit() and last.isdigit() and 0 < int(first) <= int(last) <= 65535):
         raise ValueError(f"--node-ports {text!r} is no range; write it as 30000-32767")
     return range(int(first), int(last) + 1)
 

@@ -7,7 +7,7 @@
     POST   /lab/v1/faults/freeze-watches    {"resource": "..."}; thaw-watches ends it
     POST   /lab/v1/faults/delay-watches     {"resource": "...", "seconds": 0.5}
     POST   /lab/v1/faults/compact           {"resource": "...", "resourceVersion": 123}
-    POST   /lab/v1/faults/refuse            {"count": 3, "code": 429, "retryAfterSeconds": 1, "resource": "", "verb": ""}
+    POST   /lab/v1/faults/refuse            {"count": 3, "code": 429, "retryAfterSeconds": 1, "verb": "list"}
     POST   /lab/v1/load                     {"items": [objects with kind and apiVersion]}
 
 An absent resource means all of them.

@@ -147,7 +147,7 @@ def _write_api_slice(registry: Registry, options: ClusterOptions, version: int) 
         return
     body = {
         "metadata": {
-            "name": KUBERNETES if version == 4 else f"{KUBERNETES}-ipv6",  # noqa: PLR2004 - an IP version
+            "name": KUBERNETES if version == 4 else f"{KUBERNETES}-ipv6",
             "labels": {"kubernetes.io/service-name": KUBERNETES},
         },
         "addressType": f"IPv{version}",

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Discovery: the documents by which a client learns what is served, in the unaggregated form every client falls back to."""
+"""Discovery: how a client learns what is served, in the unaggregated form that every client falls back to."""
 
 from __future__ import annotations
 

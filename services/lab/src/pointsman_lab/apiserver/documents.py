@@ -35,23 +35,35 @@ def document(request: web.BaseRequest, path: str) -> web.Response | None:
 
 
 def _json_document(path: str, request: web.BaseRequest) -> Json | None:
-    match path.strip("/").split("/"):
-        case ["version"]:
-            return dict(discovery.VERSION)
+    parts = path.strip("/").split("/")
+    if parts[0] == "openapi":
+        return _openapi(parts[1:])
+    if parts[0] in ("api", "apis"):
+        return _discovery(parts, request.host)
+    return dict(discovery.VERSION) if parts == ["version"] else None
+
+
+def _discovery(parts: list[str], server_address: str) -> Json | None:
+    match parts:
         case ["api"]:
-            return discovery.api_versions(request.host)
-        case ["apis"]:
-            return discovery.api_groups()
+            return discovery.api_versions(server_address)
         case ["api", version]:
             return discovery.api_resources("", version)
+        case ["apis"]:
+            return discovery.api_groups()
         case ["apis", group]:
             return discovery.api_group(group)
         case ["apis", group, version]:
             return discovery.api_resources(group, version)
-        case ["openapi", "v2"]:
+    return None
+
+
+def _openapi(parts: list[str]) -> Json | None:
+    match parts:
+        case ["v2"]:
             return openapi.openapi_v2()
-        case ["openapi", "v3"]:
+        case ["v3"]:
             return openapi.openapi_v3_index()
-        case ["openapi", "v3", *rest]:
+        case ["v3", *rest]:
             return openapi.openapi_v3("/".join(rest))
     return None

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What happened to one resource: stored objects, the bounded log of their changes, and what a change looks like on a watch.
+"""What happened to one resource: stored objects, the bounded log of changes, and how a change looks on a watch.
 
 The log is the only queue there is: a watch is a cursor over it, an old list is the present with the log undone, and
 compaction is forgetting its older part. So a slow client costs nothing but its own 410.

@@ -17,7 +17,7 @@ import msgspec
 
 from pointsman_lab.apiserver import errors
 from pointsman_lab.apiserver.encoding import encode_json, item_prefix
-from pointsman_lab.apiserver.selectors import Selector
+from pointsman_lab.apiserver.selectors import EVERYTHING, Selector
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -41,7 +41,7 @@ class ListOptions:
     """What a list asks for; `resource_version` and `match` are the raw query values."""
 
     namespace: str = ""
-    selector: Selector = Selector()
+    selector: Selector = EVERYTHING
     limit: int = 0
     continue_token: str = ""
     resource_version: str = ""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Object metadata: what the server sets on a new object, what it keeps on the next version, and what makes a generation."""
+"""Object metadata: what the server sets on a new object, keeps on the next version, and counts as a generation."""
 
 from __future__ import annotations
 

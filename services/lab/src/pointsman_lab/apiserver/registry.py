@@ -2,7 +2,7 @@
 """The registry: the verbs of the API over the object store, with the rules of each kind.
 
 This is what the HTTP server calls, and what a controller in the same process calls directly: every method is
-synchronous, takes and gives plain JSON dicts or stored objects, and raises `ApiError` with the answer a client would get.
+synchronous, takes JSON dicts, gives stored objects, and raises `ApiError` with the answer a client would get.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from pointsman_lab.apiserver import errors
 from pointsman_lab.apiserver.admission.rules import NoRules, check_labels, check_name
-from pointsman_lab.apiserver.deletion import Deletion, DeleteOptions
+from pointsman_lab.apiserver.deletion import DeleteOptions, Deletion
 from pointsman_lab.apiserver.eventlog import object_key, store_form
 from pointsman_lab.apiserver.listing import Listing, ListOptions, list_objects
 from pointsman_lab.apiserver.metadata import bump_generation, check_identity, prepare_new, prepare_next
@@ -98,7 +98,7 @@ class Registry:
         return store_form(resource, checked, 0) if dry_run else self.store.create(resource, checked)
 
     def load(self, bodies: Iterable[Json]) -> int:
-        """Create objects of any served kinds in order, each naming its kind, apiVersion and namespace; gives the number.
+        """Create objects of any kinds in order, each naming its kind, apiVersion and namespace; gives the number.
 
         Raises:
             ApiError: as `create`; the objects before the refused one stay. 400 for a kind that is not served.
@@ -157,7 +157,7 @@ class Registry:
     def delete(
         self, resource: Resource, namespace: str, name: str, options: DeleteOptions | None = None
     ) -> tuple[StoredObject, bool]:
-        """Delete an object; gives its last state, and whether it is gone (else it waits for a grace period or a finalizer).
+        """Delete an object; gives its last state, and whether it is gone (else a grace period or finalizer holds it).
 
         Raises:
             ApiError: 403, 404, or 409 for a precondition that does not hold.

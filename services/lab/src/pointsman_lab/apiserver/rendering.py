@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The bytes of answers in each form: whole objects out of the store's own bytes, Tables and metadata built on demand."""
+"""The bytes of answers in each form: whole objects from the store's own bytes, Tables and metadata on demand."""
 
 from __future__ import annotations
 

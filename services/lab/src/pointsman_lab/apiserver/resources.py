@@ -98,9 +98,8 @@ _POD_FIELDS: Final = (
     "status.podIP",
     "status.nominatedNodeName",
 )
-_NODE_INFO: Final = {
-    name: ""
-    for name in (
+_NODE_INFO: Final = dict.fromkeys(
+    (
         "machineID",
         "systemUUID",
         "bootID",
@@ -111,8 +110,9 @@ _NODE_INFO: Final = {
         "kubeProxyVersion",
         "operatingSystem",
         "architecture",
-    )
-}
+    ),
+    "",
+)
 _NODE_BOOKMARK: Final = {
     "spec": {},
     "status": {"daemonEndpoints": {"kubeletEndpoint": {"Port": 0}}, "nodeInfo": _NODE_INFO},

@@ -67,6 +67,9 @@ class Selector:
         return all(term.matches(labels) for term in self.labels) and all(term.matches(fields) for term in self.fields)
 
 
+EVERYTHING: Final = Selector()
+
+
 def parse_selector(resource: Resource, label_text: str, field_text: str) -> Selector:
     """Parse the two query parameters.
 
@@ -74,7 +77,7 @@ def parse_selector(resource: Resource, label_text: str, field_text: str) -> Sele
         ApiError: 400 for bad syntax, and for a field the resource cannot be selected by.
     """
     if not label_text and not field_text:
-        return Selector()
+        return EVERYTHING
     return Selector(labels=parse_labels(label_text), fields=_parse_fields(resource, field_text))
 
 

@@ -79,7 +79,7 @@ class ApiServer:
             OSError: when an address cannot be listened on.
         """
         server = web.Server(self._handle, request_factory=_new_request, handler_cancellation=True, access_log=None)
-        self._runner = web.ServerRunner(server)
+        self._runner = web.ServerRunner(server, shutdown_timeout=_SHUTDOWN_SECONDS)
         await self._runner.setup()
         tls = self._options.tls
         if sockets:
@@ -93,7 +93,6 @@ class ApiServer:
         """End the watches, then the server; the sockets are closed."""
         self.drop_watches()
         if self._runner is not None:
-            self._runner.shutdown_timeout = _SHUTDOWN_SECONDS  # type: ignore[attr-defined]  # a plain attribute of BaseRunner
             await self._runner.cleanup()
             self._runner = None
 
@@ -110,7 +109,7 @@ class ApiServer:
         return f"{'https' if self._options.tls else 'http'}://{shown}:{port}"
 
     def drop_watches(self, resource: str = "", *, abrupt: bool = False) -> int:
-        """Close the open watches of a resource (plural; empty: all), cleanly or as broken connections; gives their number."""
+        """Close the open watches of a resource (empty: all), cleanly or as broken connections; gives their number."""
         chosen = [watch for watch in self._watches if resource in ("", watch.resource.plural)]
         for watch in chosen:
             watch.close(abrupt=abrupt)

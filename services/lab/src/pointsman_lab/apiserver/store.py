@@ -131,7 +131,10 @@ class ObjectStore:
         Raises:
             ApiError: 409 at the first name that is taken; those before it stay.
         """
-        return sum(1 for body in bodies if self.create(resource, body))
+        count = 0
+        for count, body in enumerate(bodies, start=1):  # noqa: B007 - the last count is the answer
+            self.create(resource, body)
+        return count
 
     def compact(self, resource: Resource | None = None, resource_version: int | None = None) -> int:
         """Forget history up to a version (the present one when None), of one resource or of all; gives the version."""

@@ -41,16 +41,16 @@ def parse_target(method: str, path: str, query: Mapping[str, str]) -> Target | N
         ApiError: 404 for a resource the group does not have, 405 for a verb the resource does not have.
     """
     parts = path.strip("/").split("/")
-    if parts[0] == "api" and len(parts) > 2:  # noqa: PLR2004 - api, version, resource
+    if parts[0] == "api" and len(parts) > 2:
         group, version, rest = "", parts[1], parts[2:]
-    elif parts[0] == "apis" and len(parts) > 3:  # noqa: PLR2004 - apis, group, version, resource
+    elif parts[0] == "apis" and len(parts) > 3:
         group, version, rest = parts[1], parts[2], parts[3:]
     else:
         return None
     if not any(key[:2] == (group, version) for key in BY_PATH):
         return None
     namespace = ""
-    if rest[0] == "namespaces" and len(rest) > 2 and rest[2] not in _NAMESPACE_PARTS:  # noqa: PLR2004
+    if rest[0] == "namespaces" and len(rest) > 2 and rest[2] not in _NAMESPACE_PARTS:
         namespace, rest = rest[1], rest[2:]
     resource = BY_PATH.get((group, version, rest[0]))
     name, subresource = (rest[1] if len(rest) > 1 else ""), "/".join(rest[2:])
@@ -119,7 +119,7 @@ def list_options(target: Target, query: Mapping[str, str]) -> ListOptions:
 
 
 def watch_options(target: Target, query: Mapping[str, str]) -> WatchOptions:
-    """Read the query of a watch (ApiError 400 or 422 for what cannot be read); a named object becomes a field selector."""
+    """Read the query of a watch (ApiError 400 or 422 if it cannot be); a named object becomes a field selector."""
     fields = query.get("fieldSelector", "")
     if target.name:
         fields = f"metadata.name={target.name}"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The API verbs as answers: reads a parsed request, calls the registry, gives status, headers and body. Watches are apart."""
+"""The API verbs but watch: each takes a parsed request, calls the registry and gives status and body."""
 
 from __future__ import annotations
 
@@ -71,20 +71,26 @@ class Verbs:
             return self._scale(call)
         if target.subresource in ("binding", "eviction", "log"):
             return self._pod_subresource(call)
-        match target.verb:
-            case "get":
-                stored = self._registry.get(target.resource, target.namespace, target.name)
-                return self._object(call, form, stored)
-            case "list":
-                listing = self._registry.list(target.resource, list_options(target, call.query))
-                body = render_list(target.resource, listing, form, call.query.get("includeObject", ""))
-                return Answer(body=body, chunked=True)
-            case "create":
-                return self._create(call, form)
-            case "delete":
-                return self._delete(call, form)
-            case "deletecollection":
-                return self._delete_collection(call, form)
+        by_verb = {
+            "get": self._get,
+            "list": self._list,
+            "create": self._create,
+            "delete": self._delete,
+            "deletecollection": self._delete_collection,
+        }
+        return by_verb.get(target.verb, self._change)(call, form)
+
+    def _get(self, call: Call, form: Form) -> Answer:
+        target = call.target
+        return self._object(call, form, self._registry.get(target.resource, target.namespace, target.name))
+
+    def _list(self, call: Call, form: Form) -> Answer:
+        resource = call.target.resource
+        listing = self._registry.list(resource, list_options(call.target, call.query))
+        body = render_list(resource, listing, form, call.query.get("includeObject", ""))
+        return Answer(body=body, chunked=True)
+
+    def _change(self, call: Call, form: Form) -> Answer:
         return self._object(call, form, self._write(call))
 
     def _object(self, call: Call, form: Form, stored: StoredObject, status: int = OK) -> Answer:

@@ -17,7 +17,7 @@ from pointsman_lab.apiserver import errors
 from pointsman_lab.apiserver.encoding import bookmark_object
 from pointsman_lab.apiserver.eventlog import ADDED, DELETED, MODIFIED, Event, StoredObject
 from pointsman_lab.apiserver.listing import ListOptions, list_objects, parse_version
-from pointsman_lab.apiserver.selectors import Selector
+from pointsman_lab.apiserver.selectors import EVERYTHING, Selector
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -33,7 +33,7 @@ class WatchOptions:
     """What a watch asks for; `resource_version` and `match` are the raw query values."""
 
     namespace: str = ""
-    selector: Selector = Selector()
+    selector: Selector = EVERYTHING
     resource_version: str = ""
     match: str = ""
     bookmarks: bool = False

@@ -123,7 +123,7 @@ class WatchStream:
             await self._sleep(wait_until)
 
     async def _bookmark(self, cursor: WatchCursor, end: float) -> float:
-        """Tell the client how far it has seen; gives the time of the next bookmark, the last one shortly before the end."""
+        """Tell the client how far it has seen; gives the time of the next bookmark, the last shortly before the end."""
         if self._options.bookmarks and cursor.position <= self._store.revision:
             mark = cursor.bookmark(self._store.revision)
             await self._send([self._renderer.bookmark(BOOKMARK, mark)])

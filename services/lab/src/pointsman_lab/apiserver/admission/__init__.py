@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the API server does to an object before it stores it: defaults, allocations, validation. One module per kind of rule."""
+"""What happens to an object before it is stored: defaults, allocations, validation. One module per kind of rule."""

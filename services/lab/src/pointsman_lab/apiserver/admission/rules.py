@@ -203,7 +203,7 @@ class NodeRules:
         status.setdefault("daemonEndpoints", {"kubeletEndpoint": {"Port": 0}})
         names = ("machineID", "systemUUID", "bootID", "kernelVersion", "osImage", "containerRuntimeVersion")
         more = ("kubeletVersion", "kubeProxyVersion", "operatingSystem", "architecture")
-        status["nodeInfo"] = {name: "" for name in (*names, *more)} | (status.get("nodeInfo") or {})
+        status["nodeInfo"] = dict.fromkeys((*names, *more), "") | (status.get("nodeInfo") or {})
         return []
 
     def on_update(self, body: Json, before: Json) -> list[Cause]:  # noqa: ARG002 - the interface gives both

@@ -117,7 +117,7 @@ def family_of(address: str) -> str:
 
 
 def carry_over(body: Json, before: Json) -> None:
-    """Bring the fields the server owns from the stored service into its next version, and drop those that lost their use.
+    """Keep the fields the server owns in the next version of a service, and drop those that lost their use.
 
     A client that leaves out an allocated field means no change; a client that changes the type means its fields.
     """

@@ -119,7 +119,7 @@ def _one_port_causes(field: str, port: Json, spec: Json, *, several: bool) -> li
     target = port.get("targetPort")
     if isinstance(target, str):
         if not _PORT_NAME.match(target):
-            why = "must contain only alpha-numeric characters (a-z, 0-9), and hyphens (-), at most 15, at least one letter"
+            why = "must contain only alpha-numeric characters (a-z, 0-9) and hyphens (-), at most 15, one letter"
             causes.append(errors.invalid_value(f"{field}.targetPort", target, why))
     elif not is_port(target):
         causes.append(errors.invalid_value(f"{field}.targetPort", target, PORT_RANGE_WORDS))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Service allocations: cluster IPs out of the service CIDRs, node ports out of their range, and the rules that use them.
+"""Service allocations: cluster IPs out of the service CIDRs, node ports out of their range, and the rules over both.
 
 What is taken is not stored: it follows from the services themselves, whose changes the allocator observes. So there
 is nothing to repair after a refused write, and objects loaded in bulk count like all others.
@@ -84,7 +84,8 @@ class ServiceAllocator:
         parsed = ipaddress.ip_address(address)
         if not any(parsed in network for network in self._networks()):
             ranges = ",".join(str(network) for network in self._networks())
-            return f"failed to allocate IP {address}: the provided IP is not in the valid range. The range of valid IPs is {ranges}"
+            why = f"the provided IP is not in the valid range. The range of valid IPs is {ranges}"
+            return f"failed to allocate IP {address}: {why}"
         if self._addresses.get(str(parsed), key) != key:
             return f"failed to allocate IP {address}: provided IP is already allocated"
         return ""
@@ -107,7 +108,7 @@ class ServiceAllocator:
         for network in self._networks():
             if f"IPv{network.version}" != family:
                 continue
-            usable = network.num_addresses - (2 if network.version == 4 else 1)  # noqa: PLR2004 - an IP version
+            usable = network.num_addresses - (2 if network.version == 4 else 1)
             offset = self._chooser.randrange(max(usable, 1))
             for step in range(min(usable, len(self._addresses) + 1)):
                 candidate = str(network[1 + (offset + step) % usable])

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Pods and the workloads that make them: the defaults kubectl and the controller rely on, and the checks people trip over."""
+"""Pods and the workloads that make them: the defaults clients rely on, and the checks people trip over."""
 
 from __future__ import annotations
 

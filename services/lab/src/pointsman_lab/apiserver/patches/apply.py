@@ -2,8 +2,9 @@
 """Server-side apply: a manager states the fields it wants, and owns exactly those.
 
 Ownership is kept in `metadata.managedFields` in the usual form (`f:name`, `k:{"port":80}`, `v:"x"`). Applying merges
-the stated fields, removes those the manager stated before and no longer does, and refuses to change a value that another manager applied unless forced. Writes
-that are no applies are not tracked, so conflicts arise between appliers only; that is less than a real server does.
+the stated fields, removes those the manager stated before and no longer does, and refuses to change a value that
+another manager applied unless forced. Writes that are no applies are not tracked, so conflicts arise between appliers
+only; that is less than a real server does.
 """
 
 from __future__ import annotations
@@ -109,7 +110,13 @@ def _conflicts(entry: Json, fields: FieldSet, current: Json, stated: Json) -> li
 
 
 def _intersection(left: FieldSet, right: FieldSet) -> FieldSet:
-    return {name: _intersection(left[name], right[name]) for name in left if name in right}
+    """Give the leaves two sets share; a map or list item that both have is shared only as far as its fields are."""
+    shared: FieldSet = {}
+    for name in left.keys() & right.keys() - {"."}:
+        below = _intersection(left[name], right[name])
+        if below or (not left[name] and not right[name]):
+            shared[name] = below
+    return shared
 
 
 def _leaves(fields: FieldSet, path: tuple[str, ...] = ()) -> list[tuple[str, ...]]:

@@ -63,7 +63,7 @@ def _merge_map(current: Json, patch: Json, around: str) -> Json:
     if directive == "delete":
         return {}
     if directive == "replace":
-        return _plain({name: value for name, value in patch.items() if name != "$patch"})
+        return {name: _plain(value) for name, value in patch.items() if not name.startswith("$")}
     merged = dict(current)
     retained = patch.get("$retainKeys")
     if isinstance(retained, list):
