@@ -131,3 +131,9 @@ class PodAddresses:
 def pod_place(namespace: str, name: str) -> str:
     """The name of a pod's network namespace."""
     return f"pod.{namespace}.{name}"
+
+
+def place_name(where: str) -> str:
+    """The network namespace of a place as people name it: a node, `outside`, `control`, or a pod as `namespace/name`."""
+    namespace, slash, name = where.partition("/")
+    return pod_place(namespace, name) if slash else where

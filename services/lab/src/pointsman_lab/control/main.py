@@ -1,0 +1,187 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The control process: composition root of everything inside the lab.
+
+    python -m pointsman_lab.control.main STATE_DIRECTORY API_SOCKET_FD
+
+Standard output tells the owner how the start goes, one JSON object a line: {"step": text}, then {"ready": seconds}, or {"error": text}.
+"""
+
+import asyncio
+import contextlib
+import logging
+import os
+import platform
+import socket
+import sys
+import time
+from pathlib import Path
+
+import msgspec
+import yaml
+
+from pointsman_lab.apiserver.client import ApiClient
+from pointsman_lab.control.methods import ControlMethods
+from pointsman_lab.controller.http_gateway import HttpGateway
+from pointsman_lab.controller.loop import Controllers
+from pointsman_lab.errors import LabError
+from pointsman_lab.net.fabric import Fabric
+from pointsman_lab.net.topology import CONTROL, Topology, build_topology
+from pointsman_lab.otlp.sink import OtlpSink
+from pointsman_lab.otlp.store import SpanStore
+from pointsman_lab.pki import client_tls, create_pki, kubeconfig, pki_paths
+from pointsman_lab.rpc import RpcServer
+from pointsman_lab.settings import LabSettings, decode_settings
+from pointsman_lab.statedir import StateDirectory
+from pointsman_lab.supervise import readiness, services
+from pointsman_lab.supervise.process import ProcessSpec
+from pointsman_lab.supervise.redis import find_redis, redis_argv
+from pointsman_lab.supervise.supervisor import Supervisor
+
+_SERVER_NAMES = ("localhost", "kubernetes", "kubernetes.default", "kubernetes.default.svc")
+
+
+def say(**message: object) -> None:
+    """Tells the owner something about the start; after it nobody may be there to listen."""
+    with contextlib.suppress(OSError):
+        os.write(1, msgspec.json.encode(message) + b"\n")
+
+
+class ControlProcess:
+    """Starts the parts in order; each later one needs the earlier."""
+
+    def __init__(self, settings: LabSettings, state: StateDirectory, api_socket: int) -> None:
+        """Takes what to start, where its files are, and the host's API socket."""
+        self._settings = settings
+        self._state = state
+        self._api_socket = api_socket
+        self._topology: Topology = build_topology(nodes=settings.nodes, zones=settings.zones)
+        self._fabric = Fabric(self._topology)
+        self._supervisor = Supervisor(state.logs, start_timeout_seconds=settings.start_timeout_seconds)
+        self._spans = SpanStore()
+
+    async def run(self) -> None:
+        """Starts everything, then runs until the process is ended.
+
+        Raises:
+            LabError: a part did not come up.
+        """
+        started = time.monotonic()
+        say(step=f"network of {self._settings.nodes} nodes")
+        await self._fabric.build()
+        async with contextlib.AsyncExitStack() as stack, asyncio.TaskGroup() as tasks:
+            say(step="API server")
+            await self._start_api_server()
+            controllers = None
+            if self._settings.controllers:
+                tls = client_tls(pki_paths(self._state.pki))
+                client = await stack.enter_async_context(ApiClient(self._internal_server(), tls=tls))
+                controllers = Controllers(HttpGateway(client), self._fabric, self._state.logs)
+                await controllers.register_nodes(platform.release())
+                tasks.create_task(controllers.run(), name="controllers")
+                await controllers.in_sync.wait()
+            await self._start_prober()
+            await self._start_support()
+            await self._start_services()
+            methods = ControlMethods(
+                fabric=self._fabric, supervisor=self._supervisor, spans=self._spans, controllers=controllers
+            )
+            await RpcServer(self._state.control_socket, methods.table()).start()
+            say(ready=time.monotonic() - started)
+            await asyncio.Event().wait()
+
+    def _internal_server(self) -> str:
+        return f"https://{self._topology.control_address.ipv4}:{services.API_PORT}"
+
+    async def _start_api_server(self) -> None:
+        with socket.socket(fileno=os.dup(self._api_socket)) as listener:
+            host, port = listener.getsockname()[:2]
+        pki = create_pki(self._state.pki, [host, "::1", *self._topology.control_address, "10.96.0.1"], _SERVER_NAMES)
+        for path, server in (
+            (self._state.kubeconfig, f"https://{host}:{port}"),
+            (self._state.internal_kubeconfig, self._internal_server()),
+        ):
+            path.touch(mode=0o600)
+            path.write_text(kubeconfig(pki, server, self._settings.name), encoding="utf-8")
+        address = self._topology.control_address.ipv4
+        spec = ProcessSpec(
+            name="apiserver",
+            place=CONTROL,
+            argv=(
+                sys.executable,
+                "-m",
+                "pointsman_lab.supervise.apiserver",
+                str(self._state.pki),
+                str(self._api_socket),
+            ),
+            ready=readiness.http_ok(address, services.API_PORT, "/readyz", tls=client_tls(pki)),
+            # Its objects live in memory: a new one would be another, empty cluster.
+            restarts=False,
+            pass_fds=(self._api_socket,),
+        )
+        await self._supervisor.start(spec)
+
+    async def _start_prober(self) -> None:
+        await self._supervisor.start(
+            ProcessSpec(
+                name="prober",
+                place=CONTROL,
+                argv=(sys.executable, "-m", "pointsman_lab.probe.prober", str(self._state.prober_socket)),
+                ready=readiness.unix_socket(self._state.prober_socket),
+            )
+        )
+
+    async def _start_support(self) -> None:
+        control = self._topology.control_address.ipv4
+        if "otlp" in self._settings.services:
+            await OtlpSink(self._spans).start(f"{control}:{services.OTLP_PORT}")
+        if "redis" in self._settings.services:
+            say(step="Redis")
+            argv = redis_argv(find_redis(), address=control, port=services.REDIS_PORT, directory=self._state.path)
+            ready = readiness.redis_ping(control, services.REDIS_PORT)
+            await self._supervisor.start(ProcessSpec(name="redis", place=CONTROL, argv=argv, ready=ready))
+
+    async def _start_services(self) -> None:
+        control = self._topology.control_address.ipv4
+        wanted = self._settings.services
+        specs = []
+        if "watcher" in wanted:
+            plan = services.watcher_plan(self._settings, self._topology, self._state)
+            specs.append(self._spec(plan, readiness.grpc_health(f"{control}:{services.WATCHER_PORT}")))
+        if "planner" in wanted:
+            plan = services.planner_plan(self._settings, self._topology, self._state)
+            specs.append(self._spec(plan, readiness.grpc_health(f"{control}:{services.PLANNER_PORT}")))
+        if "enforcer" in wanted:
+            for node in self._topology.nodes:
+                (self._state.nodes / node.name).mkdir(exist_ok=True)
+                plan = services.enforcer_plan(self._settings, self._topology, self._state, node)
+                check = readiness.http_ok(node.address.ipv4, services.HEALTHZ_PORT, "/healthz")
+                specs.append(self._spec(plan, check))
+        if specs:
+            say(step=", ".join(spec.name for spec in specs))
+            await self._supervisor.start_all(specs)
+
+    def _spec(self, plan: services.ServicePlan, ready: readiness.Check) -> ProcessSpec:
+        path = self._state.config / f"{plan.name}.yaml"
+        path.write_text(yaml.safe_dump(plan.config, sort_keys=False), encoding="utf-8")
+        return ProcessSpec(name=plan.name, place=plan.place, argv=plan.argv, env=plan.env, ready=ready)
+
+
+def main() -> None:
+    """Runs the control process; exit status 1 when a part did not come up."""
+    directory, api_socket = Path(sys.argv[1]), int(sys.argv[2])
+    state = StateDirectory(directory.parent, directory.name)
+    logging.basicConfig(
+        filename=state.logs / "control.log", level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s"
+    )
+    settings = decode_settings(state.settings.read_bytes())
+    try:
+        asyncio.run(ControlProcess(settings, state, api_socket).run())
+    except* (LabError, OSError) as group:
+        for error in group.exceptions:
+            logging.getLogger(__name__).error("%s", error)
+        say(error="; ".join(str(error) for error in group.exceptions))
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()
