@@ -32,7 +32,9 @@ class Answer(NamedTuple):
         payload: attributes, for data.
         reason: the kernel's own words on an error.
         offset: where in the refused message the fault lies.
-        interrupted: the dump this belongs to is not one consistent state.
+        generation: low 16 bits of the generation of the ruleset that data was read from.
+        interrupted: the kernel says that the dump this belongs to is not one consistent state. It says so for chains
+            and sets; for elements it does not, and only the generation tells.
     """
 
     kind: int
@@ -41,6 +43,7 @@ class Answer(NamedTuple):
     payload: bytes = b""
     reason: str = ""
     offset: int | None = None
+    generation: int = 0
     interrupted: bool = False
 
 
@@ -59,7 +62,9 @@ def read_answers(datagram: bytes) -> Iterator[Answer]:
             code = -_ERROR.unpack_from(body)[0] if len(body) >= _ERROR.size else 0
             yield Answer(kind, sequence, code, interrupted=interrupted)
         else:
-            yield Answer(kind & 0xFF, sequence, None, body[_NFGEN_BYTES:], interrupted=interrupted)
+            generation = int.from_bytes(body[2:_NFGEN_BYTES], "big")
+            payload = body[_NFGEN_BYTES:]
+            yield Answer(kind & 0xFF, sequence, None, payload, generation=generation, interrupted=interrupted)
         start += (length + 3) & ~3
 
 

@@ -160,18 +160,20 @@ class NftSocket:
         ack = 0 if flags else uapi.NLM_F_ACK
         self._reader.send(request(kind, flags | ack, family, payload, sequence))
         finished = False
+        generation: int | None = None
         try:
             while not finished:
                 for answer in read_answers(self._reader.recv(_DATAGRAM_BYTES)):
                     if answer.sequence != sequence:
                         continue
-                    if answer.interrupted:
-                        raise DumpInterruptedError(f"nf_tables changed while message type {kind} was dumped")
                     if answer.error is not None:
                         finished = True
                         _check(answer, kind)
-                    else:
-                        yield answer.kind, answer.payload
+                        continue
+                    if answer.interrupted or generation not in (None, answer.generation):
+                        raise DumpInterruptedError(f"nf_tables changed while message type {kind} was dumped")
+                    generation = answer.generation
+                    yield answer.kind, answer.payload
         finally:
             if not finished:
                 self._finish_dump(sequence)

@@ -1,0 +1,164 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What every dataplane offers the reconciler.
+
+One service's state in a kernel is a *rendering*: packed bytes, opaque outside its backend, empty for "nothing". In
+steady state the reconciler remembers, for each service, the rendering that the kernel acknowledged. A change then costs
+
+    previous = dataplane.claim(plan, remembered)       what the kernel has of this service
+    rendering = dataplane.render(plan, previous)       what it should have; endpoints keep their places
+    change = dataplane.diff(previous, rendering)       the difference, and nothing but
+    await dataplane.apply(change)                      one transaction, acknowledged
+
+and the size of the service, never that of the table. Changes of several services add up to one.
+
+How a restarted process knows its own objects is each backend's business and stands in its docstring.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import Enum
+from typing import NamedTuple, Protocol, Self, TypeVar
+
+from pointsman_chassis.errors import ApplyError
+from pointsman_model.names import ServiceKey
+from pointsman_model.plan import DataplaneSettings, NodeFacts, ServicePlan
+
+
+class ProxyMode(Enum):
+    """How packets are moved, in kube-proxy's words."""
+
+    NFTABLES = "nftables"
+    IPTABLES = "iptables"
+    IPVS = "ipvs"
+    USERSPACE = "userspace"
+
+
+class UnsupportedPlanError(Exception):
+    """This dataplane cannot express a plan exactly, and does not approximate; the text says what and why."""
+
+
+class KernelError(ApplyError):
+    """The kernel refused a change; none of it took effect, unless `outcome_known` is false."""
+
+    def __init__(self, message: str, *, outcome_known: bool = True) -> None:
+        super().__init__(message)
+        self.outcome_known = outcome_known
+
+
+class OccupiedError(ApplyError):
+    """An address that a change adds is still programmed for a service outside the change. Nothing took effect."""
+
+
+class Applied(NamedTuple):
+    """What a change cost."""
+
+    messages: int
+    bytes: int
+
+
+class Found(Enum):
+    """What was in the kernel when it was read."""
+
+    NOTHING = "nothing"
+    """No table of ours. Services may be programmed in any order and number."""
+    OURS = "ours"
+    """Ours, to be adopted service by service."""
+    FOREIGN_SCHEMA = "foreign schema"
+    """Ours, of another version: it must be replaced by the whole plan in one change."""
+
+
+class Change(Protocol):
+    """A difference between two states of the kernel. Adds up: order does not matter, opposites cancel."""
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether there is nothing to do."""
+
+    @property
+    def operations(self) -> int:
+        """How many kernel objects are added or removed."""
+
+    def include(self, other: Self) -> None:
+        """Make this change do what `other` does, too."""
+
+
+C = TypeVar("C", bound=Change)
+
+
+class Dataplane(Protocol[C]):
+    """One backend. Only the reconciler calls it, and never twice at a time."""
+
+    mode: ProxyMode
+    capabilities: frozenset[str]
+    """Names that ServicePlan.required_capabilities may hold here."""
+    settings: DataplaneSettings
+    """The node's own settings in effect, for the control API."""
+
+    def configure(self, facts: NodeFacts) -> bool:
+        """Take the facts about the node; whether renderings made before are worth nothing now."""
+
+    async def observe(self) -> Found:
+        """Read back what is ours, and forget what was known. At a start and after a failure, never in steady state."""
+
+    async def prepare(self, *, whole_plan: bool = False) -> None:
+        """Make the static objects what settings and facts ask for; with `whole_plan` as part of the next change."""
+
+    def claim(self, plan: ServicePlan, remembered: bytes) -> bytes:
+        """`remembered`, and whatever the last `observe` found under this plan's addresses and nobody claimed yet."""
+
+    def render(self, plan: ServicePlan, previous: bytes) -> bytes:
+        """The rendering of a plan. Pure and total: equal arguments give equal bytes.
+
+        Raises:
+            UnsupportedPlanError: this dataplane cannot do what the plan says.
+        """
+
+    def claim_node(self, remembered: bytes) -> bytes:
+        """As `claim`, for the objects that belong to the node and not to a service."""
+
+    def render_node(self, facts: NodeFacts, *, drop_unallocated: bool) -> bytes:
+        """The rendering of the node's facts; `drop_unallocated` once everything else is programmed."""
+
+    def diff(self, old: bytes, new: bytes) -> C:
+        """What turns `old` into `new`. Pure."""
+
+    async def apply(self, change: C) -> Applied:
+        """Commit a change as one transaction.
+
+        Raises:
+            KernelError: refused.
+            OccupiedError: refused before the kernel was asked.
+        """
+
+    def leftover(self) -> Iterator[C]:
+        """Changes, of bounded size, that remove what `observe` found and nobody claimed."""
+
+    def describe(self, change: C) -> Iterator[str]:
+        """The change in the words of the kernel's own tool, a line for each operation."""
+
+    async def cleanup(self) -> None:
+        """Remove everything of ours. Works without a plan and may be repeated."""
+
+    def close(self) -> None:
+        """Let go of sockets; what is programmed stays."""
+
+
+NODE = ServiceKey("", "")
+"""The key under which the node's own objects are kept beside those of the services."""
+
+
+@dataclass(slots=True)
+class ApplyTotals:
+    """Sums over several changes."""
+
+    messages: int = 0
+    bytes: int = 0
+    services: int = 0
+
+    def add(self, applied: Applied, services: int) -> None:
+        """Count one applied change."""
+        self.messages += applied.messages
+        self.bytes += applied.bytes
+        self.services += services
