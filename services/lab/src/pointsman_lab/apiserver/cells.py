@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What stands in the cells of `kubectl get`: functions from an object and the time (seconds since the epoch) to a value.
+"""What stands in the cells of `kubectl get`: functions from an object and the time to a value.
 
-They read objects as they are and never fail on missing fields; the words are those of a real API server.
+Times are seconds since the epoch. Objects are read as they are, whatever they lack; the words are those of a real API
+server.
 """
 
 from __future__ import annotations
@@ -216,9 +217,12 @@ def workload_ready(body: Json, _now: float) -> str:
 
 def event_object(field: str) -> Callable[[Json, float], str]:
     """Give a cell that shows the object an event is about."""
-    return lambda body, _now: (
-        f"{(value_at(body, f'{field}.kind') or '').lower()}/{value_at(body, f'{field}.name') or ''}"
-    )
+
+    def cell(body: Json, _now: float) -> str:
+        about = value_at(body, field) or {}
+        return f"{about.get('kind', '').lower()}/{about.get('name', '')}"
+
+    return cell
 
 
 def event_seen(body: Json, now: float) -> str:
