@@ -61,6 +61,6 @@ python=$(find_python)
 mapfile -t packages < <(missing_packages "$python")
 if ((${#packages[@]})); then install_packages "${packages[@]}"; fi
 install_uv "$python"
-# The machine's own interpreter, never a downloaded one.
-UV_PYTHON_DOWNLOADS=never UV_PYTHON_PREFERENCE=only-system "$tools/bin/uv" sync --frozen --quiet
+# The machine's own interpreter, never a downloaded one, and the machine's own certificate authorities.
+UV_PYTHON_DOWNLOADS=never UV_PYTHON_PREFERENCE=only-system UV_SYSTEM_CERTS=true "$tools/bin/uv" sync --frozen --quiet
 echo "setup: ready"
