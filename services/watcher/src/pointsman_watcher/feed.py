@@ -1,0 +1,174 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where reflectors and subscribers meet: applies what arrives to the store, traces it, and marks every subscriber.
+
+One call is one batch, one batch that changes something is one revision. Nothing waits here: a batch is what was in the
+socket already. Runs on one event loop, so a call is atomic for subscribers.
+"""
+
+import asyncio
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from typing import Final
+
+import structlog
+
+from pointsman_chassis.clock import Clock
+from pointsman_chassis.tracing import AttributeValue, Span, Tracing
+from pointsman_model.cluster import ObjectKey, ObjectKind
+from pointsman_watcher.core.decode import Item, Observed
+from pointsman_watcher.core.object_store import ObjectStore, Update
+from pointsman_watcher.core.resources import Resource
+from pointsman_watcher.core.subscription import Subscription
+from pointsman_watcher.metrics import WatcherMetrics
+from pointsman_watcher.problem_log import ProblemLog
+
+_ALL_KINDS: Final = frozenset(ObjectKind)
+
+
+class Subscriber:
+    """A subscription and the means to wake its stream."""
+
+    def __init__(self, subscription: Subscription) -> None:
+        self.subscription = subscription
+        self.wake = asyncio.Event()
+
+
+class ClusterFeed:
+    """The one writer of the store."""
+
+    def __init__(self, *, store: ObjectStore, tracing: Tracing, metrics: WatcherMetrics, clock: Clock) -> None:
+        self.store = store
+        self._tracing = tracing
+        self._metrics = metrics
+        self._clock = clock
+        self._problems = ProblemLog(metrics)
+        self._synced: set[ObjectKind] = set()
+        self._in_sync = asyncio.Event()
+        self._subscribers: set[Subscriber] = set()
+        self.is_closed = False
+
+    @property
+    def is_in_sync(self) -> bool:
+        """Whether every kind was listed completely at least once.
+
+        Never taken back: losing the API server is no reason to stop serving what is known (fail static).
+        """
+        return self._in_sync.is_set()
+
+    async def wait_in_sync(self) -> None:
+        """Return once `is_in_sync`."""
+        await self._in_sync.wait()
+
+    @property
+    def unsynced_kinds(self) -> list[str]:
+        """The kinds that are still missing, for people."""
+        return sorted(kind.name.lower() for kind in _ALL_KINDS - self._synced)
+
+    def observe(self, resource: Resource, items: Iterable[Item], received_ns: int) -> None:
+        """Apply watch events, in the order they came."""
+        self._commit(resource, self._updates(resource, items, received_ns), received_ns)
+
+    def replace(self, resource: Resource, items: Sequence[Item], received_ns: int) -> None:
+        """Apply a complete list: only what differs from what is known becomes a change.
+
+        An object that the list names but that cannot be read keeps its last good state.
+        """
+        updates = self._updates(resource, items, received_ns)
+        listed = {item.key for item in items if item.key is not None}
+        updates += [
+            Update(key=key, body=None, observed_at_ns=received_ns)
+            for key in self.store.missing_from(resource.kind, listed)
+        ]
+        self._commit(resource, updates, received_ns)
+        self._mark_synced(resource)
+
+    def subscribe(self, subscriber: Subscriber) -> None:
+        """Mark and wake this subscriber from the next change on; it must have been made in the same loop turn."""
+        self._subscribers.add(subscriber)
+        self._metrics.subscribers.set(len(self._subscribers))
+
+    def unsubscribe(self, subscriber: Subscriber) -> None:
+        """Forget a subscriber."""
+        self._subscribers.discard(subscriber)
+        self._metrics.subscribers.set(len(self._subscribers))
+        self._metrics.conflated.inc(subscriber.subscription.conflated_count)
+
+    @property
+    def subscriber_count(self) -> int:
+        """Streams that are open."""
+        return len(self._subscribers)
+
+    def close(self) -> None:
+        """This process is ending: every stream wakes, sees `is_closed` and sends its reader to another watcher."""
+        self.is_closed = True
+        for subscriber in self._subscribers:
+            subscriber.wake.set()
+
+    def _updates(self, resource: Resource, items: Iterable[Item], received_ns: int) -> list[Update]:
+        updates: list[Update] = []
+        for item in items:
+            self._problems.report(resource.kind, resource.plural, item)
+            if isinstance(item, Observed):
+                updates.append(
+                    Update(
+                        key=item.key,
+                        body=item.body,
+                        resource_version=item.resource_version,
+                        observed_at_ns=received_ns,
+                    )
+                )
+        return updates
+
+    def _commit(self, resource: Resource, updates: Sequence[Update], received_ns: int) -> None:
+        changes = self.store.real_changes(updates)
+        plural = resource.plural
+        if len(changes) < len(updates):
+            self._metrics.events.labels(plural, "unchanged").inc(len(updates) - len(changes))
+        if not changes:
+            return
+        spans: list[Span] = []
+        # What an initial list brings did not happen now: nobody wants its trace.
+        if self._tracing.is_enabled and resource.kind in self._synced:
+            changes, spans = self._traced(changes, received_ns)
+        revision = self.store.commit(changes)
+        self._notify([change.key for change in changes])
+        for span in spans:
+            span.set("revision", revision)
+            span.end()
+        self._metrics.events.labels(plural, "changed").inc(len(changes))
+        self._metrics.objects.labels(plural).set(self.store.count(resource.kind))
+        self._metrics.revision.set(revision)
+        if resource.kind in self._synced:
+            self._metrics.event_latency.observe(max(0.0, (self._clock.wall_ns() - received_ns) / 1e9))
+
+    def _traced(self, changes: Sequence[Update], received_ns: int) -> tuple[list[Update], list[Span]]:
+        traced: list[Update] = []
+        spans: list[Span] = []
+        for change in changes:
+            attributes: dict[str, AttributeValue] = {
+                "object": str(change.key),
+                "resourceVersion": change.resource_version,
+                "removed": change.body is None,
+            }
+            span = self._tracing.start_trace("watch.event", start_ns=received_ns, attributes=attributes)
+            traced.append(replace(change, traceparent=span.traceparent))
+            spans.append(span)
+        return traced, spans
+
+    def _notify(self, keys: Sequence[ObjectKey]) -> None:
+        for subscriber in self._subscribers:
+            subscriber.subscription.mark(keys)
+            subscriber.wake.set()
+
+    def _mark_synced(self, resource: Resource) -> None:
+        if resource.kind in self._synced:
+            return
+        self._synced.add(resource.kind)
+        log = structlog.get_logger("feed")
+        count = self.store.count(resource.kind)
+        self._metrics.objects.labels(resource.plural).set(count)
+        log.info("first list is complete", resource=resource.plural, objects=count)
+        if self._synced == _ALL_KINDS:
+            self._in_sync.set()
+            self._metrics.in_sync.set(1)
+            log.info("in sync", objects=len(self.store), revision=self.store.revision, epoch=self.store.epoch)
