@@ -26,10 +26,10 @@ class Duration(float):
         return cls(sum(Decimal(number) * _UNIT_SECONDS[unit] for number, unit in _PART.findall(text)))
 
     def __str__(self) -> str:
-        milliseconds = round(float(self) * 1000)
+        milliseconds = round(float(self) * 1000, 6)
         if milliseconds % 1000:
-            return f"{milliseconds}ms"
-        seconds = milliseconds // 1000
+            return f"{milliseconds:.6f}".rstrip("0").rstrip(".") + "ms"
+        seconds = int(milliseconds) // 1000
         if seconds and seconds % 3600 == 0:
             return f"{seconds // 3600}h"
         if seconds and seconds % 60 == 0:
