@@ -19,26 +19,22 @@ import contextlib
 import time
 from typing import TYPE_CHECKING, Any, Self
 
-import msgspec
-
 from pointsman_lab.apiserver.client import ApiClient
 from pointsman_lab.apiserver.resources import DEPLOYMENTS, ENDPOINTSLICES, PODS, SERVICES
-from pointsman_lab.control.methods import ExecResult
+from pointsman_lab.control.calls import ControlCalls
 from pointsman_lab.controller.objects import is_pod_ready, is_terminating, labels
-from pointsman_lab.errors import NotConvergedError, RemoteError
+from pointsman_lab.errors import NotConvergedError
 from pointsman_lab.launch import Launched, end, launch
 from pointsman_lab.manifests import apply_objects, delete_objects, load_manifests, parse_manifests
-from pointsman_lab.net.topology import NodePlace, Topology, build_topology, place_name
-from pointsman_lab.otlp.store import Span
+from pointsman_lab.net.topology import NodePlace, Topology, build_topology
 from pointsman_lab.pki import client_tls, pki_paths
-from pointsman_lab.probe.outcome import Answer, Probe, ProbeRequest, TrafficReport, TrafficRequest
+from pointsman_lab.probe.calls import ProbeCalls
 from pointsman_lab.rpc import RpcClient
 from pointsman_lab.settings import LabSettings, decode_settings
 from pointsman_lab.statedir import StateDirectory
-from pointsman_lab.supervise.process import ProcessInfo
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+    from collections.abc import Awaitable, Callable, Mapping
     from pathlib import Path
     from types import TracebackType
 
@@ -47,7 +43,7 @@ _POLL_SECONDS = 0.02
 _WAIT_SECONDS = 30.0
 
 
-class Cluster:
+class Cluster(ProbeCalls, ControlCalls):
     """One lab. As a context manager it starts the lab and ends it; `attach` joins one that runs."""
 
     def __init__(self, settings: LabSettings | None = None, *, on_step: Callable[[str], None] = lambda _: None) -> None:
@@ -56,11 +52,12 @@ class Cluster:
         self.state = StateDirectory(self.settings.root_path, self.settings.name)
         self.topology: Topology = build_topology(nodes=self.settings.nodes, zones=self.settings.zones)
         self._on_step = on_step
+        self._attached = False
         self._launched: Launched | None = None
         self._stack = contextlib.AsyncExitStack()
         self._api: ApiClient | None = None
-        self._control = RpcClient(self.state.control_socket)
-        self._prober = RpcClient(self.state.prober_socket)
+        ProbeCalls.__init__(self, RpcClient(self.state.prober_socket))
+        ControlCalls.__init__(self, RpcClient(self.state.control_socket))
 
     @classmethod
     def attach(cls, root: Path, name: str) -> Cluster:
@@ -74,8 +71,6 @@ class Cluster:
         cluster = cls(decode_settings(state.settings.read_bytes()))
         cluster._attached = True
         return cluster
-
-    _attached = False
 
     async def __aenter__(self) -> Self:
         if not self._attached:
@@ -209,92 +204,6 @@ class Cluster:
             await asyncio.sleep(_POLL_SECONDS)
         return time.monotonic() - started
 
-    # --- probe ---------------------------------------------------------------------------------------------------
-
-    async def probe(self, place: str, ip: str, port: int, protocol: str = "TCP", **options: Any) -> list[Probe]:
-        """Sends probes from a place; the options are the other fields of ProbeRequest."""
-        request = ProbeRequest(place=place_name(place), ip=ip, port=port, protocol=protocol, **options)
-        return msgspec.convert(await self._prober.call("probe", **msgspec.to_builtins(request)), list[Probe])
-
-    async def connect(self, place: str, ip: str, port: int, protocol: str = "TCP", **options: Any) -> Probe:
-        """Sends one probe."""
-        return (await self.probe(place, ip, port, protocol, count=1, **options))[0]
-
-    @contextlib.asynccontextmanager
-    async def traffic(
-        self, place: str, ip: str, port: int, protocol: str = "TCP", **options: Any
-    ) -> AsyncIterator[RunningTraffic]:
-        """Continuous traffic as long as the body runs; the options are the other fields of TrafficRequest."""
-        request = TrafficRequest(place=place_name(place), ip=ip, port=port, protocol=protocol, **options)
-        number = await self._prober.call("traffic_start", **msgspec.to_builtins(request))
-        traffic = RunningTraffic(self._prober, number)
-        try:
-            yield traffic
-        finally:
-            await traffic.stop()
-
-    @contextlib.asynccontextmanager
-    async def session(
-        self, place: str, ip: str, port: int, *, source: str | None = None
-    ) -> AsyncIterator[Callable[[], Awaitable[Answer]]]:
-        """One TCP connection that stays; the body gets a function that asks over it."""
-        number = await self._prober.call("session_open", place=place_name(place), ip=ip, port=port, source=source)
-
-        async def ask() -> Answer:
-            return msgspec.convert(await self._prober.call("session_ask", number=number), Answer)
-
-        try:
-            yield ask
-        finally:
-            await self._prober.call("session_close", number=number)
-
-    async def execute(
-        self, place: str, argv: Sequence[str], *, text: str = "", timeout_seconds: float = 30.0
-    ) -> ExecResult:
-        """Runs a command in a place, with `text` as its input."""
-        answer = await self._control.call(
-            "execute", place=place, argv=list(argv), text=text, timeout_seconds=timeout_seconds
-        )
-        return msgspec.convert(answer, ExecResult)
-
-    async def node_exec(self, node: str, *argv: str) -> str:
-        """Runs a command on a node and answers with its output.
-
-        Raises:
-            RemoteError: it failed; the message quotes it.
-        """
-        result = await self.execute(node, argv)
-        if result.code != 0:
-            raise RemoteError(f"{' '.join(argv)} on {node} ended with {result.code}: {result.stderr.strip()}")
-        return result.stdout
-
-    # --- processes and faults ------------------------------------------------------------------------------------
-
-    async def processes(self) -> dict[str, ProcessInfo]:
-        """The lab's processes by name."""
-        infos = msgspec.convert(await self._control.call("processes"), list[ProcessInfo])
-        return {info.name: info for info in infos}
-
-    async def signal(self, process: str, name: str, *, restart: bool = True) -> None:
-        """Sends a signal (`KILL`, `TERM`, `STOP`, `CONT`); without `restart` the process stays away."""
-        await self._control.call("process_signal", name=process, signal=name, restart=restart)
-
-    async def start_process(self, process: str) -> None:
-        """Starts a process that ended and waits until it is ready."""
-        await self._control.call("process_start", name=process)
-
-    async def stop_process(self, process: str) -> None:
-        """Ends a process in order, for good."""
-        await self._control.call("process_stop", name=process)
-
-    async def wait_process_ready(self, process: str) -> float:
-        """Waits until a process is ready; answers with the seconds it took."""
-        return float(await self._control.call("process_wait_ready", name=process))
-
-    async def process_log(self, process: str) -> str:
-        """The end of a process's log."""
-        return str(await self._control.call("process_log", name=process))
-
     async def fault(self, name: str, **fields: Any) -> Mapping[str, Any]:
         """A fault of the API server: drop-watches, freeze-watches, thaw-watches, delay-watches, compact, refuse."""
         return await self.api.request("POST", f"/lab/v1/faults/{name}", fields)
@@ -302,85 +211,3 @@ class Cluster:
     async def clear_faults(self) -> None:
         """Ends the API server's faults."""
         await self.api.request("DELETE", "/lab/v1/faults")
-
-    async def partition(self, node: str) -> None:
-        """Cuts a node off: packets from and to it vanish."""
-        await self._control.call("partition", node=node)
-
-    async def heal(self, node: str) -> None:
-        """Connects a node again."""
-        await self._control.call("heal", node=node)
-
-    async def kill_pod(self, namespace: str, name: str) -> None:
-        """Kills a pod's server without grace; its node starts it again."""
-        await self._control.call("kill_pod", namespace=namespace, name=name)
-
-    async def route_outside(self, address: str, *via: str) -> None:
-        """Sends outside clients to an address over the given nodes."""
-        await self._control.call("route_outside", address=address, via=list(via))
-
-    # --- traces --------------------------------------------------------------------------------------------------
-
-    async def find_traces(self, *, attribute: str = "", value: str = "", name: str = "", limit: int = 20) -> list[str]:
-        """Ids of the latest traces that hold a span of that name with that attribute value."""
-        answer = await self._control.call("trace_find", attribute=attribute, value=value, name=name, limit=limit)
-        return [str(trace_id) for trace_id in answer]
-
-    async def trace(self, trace_id: str) -> list[Span]:
-        """The spans of a trace, by start."""
-        return msgspec.convert(await self._control.call("trace_spans", trace_id=trace_id), list[Span])
-
-    async def waterfall(self, trace_id: str) -> str:
-        """A trace as text."""
-        return str(await self._control.call("trace_waterfall", trace_id=trace_id))
-
-    async def jaeger(self, *trace_ids: str) -> Object:
-        """Traces as a document Jaeger's user interface loads."""
-        return dict(await self._control.call("trace_jaeger", trace_ids=list(trace_ids)))
-
-
-class RunningTraffic:
-    """Traffic that runs."""
-
-    def __init__(self, prober: RpcClient, number: int) -> None:
-        """Made by `Cluster.traffic`."""
-        self._prober = prober
-        self._number = number
-        self._last: TrafficReport | None = None
-
-    @property
-    def last(self) -> TrafficReport:
-        """The report at the end, or the latest one asked for.
-
-        Raises:
-            RuntimeError: none was asked for yet.
-        """
-        if self._last is None:
-            raise RuntimeError("no report yet: await report(), or leave the context")
-        return self._last
-
-    async def report(self) -> TrafficReport:
-        """What was seen so far."""
-        answer = await self._prober.call("traffic_report", number=self._number)
-        self._last = msgspec.convert(answer, TrafficReport)
-        return self._last
-
-    async def stop(self) -> TrafficReport:
-        """Ends the traffic after the requests in flight; further calls answer the same."""
-        if self._last is None or self._last.running:
-            answer = await self._prober.call("traffic_stop", number=self._number)
-            self._last = msgspec.convert(answer, TrafficReport)
-        return self._last
-
-    async def wait_answer_of(self, pod: str, *, timeout_seconds: float = 10.0) -> float:
-        """Waits until a pod has answered; gives the CLOCK_MONOTONIC instant of its first answer.
-
-        Raises:
-            NotConvergedError: not in time.
-        """
-        deadline = time.monotonic() + timeout_seconds
-        while pod not in (report := await self.report()).first_seen:
-            if time.monotonic() > deadline:
-                raise NotConvergedError(f"pod {pod} answered nothing within {timeout_seconds:g} s: {report.by_pod}")
-            await asyncio.sleep(_POLL_SECONDS)
-        return report.first_seen[pod]

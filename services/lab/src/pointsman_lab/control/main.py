@@ -3,7 +3,8 @@
 
     python -m pointsman_lab.control.main STATE_DIRECTORY API_SOCKET_FD
 
-Standard output tells the owner how the start goes, one JSON object a line: {"step": text}, then {"ready": seconds}, or {"error": text}.
+Standard output tells the owner how the start goes, one JSON object a line: {"step": text}, then {"ready": seconds},
+or {"error": text}.
 """
 
 import asyncio
@@ -143,17 +144,18 @@ class ControlProcess:
     async def _start_services(self) -> None:
         control = self._topology.control_address.ipv4
         wanted = self._settings.services
+        site = services.Site(settings=self._settings, topology=self._topology, state=self._state)
         specs = []
         if "watcher" in wanted:
-            plan = services.watcher_plan(self._settings, self._topology, self._state)
+            plan = services.watcher_plan(site)
             specs.append(self._spec(plan, readiness.grpc_health(f"{control}:{services.WATCHER_PORT}")))
         if "planner" in wanted:
-            plan = services.planner_plan(self._settings, self._topology, self._state)
+            plan = services.planner_plan(site)
             specs.append(self._spec(plan, readiness.grpc_health(f"{control}:{services.PLANNER_PORT}")))
         if "enforcer" in wanted:
             for node in self._topology.nodes:
                 (self._state.nodes / node.name).mkdir(exist_ok=True)
-                plan = services.enforcer_plan(self._settings, self._topology, self._state, node)
+                plan = services.enforcer_plan(site, node)
                 check = readiness.http_ok(node.address.ipv4, services.HEALTHZ_PORT, "/healthz")
                 specs.append(self._spec(plan, check))
         if specs:
@@ -178,7 +180,7 @@ def main() -> None:
         asyncio.run(ControlProcess(settings, state, api_socket).run())
     except* (LabError, OSError) as group:
         for error in group.exceptions:
-            logging.getLogger(__name__).error("%s", error)
+            logging.getLogger(__name__).error("%s", error)  # noqa: TRY400  # the message is for the operator; traces go to control.stderr
         say(error="; ".join(str(error) for error in group.exceptions))
         sys.exit(1)
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the controllers know of the API server: objects by kind and key, never older than what they wrote themselves. Pure.
+"""What the controllers know of the API server, never older than what they wrote themselves. Pure.
 
-A controller that decides on a stale view makes every pod twice. So the answer to each write enters the cache at once, and
-a watch event that is older than what the cache holds, or speaks of an object known to be gone, is ignored.
+A controller that decides on a stale view makes every pod twice. So the answer to each write enters the cache at once,
+and a watch event that is older than what the cache holds, or speaks of an object known to be gone, is ignored.
 """
 
 from collections import OrderedDict, defaultdict

@@ -9,6 +9,7 @@ import copy
 import hashlib
 import json
 import math
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -144,20 +145,17 @@ def _to_delete(rollout: _Rollout) -> list[Object]:
 
 
 def _worst_first(pods: Sequence[Object]) -> list[Object]:
-    """Which pods go first: without a node, then not ready, then on the fullest node, then the youngest."""
-    on_node: dict[str, int] = {}
-    for pod in pods:
-        node = spec(pod).get("nodeName", "")
-        on_node[node] = on_node.get(node, 0) + 1
-    youngest_first = sorted(pods, key=lambda pod: str(pod["metadata"].get("creationTimestamp") or ""), reverse=True)
-    return sorted(
-        youngest_first,
-        key=lambda pod: (
-            bool(spec(pod).get("nodeName")),
-            is_pod_ready(pod),
-            -on_node[spec(pod).get("nodeName", "")],
-        ),
-    )
+    """Which pods go first: without a node, then not ready, then from the fullest node, then the youngest."""
+    oldest_first = sorted(pods, key=lambda pod: str(pod["metadata"].get("creationTimestamp") or ""))
+    seen: Counter[str] = Counter()
+    ranked = []
+    for pod in oldest_first:
+        node = str(spec(pod).get("nodeName") or "")
+        # The third pod of a node goes before the second of any: what stays is spread.
+        seen[node] += 1
+        ranked.append(((bool(node), is_pod_ready(pod), -seen[node]), pod))
+    ranked.reverse()
+    return [pod for _, pod in sorted(ranked, key=lambda entry: entry[0])]
 
 
 def _new_pod(deployment: Object, suffix: str) -> Object:

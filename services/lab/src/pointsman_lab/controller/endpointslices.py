@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Which EndpointSlices a Service should have, and the fewest writes that get there. Pure.
 
-Same rules as Kubernetes' endpointslice controller: one set of slices per address family and per distinct set of resolved
-ports, at most 100 endpoints each; an endpoint stays in the slice it is in; a family without endpoints keeps one empty slice.
+Same rules as Kubernetes' endpointslice controller: one set of slices per address family and per distinct set of
+resolved ports, at most 100 endpoints each; an endpoint stays in the slice it is in; a family without endpoints keeps
+one empty slice.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from pointsman_lab.controller.objects import (
@@ -76,16 +77,13 @@ def plan_slices(
     selector = spec(service)["selector"]
     members = [pod for pod in by_name(pods) if selects(selector, labels(pod)) and _is_member(pod)]
     slices = by_name(existing)
-    create: list[Object] = []
-    update: list[Object] = []
-    delete: list[str] = []
+    writes = _Writes(service=service, trigger_time=trigger_time)
     families = tuple(spec(service).get("ipFamilies") or ("IPv4",))
     for family in families:
-        groups = _groups(service, members, nodes, family)
         mine = [slice_ for slice_ in slices if slice_.get("addressType") == family]
-        _plan_family(service, family, groups, mine, trigger_time, create, update, delete)
-    delete.extend(name(slice_) for slice_ in slices if slice_.get("addressType") not in families)
-    return SlicePlan(create=tuple(create), update=tuple(update), delete=tuple(delete))
+        writes.add_family(family, _groups(service, members, nodes, family), mine)
+    writes.delete.extend(name(slice_) for slice_ in slices if slice_.get("addressType") not in families)
+    return SlicePlan(create=tuple(writes.create), update=tuple(writes.update), delete=tuple(writes.delete))
 
 
 def resolve_port(service_port: Object, pod: Object) -> int | None:
@@ -145,7 +143,7 @@ def _endpoint(service: Object, pod: Object, nodes: Mapping[str, Object], address
         "conditions": {"ready": ready, "serving": serving, "terminating": terminating},
         "targetRef": {"kind": "Pod", "namespace": namespace(pod), "name": name(pod), "uid": uid(pod)},
     }
-    node_name = spec(pod).get("nodeName")
+    node_name = str(spec(pod).get("nodeName") or "")
     zone = labels(nodes[node_name]).get(ZONE_LABEL) if node_name in nodes else None
     if node_name:
         endpoint["nodeName"] = node_name
@@ -158,7 +156,7 @@ def _endpoint(service: Object, pod: Object, nodes: Mapping[str, Object], address
     return endpoint
 
 
-def _hints(distribution: str | None, node_name: str | None, zone: str | None) -> Object:
+def _hints(distribution: str | None, node_name: str, zone: str | None) -> Object:
     hints: Object = {}
     if distribution in {"PreferClose", "PreferSameZone", "PreferSameNode"} and zone:
         hints["forZones"] = [{"name": zone}]
@@ -167,38 +165,41 @@ def _hints(distribution: str | None, node_name: str | None, zone: str | None) ->
     return hints
 
 
-def _plan_family(
-    service: Object,
-    family: str,
-    groups: dict[_Ports, dict[str, Object]],
-    existing: Sequence[Object],
-    trigger_time: str,
-    create: list[Object],
-    update: list[Object],
-    delete: list[str],
-) -> None:
-    """Adds what this family needs to the three lists."""
-    wanted_groups = groups or {(): {}}
-    unused = list(existing)
-    for ports, endpoints in sorted(wanted_groups.items()):
-        mine = [slice_ for slice_ in unused if _slice_ports(slice_) == ports]
-        unused = [slice_ for slice_ in unused if slice_ not in mine]
+@dataclass(slots=True, kw_only=True)
+class _Writes:
+    """Collects the writes of one Service."""
+
+    service: Object
+    trigger_time: str
+    create: list[Object] = field(default_factory=list)
+    update: list[Object] = field(default_factory=list)
+    delete: list[str] = field(default_factory=list)
+
+    def add_family(self, family: str, groups: dict[_Ports, dict[str, Object]], existing: Sequence[Object]) -> None:
+        """Adds what one address family needs."""
+        unused = list(existing)
+        for ports, endpoints in sorted((groups or {(): {}}).items()):
+            mine = [slice_ for slice_ in unused if _slice_ports(slice_) == ports]
+            unused = [slice_ for slice_ in unused if slice_ not in mine]
+            self._add_group(family, ports, endpoints, mine)
+        self.delete.extend(name(slice_) for slice_ in unused)
+
+    def _add_group(self, family: str, ports: _Ports, endpoints: dict[str, Object], mine: Sequence[Object]) -> None:
+        """Adds what the endpoints with the same ports need; `mine` are the slices that have these ports."""
         left = dict(endpoints)
         kept = [(slice_, _keep(slice_, left)) for slice_ in mine]
         for slice_, content in kept:
             while left and len(content) < ENDPOINTS_MAX:
                 content.append(left.pop(next(iter(left))))
-            if not content and (endpoints or slice_ is not kept[0][0]):
-                delete.append(name(slice_))
-            elif (new := _slice(service, family, ports, content, trigger_time, old=slice_)) is not None:
-                update.append(new)
+            if not content and (endpoints or slice_ is not mine[0]):
+                self.delete.append(name(slice_))
+            elif new := _slice(self.service, family, ports, content, self.trigger_time, old=slice_):
+                self.update.append(new)
         rest = list(left.values())
         chunks = [rest[start : start + ENDPOINTS_MAX] for start in range(0, len(rest), ENDPOINTS_MAX)]
         for chunk in chunks or ([] if mine else [[]]):
-            new = _slice(service, family, ports, chunk, trigger_time, old=None)
-            if new is not None:
-                create.append(new)
-    delete.extend(name(slice_) for slice_ in unused)
+            if new := _slice(self.service, family, ports, chunk, self.trigger_time, old=None):
+                self.create.append(new)
 
 
 def _keep(slice_: Object, left: dict[str, Object]) -> list[Object]:

@@ -35,7 +35,7 @@ class HttpGateway:
         self._client = client
 
     async def follow(self, resource: str, *, label_selector: str = "") -> AsyncIterator[Change]:
-        """LISTED, then every change; after an interruption it goes on where it was, or lists again when that is too old."""
+        """LISTED, then every change; after an interruption it goes on where it was, or lists again if that is old."""
         served = _SERVED[resource]
         query = {"labelSelector": label_selector} if label_selector else {}
         version = ""

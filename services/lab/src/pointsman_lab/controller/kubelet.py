@@ -5,6 +5,7 @@ import asyncio
 import logging
 from collections.abc import Callable
 from pathlib import Path
+from typing import IO
 
 from pointsman_lab.controller.gateway import ApiUnavailableError, Gateway
 from pointsman_lab.controller.objects import Object, is_terminating, key, name, namespace, spec, uid
@@ -41,8 +42,7 @@ class Kubelet:
             if is_terminating(pod):
                 life.terminate(grace_seconds(pod))
         elif not is_terminating(pod) and self._is_ours(pod):
-            task = asyncio.create_task(self._live(pod), name=f"pod {key(pod)}")
-            self._tasks[uid(pod)] = task
+            self._start(pod)
 
     def is_running(self, pod: Object) -> bool:
         """Whether the pod has a life here."""
@@ -73,21 +73,25 @@ class Kubelet:
     def _is_ours(self, pod: Object) -> bool:
         return any(node.name == spec(pod).get("nodeName") for node in self._fabric.topology.nodes)
 
-    async def _live(self, pod: Object) -> None:
+    def _start(self, pod: Object) -> None:
         async def report(container: Container, addresses: DualStack) -> None:
             await self._report(pod, container, addresses)
 
-        log_path = self._logs / f"pod.{namespace(pod)}.{name(pod)}.log"
-        with log_path.open("ab") as log:
-            life = PodLife(pod, self._fabric, log, report)
-            self._lives[uid(pod)] = life
-            try:
-                await life.run()
-            except NetworkError as error:
-                _log.warning("pod %s: %s", key(pod), error)
-            finally:
-                del self._lives[uid(pod)]
-                del self._tasks[uid(pod)]
+        log = (self._logs / f"pod.{namespace(pod)}.{name(pod)}.log").open("ab")
+        life = PodLife(pod, self._fabric, log, report)
+        # Known before its task first runs: the next event of the same pod must find it.
+        self._lives[uid(pod)] = life
+        self._tasks[uid(pod)] = asyncio.create_task(self._live(pod, life, log), name=f"pod {key(pod)}")
+
+    async def _live(self, pod: Object, life: PodLife, log: IO[bytes]) -> None:
+        try:
+            await life.run()
+        except NetworkError as error:
+            _log.warning("pod %s: %s", key(pod), error)
+        finally:
+            log.close()
+            del self._lives[uid(pod)]
+            del self._tasks[uid(pod)]
         await self._finalize(pod)
 
     async def _report(self, pod: Object, container: Container, addresses: DualStack) -> None:

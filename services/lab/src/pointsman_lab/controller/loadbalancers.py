@@ -35,7 +35,7 @@ def plan_ingress(service: Object, in_use: Iterable[str]) -> Object | None:
         lost_type = spec(service).get("type") != "LoadBalancer"
         return {} if lost_type and current else None
     wanted_versions = [6 if family == "IPv6" else 4 for family in spec(service).get("ipFamilies") or ("IPv4",)]
-    have = {ipaddress.ip_address(ip).version: ip for ip in current}
+    have: dict[int, str] = {ipaddress.ip_address(ip).version: ip for ip in current}
     if sorted(have) == sorted(wanted_versions):
         return None
     taken = set(in_use)

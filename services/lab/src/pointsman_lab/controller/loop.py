@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The controllers' loop: follow the API, mark dirty, look at what is dirty, write the next step.
 
-Every answer of the API server goes back into the state at once, so that a decision never repeats a step because the watch is
-late. A key that fails is marked again and tried after a pause.
+Every answer of the API server goes back into the state at once, so that a decision never repeats a step because the
+watch is late. A key that fails is marked again and tried after a pause.
 """
 
 import asyncio

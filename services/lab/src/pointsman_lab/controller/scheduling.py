@@ -21,8 +21,8 @@ from pointsman_lab.controller.objects import (
 def choose_node(pod: Object, nodes: Sequence[Object], pods: Sequence[Object]) -> str | None:
     """The node for a pod, or None when none fits.
 
-    Fits: Ready, not cordoned, all of `nodeSelector` matches. Of those: the node with the fewest pods of the same owner, then the
-    zone with the fewest, then the emptiest node, then the first by name.
+    Fits: Ready, not cordoned, all of `nodeSelector` matches. Of those: the node with the fewest pods of the same owner,
+    then the zone with the fewest, then the emptiest node, then the first by name.
     """
     running = [other for other in pods if not is_terminating(other) and not is_pod_finished(other)]
     zone_of = {name(node): labels(node).get(ZONE_LABEL, "") for node in nodes}

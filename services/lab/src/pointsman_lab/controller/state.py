@@ -63,24 +63,29 @@ class ClusterState:
     def _mark(self, resource: str, obj: Object) -> None:
         match resource:
             case "deployments":
-                self.dirty["deployment", key(obj)] = None
-                for pod in self.caches["pods"].within(namespace(obj)):
-                    if is_controlled_by(pod, uid(obj)):
-                        self.dirty["pod", key(pod)] = None
+                self._mark_deployment(obj)
             case "pods":
                 self._mark_pod(obj)
             case "services":
                 self._mark_service(obj)
             case "endpointslices":
-                service_key = f"{namespace(obj)}/{labels(obj).get(SERVICE_NAME_LABEL, '')}"
-                self.dirty["service", service_key] = None
-                service = self.caches["services"].get(service_key)
-                if service is not None and has_outside_addresses(service):
-                    self.dirty[ROUTES_KEY] = None
+                self._mark_slice(obj)
             case "nodes":
-                for pod in self.caches["pods"]:
-                    if not spec(pod).get("nodeName"):
-                        self.dirty["pod", key(pod)] = None
+                waiting = [pod for pod in self.caches["pods"] if not spec(pod).get("nodeName")]
+                self.dirty.update({("pod", key(pod)): None for pod in waiting})
+
+    def _mark_deployment(self, deployment: Object) -> None:
+        self.dirty["deployment", key(deployment)] = None
+        for pod in self.caches["pods"].within(namespace(deployment)):
+            if is_controlled_by(pod, uid(deployment)):
+                self.dirty["pod", key(pod)] = None
+
+    def _mark_slice(self, slice_: Object) -> None:
+        service_key = f"{namespace(slice_)}/{labels(slice_).get(SERVICE_NAME_LABEL, '')}"
+        self.dirty["service", service_key] = None
+        service = self.caches["services"].get(service_key)
+        if service is not None and has_outside_addresses(service):
+            self.dirty[ROUTES_KEY] = None
 
     def _mark_pod(self, pod: Object) -> None:
         self.dirty["pod", key(pod)] = None

@@ -3,8 +3,8 @@
 
 Pods hang on their node by a routed veth pair each, without a bridge, as Calico does it: the pod's gateway is
 169.254.1.1 (fe80::1) behind a fixed link address, the node has one host route per pod. Every packet between pods,
-also on one node, passes the node's own forwarding path twice, so that address translation sees both directions
-without any bridge netfilter. Neighbours are written down, not asked for: no ARP, no duplicate address detection, no delay.
+also on one node, passes the node's own forwarding path, so that address translation sees both directions without any
+bridge netfilter. Neighbours are written down, not asked for: no ARP, no duplicate address detection, no delay.
 """
 
 import ipaddress
@@ -74,7 +74,7 @@ def port_name(place: str) -> str:
 
 
 def node_lines(topology: Topology, node: NodePlace) -> Iterator[str]:
-    """One node: underlay addresses, a default route, the way to the pods of the others, none to unknown pods of its own."""
+    """One node: underlay addresses, a default route, the way to the others' pods, none to unknown pods of its own."""
     yield "link set lo up"
     yield "link set eth0 up"
     yield f"address add {node.address.ipv4}/16 dev eth0"
@@ -111,8 +111,8 @@ def outside_lines(topology: Topology) -> Iterator[str]:
 def outside_route_line(address: str, via: Sequence[NodePlace]) -> str:
     """The route from outside to one load balancer or external address, over one or several nodes; none: no route."""
     version = ipaddress.ip_address(address).version
-    prefix = f"{address}/{32 if version == 4 else 128}"  # noqa: PLR2004  # the IP version
-    hops = [node.address.ipv4 if version == 4 else node.address.ipv6 for node in via]  # noqa: PLR2004  # the IP version
+    prefix = f"{address}/{32 if version == 4 else 128}"
+    hops = [node.address.ipv4 if version == 4 else node.address.ipv6 for node in via]
     if not hops:
         return f"route replace unreachable {prefix}"
     return f"route replace {prefix} " + " ".join(f"nexthop via {hop}" for hop in hops)

@@ -134,6 +134,6 @@ def pod_place(namespace: str, name: str) -> str:
 
 
 def place_name(where: str) -> str:
-    """The network namespace of a place as people name it: a node, `outside`, `control`, or a pod as `namespace/name`."""
+    """The namespace of a place as people name it: a node, `outside`, `control`, or a pod as `namespace/name`."""
     namespace, slash, name = where.partition("/")
     return pod_place(namespace, name) if slash else where

@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The OTLP receiver: one gRPC method that feeds the span store."""
 
+from collections.abc import Awaitable, Callable
+from typing import Any
+
 import grpc.aio
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
     ExportTraceServiceRequest,
@@ -44,13 +47,13 @@ class OtlpSink:
 class _Handler(grpc.GenericRpcHandler):
     """Routes the one method; the library's stubs for it carry no types."""
 
-    def __init__(self, export: object) -> None:
+    def __init__(self, export: Callable[..., Awaitable[ExportTraceServiceResponse]]) -> None:
         self._method = grpc.unary_unary_rpc_method_handler(
             export,
             request_deserializer=ExportTraceServiceRequest.FromString,
             response_serializer=ExportTraceServiceResponse.SerializeToString,
         )
 
-    def service(self, handler_call_details: grpc.HandlerCallDetails) -> object | None:
+    def service(self, handler_call_details: grpc.HandlerCallDetails) -> "grpc.RpcMethodHandler[Any, Any] | None":
         """The handler of the method that was called, if it is ours."""
         return self._method if handler_call_details.method == _EXPORT else None

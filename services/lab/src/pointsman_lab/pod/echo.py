@@ -11,8 +11,9 @@ TCP: each line is answered by one line of JSON; a line that begins like an HTTP 
 connection closed, so curl works. UDP: each datagram is answered by one. Standard output carries the life of the pod,
 one JSON object a line: {"ready": bool}.
 
-SIGTERM: the pod goes on answering until nobody has asked for `drain_seconds`, so that a proxy that learns late loses no request;
-then it reports not ready, closes its listeners, finishes its connections and ends, at the latest after `grace_seconds`.
+SIGTERM: the pod goes on answering until nobody has asked for `drain_seconds`, so that a proxy that learns late loses
+no request; then it reports not ready, closes its listeners, finishes its connections and ends, at the latest after
+`grace_seconds`.
 """
 
 import json
@@ -22,6 +23,11 @@ import signal
 import socket
 import sys
 import time
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    # Not imported at run time: it would lengthen the start of every pod.
+    from collections.abc import Callable
 
 _LINE_BYTES_MAX = 8192
 _CONNECTIONS_MAX = 10_000
@@ -119,7 +125,7 @@ class EchoServer:
         if protocol == "UDP":
             sock = socket.socket(family, socket.SOCK_DGRAM)
             sock.bind((address, port))
-            handler = self._datagram
+            handler: Callable[[socket.socket], None] = self._datagram
         else:
             number = socket.IPPROTO_SCTP if protocol == "SCTP" else socket.IPPROTO_TCP
             try:

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The prober process: answers probe and traffic requests for every place of the lab.
 
-One process serves all namespaces, because a socket belongs to the namespace it was made in, wherever its process is. It is
-apart from the control process so that heavy traffic does not slow the cluster's own controllers.
+One process serves all namespaces, because a socket belongs to the namespace it was made in, wherever its process is.
+It is apart from the control process so that heavy traffic does not slow the cluster's own controllers.
 """
 
 import asyncio

@@ -39,7 +39,7 @@ class ProcessSpec:
 
 
 class ProcessInfo(msgspec.Struct, frozen=True, kw_only=True):
-    """What is known about a process now. `pid` as seen inside the lab; memory in bytes, CPU in seconds since its start."""
+    """What is known about a process now. `pid` is the one inside the lab; CPU in seconds since its start."""
 
     name: str
     place: str
@@ -169,18 +169,24 @@ class ManagedProcess:
         except OSError as error:
             raise LabStartError(f"{self.spec.name}: cannot run {self.spec.argv[0]}: {error}") from error
 
+    def _may_restart(self) -> bool:
+        return self._wanted and self._restarts_now
+
     async def _watch(self) -> None:
         delay = _RESTART_SECONDS_MIN
-        while self._wanted and self._process is not None:
+        while (process := self._process) is not None:
             started = time.monotonic()
-            await wait_process(self._process)
-            if not (self._wanted and self._restarts_now):
+            await wait_process(process)
+            if self._process is not process:
+                # It was started again by hand meanwhile.
+                continue
+            if not self._may_restart():
                 return
             if time.monotonic() - started > _STABLE_SECONDS:
                 delay = _RESTART_SECONDS_MIN
             await asyncio.sleep(delay)
             delay = min(delay * 2, _RESTART_SECONDS_MAX)
-            if self._wanted and self._restarts_now:
+            if self._may_restart() and self.pid is None:
                 self._restarts += 1
                 self._launch()
 

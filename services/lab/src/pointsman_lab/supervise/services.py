@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Which processes make up the lab's Pointsman, with which configuration. Pure.
 
-Everything that serves listens where its clients reach it: the watcher and Redis for the planner, in the control place;
-the planner and the OTLP sink for the nodes, on the underlay. Plaintext is explicit (`insecure`) and never leaves the lab.
+Everything that serves listens on the control address, where the nodes reach the planner and the OTLP sink by the
+underlay. Plaintext is explicit (`insecure`) and never leaves the lab.
 """
 
 import sys
@@ -36,22 +36,31 @@ class ServicePlan:
     env: Mapping[str, str]
 
 
-def watcher_plan(settings: LabSettings, topology: Topology, state: StateDirectory) -> ServicePlan:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Site:
+    """What every service's configuration depends on."""
+
+    settings: LabSettings
+    topology: Topology
+    state: StateDirectory
+
+
+def watcher_plan(site: Site) -> ServicePlan:
     """The watcher, in the control place."""
     config: dict[str, object] = {
         "apiVersion": _API_VERSION,
         "kind": "WatcherConfiguration",
-        "kubeconfig": str(state.internal_kubeconfig),
-        "listenAddress": f"{topology.control_address.ipv4}:{WATCHER_PORT}",
-        "metricsBindAddress": f"{topology.control_address.ipv4}:{WATCHER_METRICS_PORT}",
+        "kubeconfig": str(site.state.internal_kubeconfig),
+        "listenAddress": f"{site.topology.control_address.ipv4}:{WATCHER_PORT}",
+        "metricsBindAddress": f"{site.topology.control_address.ipv4}:{WATCHER_METRICS_PORT}",
         "insecure": True,
     }
-    return _plan("watcher", CONTROL, config, settings, topology, state, settings.watcher_command)
+    return _plan("watcher", CONTROL, config, site, "watcher")
 
 
-def planner_plan(settings: LabSettings, topology: Topology, state: StateDirectory) -> ServicePlan:
+def planner_plan(site: Site) -> ServicePlan:
     """The planner, in the control place."""
-    control = topology.control_address.ipv4
+    control = site.topology.control_address.ipv4
     config: dict[str, object] = {
         "apiVersion": _API_VERSION,
         "kind": "PlannerConfiguration",
@@ -60,30 +69,28 @@ def planner_plan(settings: LabSettings, topology: Topology, state: StateDirector
         "metricsBindAddress": f"{control}:{PLANNER_METRICS_PORT}",
         "insecure": True,
     }
-    if "redis" in settings.services:
+    if "redis" in site.settings.services:
         config["redisURL"] = f"redis://{control}:{REDIS_PORT}/0"
-    return _plan("planner", CONTROL, config, settings, topology, state, settings.planner_command)
+    return _plan("planner", CONTROL, config, site, "planner")
 
 
-def enforcer_plan(settings: LabSettings, topology: Topology, state: StateDirectory, node: NodePlace) -> ServicePlan:
+def enforcer_plan(site: Site, node: NodePlace) -> ServicePlan:
     """The enforcer of one node, in the node's place."""
     config: dict[str, object] = {
         "apiVersion": _API_VERSION,
         "kind": "EnforcerConfiguration",
-        "plannerAddresses": [f"{topology.control_address.ipv4}:{PLANNER_PORT}"],
+        "plannerAddresses": [f"{site.topology.control_address.ipv4}:{PLANNER_PORT}"],
         "hostnameOverride": node.name,
-        "stateDirectory": str(state.nodes / node.name),
+        "stateDirectory": str(site.state.nodes / node.name),
         "mode": "nftables",
         "detectLocalMode": "ClusterCIDR",
         "clusterCIDR": ",".join(CLUSTER_CIDRS),
-        "nodePortAddresses": list(settings.node_port_addresses),
+        "nodePortAddresses": list(site.settings.node_port_addresses),
         "healthzBindAddress": f"0.0.0.0:{HEALTHZ_PORT}",
         "metricsBindAddress": f"0.0.0.0:{METRICS_PORT}",
         "insecure": True,
     }
-    return _plan(
-        enforcer_name(node.name), node.name, config, settings, topology, state, settings.enforcer_command, "enforcer"
-    )
+    return _plan(enforcer_name(node.name), node.name, config, site, "enforcer")
 
 
 def enforcer_name(node: str) -> str:
@@ -91,23 +98,19 @@ def enforcer_name(node: str) -> str:
     return f"enforcer-{node}"
 
 
-def _plan(
-    name: str,
-    place: str,
-    config: dict[str, object],
-    settings: LabSettings,
-    topology: Topology,
-    state: StateDirectory,
-    command: tuple[str, ...],
-    service: str | None = None,
-) -> ServicePlan:
-    program = command or (sys.executable, "-m", f"pointsman_{service or name}")
+def _plan(name: str, place: str, config: dict[str, object], site: Site, service: str) -> ServicePlan:
+    commands = {
+        "watcher": site.settings.watcher_command,
+        "planner": site.settings.planner_command,
+        "enforcer": site.settings.enforcer_command,
+    }
+    program = commands[service] or (sys.executable, "-m", f"pointsman_{service}")
     return ServicePlan(
         name=name,
         place=place,
         config=config,
-        argv=(*program, "--config", str(state.config / f"{name}.yaml")),
-        env=_environment(service or name, place, settings, topology),
+        argv=(*program, "--config", str(site.state.config / f"{name}.yaml")),
+        env=_environment(service, place, site.settings, site.topology),
     )
 
 
