@@ -63,7 +63,6 @@ class MassDeleteGuard:
         if suspicious and not self.is_holding:
             self.is_holding = True
             raise SnapshotHeldError(f"a snapshot would remove {' and '.join(suspicious)}; waiting for a second one")
-        self.is_holding = False
 
 
 class FeedState:
@@ -120,6 +119,7 @@ class FeedState:
             changes = self._difference(self._snapshot)
             self._guard.check(self._cluster, [change.key for change in changes if change.value is None])
             self._snapshot = None
+        self._guard.is_holding = False
         self.is_in_sync = True
         self._revision = max(self._revision, revision)
         return Batch(changes=changes, position=ClusterPosition(epoch=epoch, revision=self._revision))

@@ -124,7 +124,8 @@ class TransactionFrame:
     items: Sequence[bytes]
     """`removals` and `updates` fields in the order in which they should be programmed."""
     digest: int
-    in_sync: bool = False
+    in_sync: bool = True
+    """Whether the enforcer holds the whole plan after it. Ours always bring the whole difference, so it always does."""
     replaces_all: bool = False
     replaced_buckets: Sequence[int] = ()
     node: bytes = b""

@@ -118,7 +118,6 @@ class NodeSession:
         self.mismatches = 0
         """Times the enforcer's digest was not the expected one."""
         self.last_heard_ns = now_ns
-        self.last_sent_ns = now_ns
 
     # -- what the planner does ---------------------------------------------------------------------------------------
 
@@ -293,7 +292,7 @@ class NodeSession:
             position=framing.position_field(self._source.position),
             items=removals + updates if removals else updates,
             digest=self._source.digest(self.node),
-            in_sync=is_first,
+            in_sync=True,
             replaces_all=is_all,
             replaced_buckets=() if is_all else sorted(replaced),
             node=framing.node_field(self._source.facts(self.node)) if with_facts else b"",
@@ -362,6 +361,6 @@ class NodeSession:
         return tuple(failure for failure, _ in self._failures.values())
 
     @property
-    def traces_pending(self) -> tuple[str, ...]:
-        """Sampled traces that the next transaction will carry."""
-        return self._origins.sampled()
+    def traces_in_flight(self) -> tuple[str, ...]:
+        """Sampled traces of the transaction that was built last and is not acknowledged."""
+        return self._in_flight[-1].traceparents if self._in_flight else ()

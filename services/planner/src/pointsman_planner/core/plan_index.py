@@ -128,6 +128,16 @@ class PlanIndex:
         node = self._nodes[name]
         return (self._zones[node.view.zone].buckets.total + node.delta) & _MASK
 
+    def digest_once(self, name: str) -> int:
+        """Digest of any node's whole plan; for a node that is not attached it costs an attachment."""
+        if name in self._nodes:
+            return self.digest(name)
+        self.attach(name)
+        try:
+            return self.digest(name)
+        finally:
+            self.detach(name)
+
     def buckets(self, name: str) -> DigestBuckets:
         """Bucket sums of an attached node's plan; costs 1024 sums and the services that name the node."""
         view = self._nodes[name].view

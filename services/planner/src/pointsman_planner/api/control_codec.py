@@ -1,0 +1,90 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Core values to `pointsman.control.v1` messages."""
+
+from __future__ import annotations
+
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from pointsman.control.v1 import control_service_pb2 as pb
+from pointsman.plan.v1 import plan_service_pb2
+from pointsman.types.v1 import types_pb2
+from pointsman_model.cluster import ClusterPosition
+from pointsman_model.names import ServiceKey
+from pointsman_model.wire.cluster import service_to_pb
+from pointsman_planner.core.cluster_state import ClusterState, PlannedService
+from pointsman_planner.core.explain import Explanation, conflicts_of
+from pointsman_planner.core.messages import Failure
+from pointsman_planner.core.status import NodeStatus
+
+
+def position_to_pb(position: ClusterPosition) -> plan_service_pb2.Position:
+    """The message of a position."""
+    return plan_service_pb2.Position(epoch=position.epoch, revision=position.revision)
+
+
+def name_to_pb(key: ServiceKey) -> types_pb2.NamespacedName:
+    """The message of a service key."""
+    return types_pb2.NamespacedName(namespace=key.namespace, name=key.name)
+
+
+def summary_to_pb(cluster: ClusterState, planned: PlannedService) -> pb.ServiceSummary:
+    """A service in short; an endpoint that several ports share counts once."""
+    endpoints = [e for item in cluster.slices_of(planned.state.key) for e in item.endpoints]
+    return pb.ServiceSummary(
+        service=service_to_pb(planned.state.service),
+        endpoints=len({e.address for e in endpoints}),
+        ready_endpoints=len({e.address for e in endpoints if e.ready}),
+        conflicts=conflicts_of(cluster, planned),
+    )
+
+
+def status_to_pb(status: NodeStatus) -> pb.NodeStatus:
+    """How far a node has come."""
+    message = pb.NodeStatus(
+        name=status.name,
+        state=pb.NodeStatus.State.ValueType(status.state),
+        mode=plan_service_pb2.ProxyMode.ValueType(status.mode),
+        instance_id=status.instance_id,
+        sent=position_to_pb(status.sent),
+        programmed=position_to_pb(status.programmed),
+        desired_digest=status.desired_digest,
+        programmed_digest=status.programmed_digest,
+        pending_services=status.pending_services,
+        failures=map(_failure_to_pb, status.failures),
+    )
+    if status.last_seen_ns:
+        seen = Timestamp()
+        seen.FromNanoseconds(status.last_seen_ns)
+        message.last_seen.CopyFrom(seen)
+    return message
+
+
+def _failure_to_pb(failure: Failure) -> plan_service_pb2.ServiceFailure:
+    return plan_service_pb2.ServiceFailure(
+        service=name_to_pb(failure.service),
+        stage=plan_service_pb2.ServiceFailure.Stage.ValueType(failure.stage),
+        message=failure.message,
+    )
+
+
+def explanation_to_pb(explanation: Explanation, position: ClusterPosition) -> pb.ExplainPacketResponse:
+    """Where a packet goes, and why."""
+    outcome = explanation.outcome
+    message = pb.ExplainPacketResponse(
+        outcome=pb.ExplainPacketResponse.Outcome.ValueType(outcome.fate),
+        port_name=outcome.port_name,
+        steps=outcome.reasons,
+        position=position_to_pb(position),
+    )
+    if outcome.service is not None:
+        message.service.CopyFrom(name_to_pb(outcome.service))
+    for candidate in outcome.candidates:
+        message.endpoints.add(
+            address=candidate.address,
+            port=candidate.port,
+            weight=candidate.weight,
+            masquerade=candidate.masquerade,
+        )
+    for excluded in explanation.exclusions:
+        message.exclusions.add(address=excluded.address, port=excluded.port, reason=excluded.reason)
+    return message

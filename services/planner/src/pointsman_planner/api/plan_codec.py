@@ -1,0 +1,104 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`StreamNodePlanRequest` bytes to the session's messages: what an enforcer sends is valid, or a WireError."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+from google.protobuf.message import DecodeError
+
+from pointsman.plan.v1 import plan_service_pb2 as pb
+from pointsman_model.cluster import ClusterPosition
+from pointsman_model.digest import BUCKET_COUNT
+from pointsman_model.names import ServiceKey
+from pointsman_model.wire import WireError
+from pointsman_model.wire.plan import settings_from_pb
+from pointsman_planner.core.messages import (
+    Ack,
+    AckLevel,
+    Failure,
+    FailureStage,
+    Heartbeat,
+    Hello,
+    Message,
+    Nack,
+    Resync,
+)
+
+_TEXT_MAX = 1024
+_CAPABILITIES_MAX = 256
+_NODE_NAME = re.compile(r"[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?")
+
+
+def decode_message(data: bytes) -> Message:
+    """The message in these bytes.
+
+    Raises:
+        WireError: they are not a StreamNodePlanRequest, or a field breaks a rule of plan.v1.
+    """
+    try:
+        request = pb.StreamNodePlanRequest.FromString(data)
+    except DecodeError as error:
+        raise WireError(f"not a StreamNodePlanRequest: {error}") from error
+    kind = request.WhichOneof("message")
+    if kind == "ack":
+        return _ack(request.ack)
+    if kind == "heartbeat":
+        return Heartbeat(digest=request.heartbeat.digest)
+    if kind == "nack":
+        return Nack(nonce=request.nack.nonce, failures=tuple(map(_failure, request.nack.failures)))
+    if kind == "resync":
+        return Resync(bucket_digests=_buckets(request.resync.bucket_digests, "resync"))
+    if kind == "hello":
+        return _hello(request.hello)
+    raise WireError("no message is set: expected hello, ack, nack, heartbeat or resync")
+
+
+def _hello(message: pb.Hello) -> Hello:
+    if _NODE_NAME.fullmatch(message.node_name) is None:
+        raise WireError(f"hello.node_name: {message.node_name[:64]!r} is not the name of a Kubernetes node")
+    if len(message.capabilities) > _CAPABILITIES_MAX:
+        raise WireError(f"hello.capabilities: {len(message.capabilities)} names, at most {_CAPABILITIES_MAX}")
+    return Hello(
+        node_name=message.node_name,
+        instance_id=message.instance_id[:_TEXT_MAX],
+        version=message.version[:_TEXT_MAX],
+        mode=message.mode,
+        capabilities=tuple(name[:_TEXT_MAX] for name in message.capabilities),
+        bucket_digests=_buckets(message.bucket_digests, "hello"),
+        settings=settings_from_pb(message.settings) if message.HasField("settings") else None,
+        position=ClusterPosition(epoch=message.position.epoch[:_TEXT_MAX], revision=message.position.revision),
+    )
+
+
+def _buckets(values: Iterable[int], where: str) -> tuple[int, ...]:
+    digests = tuple(values)
+    if len(digests) != BUCKET_COUNT:
+        raise WireError(f"{where}.bucket_digests: {len(digests)} sums, a plan has {BUCKET_COUNT}")
+    return digests
+
+
+def _ack(message: pb.Ack) -> Ack:
+    try:
+        level = AckLevel(message.level)
+    except ValueError as error:
+        raise WireError(f"ack.level: {message.level} is not known") from error
+    return Ack(
+        nonce=message.nonce,
+        level=level,
+        digest=message.digest,
+        programmed_digest=message.programmed_digest,
+        applied_at_ns=message.applied_at.ToNanoseconds() if message.HasField("applied_at") else 0,
+    )
+
+
+def _failure(message: pb.ServiceFailure) -> Failure:
+    try:
+        stage = FailureStage(message.stage)
+    except ValueError as error:
+        raise WireError(f"nack.failures.stage: {message.stage} is not known") from error
+    key = ServiceKey(message.service.namespace, message.service.name)
+    if not key.name or len(key.namespace) + len(key.name) > _TEXT_MAX:
+        raise WireError("nack.failures.service: namespace and name are both needed")
+    return Failure(service=key, stage=stage, message=message.message[:_TEXT_MAX])

@@ -1,0 +1,159 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The composition root: builds every part of a planner and runs them until the process is asked to stop."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+
+import msgspec
+import structlog
+
+from pointsman.control.v1 import control_service_pb2_grpc
+from pointsman_chassis.clock import SystemClock
+from pointsman_chassis.errors import ConfigError
+from pointsman_chassis.http import HttpServer, Request, Response
+from pointsman_chassis.lifecycle import Stop, task_boundary
+from pointsman_chassis.metrics import Registry
+from pointsman_chassis.server import GrpcServer
+from pointsman_chassis.tracing import Tracing
+from pointsman_planner.api import control_service, plan_service
+from pointsman_planner.api.control_service import ControlService
+from pointsman_planner.api.plan_service import PlanService
+from pointsman_planner.core.feed_state import GuardSettings, MassDeleteGuard
+from pointsman_planner.core.planner import Batch, Planner
+from pointsman_planner.core.priority import Priority
+from pointsman_planner.feed.cluster_feed import ClusterFeed
+from pointsman_planner.metrics import PlannerMetrics
+from pointsman_planner.settings import PlannerSettings, shown_settings
+from pointsman_planner.store.memory_status_store import MemoryStatusStore
+from pointsman_planner.store.node_status_store import NodeStatusStore
+from pointsman_planner.store.redis_status_store import RedisStatusStore
+
+
+class App:
+    """One planner process."""
+
+    def __init__(self, settings: PlannerSettings) -> None:
+        self._settings = settings
+        self._registry = Registry()
+        self._metrics = PlannerMetrics(self._registry)
+        self._planner_id = settings.planner_id or socket.gethostname()
+        self._tracing = Tracing.from_environment(
+            "pointsman-planner", attributes={"service.instance.id": self._planner_id}
+        )
+        self._planner = Planner(
+            priority=Priority(settings.priority_namespaces), cache_bytes_max=settings.plan_cache_bytes
+        )
+        self._store = self._make_store()
+        self._plans = PlanService(
+            planner=self._planner,
+            planner_id=self._planner_id,
+            heartbeat_interval_seconds=settings.heartbeat_interval,
+            metrics=self._metrics,
+            tracing=self._tracing,
+            clock=SystemClock(),
+            report=self._store.report,
+            checks_identity=not settings.security.insecure,
+        )
+        self._server = GrpcServer(
+            address=settings.listen_address, security=settings.security, reflection_enabled=settings.reflection
+        )
+        self._in_sync = asyncio.Event()
+
+    async def run(self, stop: Stop) -> int:
+        """Serve until asked to stop; returns the exit status."""
+        self._server.add_raw_service(plan_service.SERVICE, self._plans.methods())
+        control = ControlService(planner=self._planner, plans=self._plans, store=self._store)
+        control_service_pb2_grpc.add_ControlServiceServicer_to_server(control, self._server.server)
+        self._server.declare(control_service.SERVICE)
+        port = await self._server.start()
+        http = await self._start_http()
+        structlog.get_logger("planner").info(
+            "listening", address=self._settings.listen_address, port=port, planner=self._planner_id
+        )
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                running = [
+                    tasks.create_task(task_boundary("feed", self._feed().run())),
+                    tasks.create_task(task_boundary("time", self._plans.keep_time())),
+                    tasks.create_task(task_boundary("status store", self._store.run())),
+                    tasks.create_task(task_boundary("readiness", self._become_ready())),
+                ]
+                await stop.wait()
+                for task in running:
+                    task.cancel()
+        finally:
+            await self._server.stop()
+            await http.close()
+            await self._store.close()
+            await self._tracing.shutdown()
+        return 0
+
+    def _make_store(self) -> NodeStatusStore:
+        if not self._settings.redis_url:
+            return MemoryStatusStore()
+        try:
+            return RedisStatusStore(
+                url=self._settings.redis_url, key_prefix=self._settings.redis_key_prefix, metrics=self._metrics
+            )
+        except ValueError as error:
+            raise ConfigError(f"redisURL: {error}") from error
+
+    def _feed(self) -> ClusterFeed:
+        guard = self._settings.mass_delete_guard
+        return ClusterFeed(
+            addresses=self._settings.watcher_addresses,
+            client_id=self._planner_id,
+            security=self._settings.security,
+            planner=self._planner,
+            guard=MassDeleteGuard(GuardSettings(share=guard.share, minimum=guard.minimum)),
+            on_batch=self._take,
+            metrics=self._metrics,
+        )
+
+    def _take(self, batch: Batch) -> None:
+        self._plans.apply(batch)
+        self._in_sync.set()
+
+    async def _become_ready(self) -> None:
+        """Serve once the first complete view is in; never back, because a planner without watchers still serves."""
+        await self._in_sync.wait()
+        structlog.get_logger("planner").info("in sync", services=len(self._planner.cluster.services))
+        for service in (plan_service.SERVICE, control_service.SERVICE):
+            await self._server.set_serving(service, serving=True)
+
+    async def _start_http(self) -> HttpServer:
+        http = HttpServer(
+            {"/metrics": self._serve_metrics, "/healthz": _alive, "/readyz": self._ready, "/configz": self._configz}
+        )
+        if self._settings.metrics_bind_address:
+            host, _, port = self._settings.metrics_bind_address.rpartition(":")
+            try:
+                await http.listen(host.strip("[]"), int(port))
+            except (OSError, ValueError) as error:
+                raise ConfigError(f"metricsBindAddress {self._settings.metrics_bind_address}: {error}") from error
+        return http
+
+    def _serve_metrics(self, request: Request) -> Response:
+        statistics = self._planner.cache.statistics
+        self._metrics.services.set(len(self._planner.cluster.services))
+        self._metrics.nodes.set(len(self._planner.cluster.nodes))
+        self._metrics.revision.set(self._planner.position.revision)
+        self._metrics.cached_plans.set(statistics.entries)
+        self._metrics.cached_bytes.set(statistics.bytes)
+        self._metrics.encoded_plans.set(statistics.encoded)
+        content_type, body = self._registry.render(request.headers.get("accept", ""))
+        return Response(body=body, content_type=content_type)
+
+    def _ready(self, _request: Request) -> Response:
+        if self._planner.is_in_sync:
+            return Response(body=b"ok\n")
+        return Response(body=b"not in sync with any watcher yet\n", status=503)
+
+    def _configz(self, _request: Request) -> Response:
+        return Response(body=msgspec.json.encode(shown_settings(self._settings)), content_type="application/json")
+
+
+def _alive(_request: Request) -> Response:
+    return Response(body=b"ok\n")

@@ -1,0 +1,165 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Follows the cluster through any of several watchers, for as long as the process lives.
+
+Losing a watcher loses nothing: the planner keeps what it holds, the next address is tried after a jittered delay,
+and the stream resumes where it left off if that watcher knows the history, else brings a snapshot that is applied as
+a difference.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import grpc
+import grpc.aio
+import structlog
+
+from pointsman.cluster.v1 import cluster_service_pb2 as pb
+from pointsman.cluster.v1 import cluster_service_pb2_grpc as pb_grpc
+from pointsman_chassis.backoff import Backoff
+from pointsman_chassis.channel import open_channel
+from pointsman_chassis.tls import TransportSecurity
+from pointsman_model.cluster import Change, ClusterPosition
+from pointsman_model.wire import WireError
+from pointsman_model.wire.cluster import change_from_pb
+from pointsman_planner.core.feed_state import FeedProtocolError, FeedState, MassDeleteGuard, SnapshotHeldError
+from pointsman_planner.core.planner import Batch, Planner
+from pointsman_planner.metrics import PlannerMetrics
+
+_SILENT_INTERVALS_MAX = 3
+_OPENED_TIMEOUT_SECONDS = 10.0
+_HEARTBEAT_SECONDS_MIN = 0.05
+_HEARTBEAT_SECONDS_MAX = 300.0
+
+
+class ClusterFeed:
+    """Reads WatchCluster and hands complete batches to `on_batch`, on the event loop, in order."""
+
+    def __init__(
+        self,
+        *,
+        addresses: Sequence[str],
+        client_id: str,
+        security: TransportSecurity,
+        planner: Planner,
+        guard: MassDeleteGuard,
+        on_batch: Callable[[Batch], None],
+        metrics: PlannerMetrics,
+        backoff: Backoff | None = None,
+    ) -> None:
+        self._addresses = tuple(addresses)
+        self._client_id = client_id
+        self._security = security
+        self._planner = planner
+        self._guard = guard
+        self._on_batch = on_batch
+        self._metrics = metrics
+        self._backoff = backoff or Backoff(initial_seconds=0.1, maximum_seconds=5.0)
+
+    async def run(self) -> None:
+        """Follow for ever; only cancellation ends it."""
+        log = structlog.get_logger("cluster_feed")
+        attempt = 0
+        while True:
+            address = self._addresses[attempt % len(self._addresses)]
+            reason, detail = await self._follow(address)
+            self._metrics.feed_connected.set(0)
+            self._metrics.feed_disconnects.labels(reason).inc()
+            attempt += 1
+            delay = self._backoff.next_seconds()
+            log.warning(
+                "watcher stream ended", watcher=address, reason=reason, detail=detail, retry_seconds=round(delay, 3)
+            )
+            await asyncio.sleep(delay)
+
+    async def _follow(self, address: str) -> tuple[str, str]:
+        """Follow one watcher until its stream ends; says why it did."""
+        channel = open_channel(address, security=self._security)
+        try:
+            await self._read(pb_grpc.ClusterServiceStub(channel), address)
+        except grpc.aio.AioRpcError as error:
+            return error.code().name.lower(), error.details() or ""
+        except TimeoutError:
+            return "silence", "nothing was heard for three heartbeat intervals"
+        except (FeedProtocolError, WireError) as error:
+            return "protocol", str(error)
+        except SnapshotHeldError as error:
+            self._metrics.snapshots_held.inc()
+            return "held", str(error)
+        finally:
+            await channel.close()
+        return "ended", "the watcher closed the stream"
+
+    async def _read(self, stub: Any, address: str) -> None:
+        resume = self._planner.position if self._planner.is_in_sync and not self._guard.is_holding else None
+        request = pb.WatchClusterRequest(client_id=self._client_id)
+        if resume is not None:
+            request.resume.epoch, request.resume.revision = resume.epoch, resume.revision
+        state = FeedState(self._planner.cluster, self._guard, resume)
+        call = stub.WatchCluster(request)
+        silence = _OPENED_TIMEOUT_SECONDS
+        try:
+            while True:
+                async with asyncio.timeout(silence):
+                    message = await call.read()
+                if message is grpc.aio.EOF:
+                    await _raise_status(call)
+                    return
+                if message.HasField("opened"):
+                    silence = _SILENT_INTERVALS_MAX * _heartbeat_seconds(message.opened)
+                self._take(state, message, address)
+        finally:
+            call.cancel()
+
+    def _take(self, state: FeedState, message: pb.WatchClusterResponse, address: str) -> None:
+        kind = message.WhichOneof("message")
+        batch: Batch | None = None
+        if kind == "opened":
+            if message.opened.start not in {pb.Opened.START_SNAPSHOT, pb.Opened.START_RESUME}:
+                raise FeedProtocolError(f"opened.start: {message.opened.start} is not known")
+            state.opened(message.opened.epoch, is_snapshot=message.opened.start == pb.Opened.START_SNAPSHOT)
+        elif kind == "delta":
+            delta = message.delta
+            batch = state.delta(delta.revision, self._changes(delta), is_complete=delta.complete)
+        elif kind == "in_sync":
+            batch = state.in_sync(message.in_sync.revision)
+            self._backoff.reset()
+            self._metrics.feed_connected.set(1)
+            structlog.get_logger("cluster_feed").info(
+                "in sync with a watcher", watcher=address, position=_text(batch.position)
+            )
+        elif kind is None:
+            raise FeedProtocolError("a message without content")
+        if batch is not None:
+            self._on_batch(batch)
+
+    def _changes(self, delta: pb.Delta) -> list[Change]:
+        """Decode; one malformed change is logged, counted and skipped, the rest goes on."""
+        changes = []
+        for message in delta.changes:
+            try:
+                changes.append(change_from_pb(message))
+            except WireError as error:
+                self._metrics.malformed.inc()
+                structlog.get_logger("cluster_feed").error("change skipped", error=str(error))
+        self._metrics.changes.inc(len(changes))
+        return changes
+
+
+async def _raise_status(call: Any) -> None:
+    """An ended stream with a status other than OK is an error like any other."""
+    code = await call.code()
+    if code is not grpc.StatusCode.OK:
+        raise grpc.aio.AioRpcError(
+            code, await call.initial_metadata(), await call.trailing_metadata(), details=await call.details()
+        )
+
+
+def _heartbeat_seconds(opened: pb.Opened) -> float:
+    return min(max(opened.heartbeat_interval_ms / 1000, _HEARTBEAT_SECONDS_MIN), _HEARTBEAT_SECONDS_MAX)
+
+
+def _text(position: ClusterPosition) -> str:
+    return f"{position.epoch}/{position.revision}"

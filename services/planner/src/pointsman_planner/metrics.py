@@ -1,0 +1,56 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The planner's figures, made once at the composition root."""
+
+from __future__ import annotations
+
+from pointsman_chassis.metrics import Registry
+
+
+class PlannerMetrics:
+    """Every metric of the planner; names begin with `pointsman_planner_`."""
+
+    def __init__(self, registry: Registry) -> None:
+        prefix = "pointsman_planner"
+        self.feed_connected = registry.gauge(f"{prefix}_feed_connected", "1 while a watcher's stream is in sync.")
+        self.feed_disconnects = registry.counter(
+            f"{prefix}_feed_disconnects_total", "Streams from watchers that ended.", ["reason"]
+        )
+        self.changes = registry.counter(f"{prefix}_changes_total", "Object changes taken in.")
+        self.malformed = registry.counter(
+            f"{prefix}_malformed_changes_total", "Changes from a watcher that were skipped."
+        )
+        self.snapshots_held = registry.counter(
+            f"{prefix}_snapshots_held_total", "Snapshots held back by the mass-delete guard."
+        )
+        self.revision = registry.gauge(f"{prefix}_revision", "Revision of the cluster that plans speak of.")
+        self.services = registry.gauge(f"{prefix}_services", "Services held.")
+        self.nodes = registry.gauge(f"{prefix}_nodes", "Nodes held.")
+        self.streams = registry.gauge(f"{prefix}_streams", "Enforcers connected.")
+        self.compute = registry.histogram(
+            f"{prefix}_compute_duration_seconds", "Time to take in one batch, until sessions are marked."
+        )
+        self.acknowledged = registry.histogram(
+            f"{prefix}_node_programming_duration_seconds", "Transaction built until the node's kernel has it."
+        )
+        self.transactions = registry.counter(f"{prefix}_transactions_total", "Transactions sent.")
+        self.bytes_sent = registry.counter(f"{prefix}_sent_bytes_total", "Bytes of transactions sent.")
+        self.nacks = registry.counter(f"{prefix}_nacked_services_total", "Services that nodes refused.")
+        self.resyncs = registry.counter(f"{prefix}_resyncs_total", "Digest mismatches that nodes reported.")
+        self.mismatches = registry.counter(
+            f"{prefix}_digest_mismatches_total", "Acks and heartbeats with an unexpected digest."
+        )
+        self.rejected = registry.counter(
+            f"{prefix}_streams_closed_total", "Streams that the planner closed.", ["reason"]
+        )
+        self.oversized = registry.counter(
+            f"{prefix}_oversized_messages_total", "Messages above 1 MiB: one service larger than that."
+        )
+        self.cached_plans = registry.gauge(f"{prefix}_cached_plans", "Encoded plans in memory.")
+        self.cached_bytes = registry.gauge(f"{prefix}_cached_bytes", "Their size.")
+        self.encoded_plans = registry.gauge(f"{prefix}_encoded_plans", "Plans encoded since the start.")
+        self.status_failures = registry.counter(
+            f"{prefix}_status_store_failures_total", "Writes of node status that failed."
+        )
+        self.status_degraded = registry.gauge(
+            f"{prefix}_status_store_degraded", "1 while node status cannot be shared."
+        )

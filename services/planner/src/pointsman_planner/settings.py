@@ -1,0 +1,79 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The planner's configuration: kind PlannerConfiguration, read once at the start."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from pointsman_chassis.duration import Duration
+from pointsman_chassis.logs import LogSettings
+from pointsman_chassis.settings import Settings, settings_as_data
+from pointsman_chassis.tls import TransportSecurity
+
+KIND = "PlannerConfiguration"
+
+
+class MassDeleteGuardSettings(Settings, frozen=True, kw_only=True):
+    """When a new snapshot that removes much is held until a second one confirms it."""
+
+    share: float = 0.5
+    """Largest share, 0..1, of Services or of EndpointSlices that one snapshot may remove."""
+    minimum: int = 20
+    """Fewer removals than this are never held."""
+
+    def __post_init__(self) -> None:
+        """Refuse values that would hold everything or nothing by accident."""
+        if not 0 < self.share <= 1:
+            raise ValueError(f"share: {self.share} is not within 0 (excluded) and 1")
+        if self.minimum < 1:
+            raise ValueError(f"minimum: {self.minimum} is not positive")
+
+
+class PlannerSettings(Settings, frozen=True, kw_only=True):
+    """PlannerConfiguration."""
+
+    watcher_addresses: tuple[str, ...] = ("127.0.0.1:7401",)
+    """`host:port` of the watchers, any of which will do; tried in turn."""
+    listen_address: str = "127.0.0.1:7402"
+    """Where enforcers and controllers connect (gRPC)."""
+    metrics_bind_address: str = "127.0.0.1:9402"
+    """Where /metrics, /healthz, /readyz and /configz are served; empty = nowhere."""
+    redis_url: str = msgspec.field(default="", name="redisURL")
+    """`redis://host:port/db` for node status that all planners share; empty = kept in this process."""
+    redis_key_prefix: str = "pointsman:"
+    """Begins every key that is written there."""
+    planner_id: str = msgspec.field(default="", name="plannerID")
+    """Name of this process in logs and to enforcers; empty = host name."""
+    priority_namespaces: tuple[str, ...] = ("kube-system",)
+    """Namespaces whose services are programmed first on a cold node, after default/kubernetes and cluster DNS."""
+    heartbeat_interval: Duration = Duration(5)
+    """Longest silence of a healthy stream; either side closes it after three."""
+    plan_cache_bytes: int = 256 << 20
+    """Budget for encoded plans; what does not fit is encoded again when needed."""
+    mass_delete_guard: MassDeleteGuardSettings = MassDeleteGuardSettings()
+    """Protection against a snapshot that lost its data."""
+    reflection: bool = True
+    """gRPC server reflection, for grpcurl and its like."""
+    security: TransportSecurity = TransportSecurity()
+    """Certificates of this process, or `insecure: true`."""
+    logging: LogSettings = LogSettings()
+    """Log level and format."""
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot work."""
+        if not self.watcher_addresses:
+            raise ValueError("watcherAddresses: at least one watcher is needed")
+        if not 0.05 <= self.heartbeat_interval <= 300:
+            raise ValueError(f"heartbeatInterval: {self.heartbeat_interval} is not within 50ms and 5m")
+        if self.plan_cache_bytes < 1 << 20:
+            raise ValueError(f"planCacheBytes: {self.plan_cache_bytes} is less than 1 MiB")
+
+
+def shown_settings(settings: PlannerSettings) -> dict[str, Any]:
+    """The configuration as data for logs and /configz, without the password that a URL may carry."""
+    head, at, tail = settings.redis_url.rpartition("@")
+    if at:
+        settings = msgspec.structs.replace(settings, redis_url=f"{head.partition('//')[0]}//***@{tail}")
+    return settings_as_data(settings)
