@@ -70,7 +70,7 @@ test: $(SETUP) ## all tests (root: they make network namespaces of their own)
 
 .PHONY: conformance
 conformance: $(SETUP) ## the packet-flow matrix against a real kernel: MODE=nftables
-	$(BIN)/python tests/conformance/run.py --mode $(MODE)
+	PYTHONPATH=tests $(BIN)/python tests/conformance/run.py --mode $(MODE)
 
 .PHONY: demo
 demo: $(SETUP) ## a cluster on this machine, put to the test (root); KEEP=1 leaves it up
