@@ -7,6 +7,7 @@ import contextlib
 import ipaddress
 import socket
 import struct
+import threading
 from typing import TYPE_CHECKING
 
 import pytest
@@ -22,6 +23,7 @@ from support.traffic import DROP, REJECT, EchoServer, Reply, parse_reply, probe
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from pointsman_enforcer.dataplane.nftables.message import Message
     from support.netns import NetNs
 
 pytestmark = pytest.mark.root
@@ -146,7 +148,7 @@ def test_an_unallocated_service_address_is_dropped(world: World, who: str) -> No
         assert answered(getattr(world, who), world.at.unallocated).name == "leak"
 
 
-def external(world: World) -> list[list]:
+def external(world: World) -> list[list[Message]]:
     """A load balancer address with policy Local: pod1 is the local endpoint."""
     key = world.key(world.at.load_balancer)
     return [
@@ -211,8 +213,8 @@ def test_an_endpoint_sent_to_itself_is_masqueraded(world: World) -> None:
     }
 
 
-def nodeport(world: World, chain: str = "nodeport-cluster-2-masq", port: int = 3001) -> list[list]:
-    messages = []
+def nodeport(world: World, chain: str = "nodeport-cluster-2-masq", port: int = 3001) -> list[list[Message]]:
+    messages: list[list[Message]] = []
     for protocol in (TCP, UDP):
         key = layout.nodeport_key(protocol, port)
         messages.append(world.verdict(layout.NODEPORTS, key, chain))
@@ -323,13 +325,29 @@ def test_a_connection_that_was_never_ours_is_not_harmed_when_its_address_becomes
         assert probe(world.pod, world.at.client, 7070) == REJECT
 
 
-def test_rewriting_the_skeleton_under_traffic_loses_no_connection(world: World) -> None:
+@pytest.mark.parametrize("how", ["rewrite", "replace"])
+def test_rewriting_the_skeleton_under_traffic_loses_no_connection(world: World, how: str) -> None:
     world.install(world.cluster_ip())
-    for number in range(30):
+    outcomes: list[Reply | str] = []
+    stop = threading.Event()
+
+    def connect() -> None:
+        while not stop.is_set():
+            outcomes.append(probe(world.client, world.at.cluster_ip, PORT))
+            outcomes.append(probe(world.pod, world.at.cluster_ip, PORT, udp=True))
+
+    client = threading.Thread(target=connect)
+    client.start()
+    for number in range(200):
         settings = SkeletonSettings(pods=world.settings().pods, masquerade_bit=number % 32)
-        world.commit(skeleton(world.table, settings))
-        answered(world.client, world.at.cluster_ip)
-        answered(world.pod, world.at.cluster_ip, udp=True)
+        if how == "rewrite":
+            world.commit(skeleton(world.table, settings))
+        else:
+            world.install(world.cluster_ip(), settings=settings)
+    stop.set()
+    client.join()
+    assert outcomes
+    assert [outcome for outcome in outcomes if not isinstance(outcome, Reply)] == []
 
 
 def test_sctp_is_translated_like_the_others(world: World) -> None:
