@@ -17,7 +17,6 @@ How a restarted process knows its own objects is each backend's business and sta
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from enum import Enum
 from typing import NamedTuple, Protocol, Self, TypeVar
 
@@ -147,18 +146,3 @@ class Dataplane(Protocol[C]):
 
 NODE = ServiceKey("", "")
 """The key under which the node's own objects are kept beside those of the services."""
-
-
-@dataclass(slots=True)
-class ApplyTotals:
-    """Sums over several changes."""
-
-    messages: int = 0
-    bytes: int = 0
-    services: int = 0
-
-    def add(self, applied: Applied, services: int) -> None:
-        """Count one applied change."""
-        self.messages += applied.messages
-        self.bytes += applied.bytes
-        self.services += services

@@ -7,6 +7,7 @@ elements.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
 from typing import Final
 
@@ -131,8 +132,8 @@ def _words(family: Family, fields: tuple[Field, ...], data: bytes) -> list[str]:
         Field.ADDRESS: format_address,
         Field.PROTOCOL: lambda raw: Protocol(raw[0]).name.lower() if raw[0] in set(Protocol) else str(raw[0]),
         Field.PORT: lambda raw: str(int.from_bytes(raw[:2])),
-        Field.SLOT: lambda raw: str(layout.slot_of(raw)),
-        Field.MARK: lambda raw: f"0x{layout.slot_of(raw):x}",
+        Field.SLOT: lambda raw: str(int.from_bytes(raw, sys.byteorder)),
+        Field.MARK: lambda raw: f"0x{int.from_bytes(raw, sys.byteorder):x}",
     }
     words = []
     offset = 0

@@ -1,15 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whether this kernel can do what we ask: tried, not read off a version number, and found out before anything is built."""
+"""Whether this kernel can do what we ask: tried, not read off a version number, before anything is built on it."""
 
 from __future__ import annotations
 
-import shutil
-import subprocess
-from dataclasses import dataclass
-from os import uname
 from typing import Final
 
 from pointsman_chassis.errors import UnsupportedError
+from pointsman_enforcer.dataplane import exec  # noqa: A004 - the door is named after what passes it
 from pointsman_enforcer.dataplane.nftables.chains import endpoint_chains
 from pointsman_enforcer.dataplane.nftables.errors import NetlinkError
 from pointsman_enforcer.dataplane.nftables.message import Batch, Family, Table, delete_table
@@ -20,23 +17,9 @@ from pointsman_enforcer.dataplane.nftables.skeleton import replacement
 CAPABILITIES: Final = frozenset({"source-ranges", "weights", "affinity-hashed"})
 """Names this backend answers to in ServicePlan.required_capabilities."""
 _PROBE_TABLE: Final = "pointsman-probe"
-_VERSION_TIMEOUT_SECONDS: Final = 5
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Support:
-    """What was found out about this node."""
-
-    kernel: str
-    nft: str
-    """First line of `nft --version`, empty when nft is not installed. The enforcer does not need it."""
-
-    def as_host(self) -> dict[str, str]:
-        """For Hello.host."""
-        return {"kernel": self.kernel, **({"nft": self.nft} if self.nft else {})}
-
-
-def probe() -> Support:
+def probe() -> None:
     """Make a table with every kind of object we use, and take it away again, in one transaction.
 
     Raises:
@@ -48,22 +31,20 @@ def probe() -> Support:
                 _probe_family(nft, Table(family=family, name=_PROBE_TABLE))
     except (NetlinkError, OSError) as error:
         raise UnsupportedError(
-            f"nftables mode does not work here: {error}. It needs CAP_NET_ADMIN and Linux 5.13 with nf_tables, nft_nat, "
-            "nft_masq, nft_fib, nft_numgen, nft_hash and nft_reject"
+            f"nftables mode does not work here: {error}. It needs CAP_NET_ADMIN and Linux 5.13 with nf_tables, "
+            "nft_nat, nft_masq, nft_fib, nft_numgen, nft_hash and nft_reject"
         ) from error
-    return Support(kernel=uname().release, nft=nft_version())
 
 
 def nft_version() -> str:
-    """What the nft tool says it is, empty when there is none."""
-    tool = shutil.which("nft")
+    """What the nft tool says it is, empty when there is none. The enforcer itself does not need it."""
+    tool = exec.find("nft")
     if tool is None:
         return ""
     try:
-        done = subprocess.run([tool, "--version"], capture_output=True, timeout=_VERSION_TIMEOUT_SECONDS, check=False)
-    except (OSError, subprocess.TimeoutExpired):
+        return exec.run([tool, "--version"]).strip().partition("\n")[0]
+    except exec.CommandError:
         return ""
-    return done.stdout.decode("utf-8", "replace").strip().partition("\n")[0]
 
 
 def _probe_family(nft: NftSocket, table: Table) -> None:

@@ -1,0 +1,250 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The nftables dataplane: one `ip` and one `ip6` table named `pointsman`.
+
+Ownership: everything in these two tables is ours and nothing else is; the set `state` in them says which schema and
+which skeleton they were made from. A table of our schema is adopted element by element, one of another schema is
+replaced with its whole content in one transaction.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Final, TypeVar
+
+import structlog
+
+from pointsman_enforcer.dataplane.base import Applied, Found, KernelError, ProxyMode
+from pointsman_enforcer.dataplane.nftables import cleanup, layout, packed
+from pointsman_enforcer.dataplane.nftables.apply import (
+    TABLES,
+    chain_messages,
+    chains_of,
+    describe,
+    describe_chain,
+    messages,
+)
+from pointsman_enforcer.dataplane.nftables.change import Ledger, NftChange, diff
+from pointsman_enforcer.dataplane.nftables.errors import DumpInterruptedError, NetlinkError, NftablesError
+from pointsman_enforcer.dataplane.nftables.message import Batch, Family, Message
+from pointsman_enforcer.dataplane.nftables.netlink import NftSocket
+from pointsman_enforcer.dataplane.nftables.observe import Observation
+from pointsman_enforcer.dataplane.nftables.render import RenderContext, family_of, render_node, render_service
+from pointsman_enforcer.dataplane.nftables.settings import PodInterface, PodPrefix, SkeletonSettings
+from pointsman_enforcer.dataplane.nftables.skeleton import Adoption, adoption, replacement, skeleton
+from pointsman_enforcer.dataplane.nftables.support import CAPABILITIES
+from pointsman_enforcer.dataplane.node_settings import NodeSettings, effective_settings
+from pointsman_model import names
+from pointsman_model.names import Prefix
+from pointsman_model.plan import DataplaneSettings, DetectLocal, NodeFacts, ServicePlan
+
+_DUMP_ATTEMPTS: Final = 10
+Result = TypeVar("Result")
+
+
+class NftablesDataplane:
+    """See `dataplane.base.Dataplane`. One per network namespace: that of the thread that makes it."""
+
+    mode = ProxyMode.NFTABLES
+    capabilities = CAPABILITIES
+
+    def __init__(self, *, node_settings: NodeSettings, masquerade_bit: int = 14) -> None:
+        """Raises OSError when the process may not talk to nf_tables."""
+        self._node_settings = node_settings
+        self._masquerade_bit = masquerade_bit
+        self._nft = NftSocket()
+        self._adoption = dict.fromkeys(Family, Adoption.REPLACE)
+        self._exists = dict.fromkeys(Family, False)
+        self._chains: set[tuple[Family, str]] = set()
+        self._ledger = Ledger()
+        self._observation: Observation | None = None
+        self._prelude: list[Message] = []
+        self.settings = effective_settings(node_settings, None)
+        self._context = self._make_context()
+
+    @property
+    def counters(self) -> tuple[int, int]:
+        """Messages and bytes sent to the kernel since the start."""
+        return self._nft.counters.messages, self._nft.counters.bytes
+
+    def configure(self, facts: NodeFacts) -> bool:
+        """Take the facts; whether services must be rendered anew because a family gained or lost its detector."""
+        before, settings_before = self._context, self.settings
+        self.settings = effective_settings(self._node_settings, facts)
+        self._context = self._make_context()
+        if self.settings != settings_before:
+            self._adoption = {
+                family: Adoption.REWRITE if found is Adoption.KEEP else found
+                for family, found in self._adoption.items()
+            }
+        return self._context != before
+
+    async def observe(self) -> Found:
+        """Read both tables. What differs from the settings is found here and mended by `prepare`."""
+        self._ledger, self._observation, self._prelude = Ledger(), Observation(), []
+        self._chains.clear()
+        for family, table in TABLES.items():
+            self._exists[family] = self._nft.table_exists(table)
+            self._adoption[family] = self._retried(self._find_adoption, family)
+        if any(self._exists[family] and self._adoption[family] is Adoption.REPLACE for family in Family):
+            self._observation = None
+            return Found.FOREIGN_SCHEMA
+        if not any(self._exists.values()):
+            self._observation = None
+            return Found.NOTHING
+        self._ledger, self._observation = self._retried(self._read_elements)
+        return Found.OURS
+
+    async def prepare(self, *, whole_plan: bool = False) -> None:
+        """Send what the skeletons lack; with `whole_plan` it waits and goes out in front of the next change."""
+        wanted: list[Message] = []
+        for family, table in TABLES.items():
+            settings = self._skeleton_settings(family)
+            if self._adoption[family] is Adoption.REPLACE or whole_plan:
+                wanted += replacement(table, settings)
+                self._chains = {chain for chain in self._chains if chain[0] is not family}
+            elif self._adoption[family] is Adoption.REWRITE:
+                wanted += skeleton(table, settings)
+        if whole_plan:
+            self._prelude = wanted
+        elif wanted:
+            await self._commit(wanted)
+        if not whole_plan:
+            self._adoption = dict.fromkeys(Family, Adoption.KEEP)
+
+    def claim(self, plan: ServicePlan, remembered: bytes) -> bytes:
+        """See `Dataplane.claim`."""
+        if self._observation is None:
+            return remembered
+        return self._claimed(remembered, self._observation.claim(plan))
+
+    def claim_node(self, remembered: bytes) -> bytes:
+        """See `Dataplane.claim_node`."""
+        if self._observation is None:
+            return remembered
+        return self._claimed(remembered, self._observation.claim_node())
+
+    def render(self, plan: ServicePlan, previous: bytes) -> bytes:
+        """See `Dataplane.render`."""
+        return render_service(plan, previous, self._context)
+
+    def render_node(self, facts: NodeFacts, *, drop_unallocated: bool) -> bytes:
+        """See `Dataplane.render_node`."""
+        by_family = {
+            family: tuple(prefix for prefix in self.settings.node_port_addresses if prefix.family is family)
+            for family in names.Family
+        }
+        return render_node(facts, by_family, drop_unallocated=drop_unallocated)
+
+    def diff(self, old: bytes, new: bytes) -> NftChange:
+        """See `Dataplane.diff`."""
+        return diff(old, new)
+
+    async def apply(self, change: NftChange) -> Applied:
+        """One batch; endpoint chains that the change is the first to name are made in it."""
+        operations = self._ledger.resolve(change)
+        chains = sorted(chains_of(operations) - self._chains)
+        batch = [*self._prelude]
+        for family, name in chains:
+            batch += chain_messages(family, name)
+        batch += messages(operations)
+        applied = await self._commit(batch)
+        if self._prelude:
+            self._prelude, self._adoption = [], dict.fromkeys(Family, Adoption.KEEP)
+        self._chains.update(chains)
+        self._ledger.commit(change)
+        return applied
+
+    def leftover(self) -> Iterator[NftChange]:
+        """Removals of what was found and not claimed; after the last one, nothing is left to claim."""
+        if self._observation is not None:
+            yield from self._observation.leftover(self._ledger)
+            self._observation = None
+
+    def describe(self, change: NftChange) -> Iterator[str]:
+        """The commands that `nft -f` would take for it."""
+        for family, table in TABLES.items():
+            if self._adoption[family] is not Adoption.KEEP:
+                verb = "rewrite the rules of" if self._adoption[family] is Adoption.REWRITE else "make anew"
+                yield f"# {verb} table {family.keyword} {table.name}"
+        operations = self._ledger.resolve(change)
+        for family, name in sorted(chains_of(operations) - self._chains):
+            yield describe_chain(family, name)
+        yield from describe(operations)
+
+    async def cleanup(self) -> None:
+        """Delete both tables."""
+        try:
+            removed = cleanup.cleanup(self._nft)
+        except NetlinkError as error:
+            raise KernelError(f"deleting our tables: {error}") from error
+        structlog.get_logger("nftables").info("cleaned up", tables=removed)
+
+    def close(self) -> None:
+        """Close the sockets."""
+        self._nft.close()
+
+    async def _commit(self, batch: list[Message]) -> Applied:
+        before = self.counters
+        try:
+            await self._nft.commit(Batch(batch))
+        except NetlinkError as error:
+            raise KernelError(str(error), outcome_known=error.outcome_known) from error
+        except ValueError as error:
+            raise KernelError(f"the batch could not be encoded: {error}") from error
+        after = self.counters
+        return Applied(after[0] - before[0], after[1] - before[1])
+
+    def _claimed(self, remembered: bytes, found: dict[int, packed.Records]) -> bytes:
+        self._ledger.take(found)
+        return packed.merge(remembered, found)
+
+    def _find_adoption(self, family: Family) -> Adoption:
+        state = self._nft.dump_elements(TABLES[family], layout.STATE)
+        return adoption(state, TABLES[family], self._skeleton_settings(family))
+
+    def _read_elements(self) -> tuple[Ledger, Observation]:
+        ledger, observation = Ledger(), Observation()
+        for family, table in TABLES.items():
+            if self._exists[family]:
+                self._chains.update((family, name) for name in self._nft.chain_names(table))
+                observation.read(family, partial(self._nft.dump_elements, table), ledger)
+        return ledger, observation
+
+    def _retried(self, read: Callable[..., Result], *arguments: object) -> Result:
+        """Read again while others change their own tables under the dump."""
+        for _ in range(_DUMP_ATTEMPTS):
+            try:
+                return read(*arguments)
+            except DumpInterruptedError:
+                continue
+            except NftablesError as error:
+                raise KernelError(f"reading our tables: {error}") from error
+        raise KernelError(f"our tables changed during each of {_DUMP_ATTEMPTS} attempts to read them")
+
+    def _make_context(self) -> RenderContext:
+        return RenderContext(
+            detects=frozenset(family for family in names.Family if self.settings.detects(family)),
+            masquerade_all=self.settings.masquerade_all,
+            capabilities=CAPABILITIES,
+        )
+
+    def _skeleton_settings(self, family: Family) -> SkeletonSettings:
+        return SkeletonSettings(
+            masquerade_bit=self._masquerade_bit,
+            masquerade_all=self.settings.masquerade_all,
+            pods=_pods(self.settings, family),
+        )
+
+
+def _pods(settings: DataplaneSettings, family: Family) -> PodPrefix | PodInterface | None:
+    if settings.detect_local is DetectLocal.NONE:
+        return None
+    if settings.detect_local is DetectLocal.CIDR:
+        cidrs = (prefix for prefix in settings.detect_local_cidrs if family_of(prefix.family) is family)
+        first: Prefix | None = next(cidrs, None)
+        return None if first is None else PodPrefix(network=ipaddress.ip_network((first.address, first.length)))
+    return PodInterface(
+        name=settings.detect_local_interface, prefix=settings.detect_local is DetectLocal.INTERFACE_PREFIX
+    )

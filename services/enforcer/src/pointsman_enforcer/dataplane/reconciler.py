@@ -1,0 +1,381 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Makes the kernel what the held plan says: the only caller of a dataplane, the same for every mode.
+
+A committed transaction only marks services dirty (`commit`). A sync (`run`, called by a BoundedRunner) takes the dirty
+services in order, a bounded number to a kernel transaction, and reports once at the end. Per sync:
+
+    observe    only at the start, and once more when the kernel refused something: drift is likelier than a bad service
+    program    decode -> render -> diff -> one transaction; a refused one is bisected until the service is found
+    node       node port addresses; service CIDRs when everything else is programmed and the plan is whole
+    leftovers  what was found in the kernel and no plan asks for, once a planner's stream is in sync
+    report     failures and the ack, with the digest of what the kernel has
+
+A service that fails keeps its last good state and is tried again with backoff if that can help. Nothing is removed
+before a whole plan is known, nor while a service is failed: what it had last may not be findable by its new plan.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Generic
+
+import structlog
+
+from pointsman_chassis.clock import Clock
+from pointsman_chassis.errors import ApplyError
+from pointsman_enforcer.core.plan_session import Commit, Failure, Programmed
+from pointsman_enforcer.core.plan_store import PlanStore
+from pointsman_enforcer.core.transaction import Stage
+from pointsman_enforcer.dataplane.base import (
+    NODE,
+    C,
+    Dataplane,
+    Found,
+    KernelError,
+    OccupiedError,
+    UnsupportedPlanError,
+)
+from pointsman_enforcer.dataplane.failures import NEVER, FailureBook, Fault
+from pointsman_enforcer.dataplane.work import ORIGINS_MAX, Pending, Step, Tally, chunks
+from pointsman_model.digest import plan_digest
+from pointsman_model.names import ServiceKey
+from pointsman_model.plan import NodeFacts, ServicePlan
+from pointsman_model.wire.plan import PlanFormatError, decode_service_plan
+
+_NO_PLAN = ServicePlan()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReconcilerLimits:
+    """Bounds and intervals."""
+
+    services_per_change: int = 100
+    """Services in one kernel transaction: large ones are slow in the kernel and keep others out of it."""
+    retry_seconds_initial: float = 1.0
+    retry_seconds_max: float = 60.0
+    observe_interval_seconds: float = 10.0
+    """After a refusal the kernel is not read back more often than this, however many services fail."""
+
+
+class ServicesFailedError(ApplyError):
+    """A sync is over, and some services wait for another attempt."""
+
+
+class _ReadAgain(Exception):  # noqa: N818 - a turn of control flow inside one sync, not an error
+    """The kernel is not what was remembered: observe, and start the sync over."""
+
+
+class Reconciler(Generic[C]):
+    """Owns what the kernel is believed to hold. Not thread-safe; `run` never runs twice at a time."""
+
+    def __init__(
+        self,
+        *,
+        dataplane: Dataplane[C],
+        store: PlanStore,
+        clock: Clock,
+        on_synced: Callable[[Pending, Programmed, Tally], None],
+        limits: ReconcilerLimits | None = None,
+    ) -> None:
+        self._dataplane = dataplane
+        self._store = store
+        self._clock = clock
+        self._on_synced = on_synced
+        self._limits = limits or ReconcilerLimits()
+        self._remembered: dict[ServiceKey, bytes] = {}
+        self._dirty: dict[ServiceKey, int] = dict.fromkeys(store, 0)
+        self.failures = FailureBook(
+            retry_seconds_initial=self._limits.retry_seconds_initial, retry_seconds_max=self._limits.retry_seconds_max
+        )
+        self._pending: Pending | None = None
+        self._facts: NodeFacts | None = None
+        self._must_observe = True
+        self._observed_at = -NEVER
+        self._is_replacing = False
+        self._may_clean_up = False
+        self._has_leftovers = False
+
+    @property
+    def dirty_count(self) -> int:
+        """Services that wait to be programmed."""
+        return len(self._dirty)
+
+    def commit(self, commit: Commit, *, stream: object, received_at: float, received_ns: int) -> None:
+        """Note what a transaction changed. Touches no kernel; follow with a request for a sync."""
+        for change in commit.changes:
+            if change.key not in self._dirty:
+                self._dirty[change.key] = self.failures.programmed(change.key, change.old_digest)
+        self._may_clean_up = self._may_clean_up or commit.in_sync
+        pending = self._pending
+        if pending is None or pending.stream is not stream:
+            pending = self._pending = Pending(stream=stream, received_at=received_at, received_ns=received_ns)
+        transaction = commit.transaction
+        pending.nonce, pending.position, pending.digest = transaction.nonce, transaction.position, self._store.digest
+        pending.services += len(commit.changes)
+        pending.origins += transaction.origins[: ORIGINS_MAX - len(pending.origins)]
+
+    async def run(self) -> None:
+        """One sync.
+
+        Raises:
+            ServicesFailedError: some services are to be tried again; everything else is in the kernel and reported.
+            ApplyError: the sync was not finished; nothing was reported, and the next one reads the kernel back.
+        """
+        if self._store.facts is None:
+            return
+        asked, self._pending = self._pending, None
+        pending = asked or Pending(position=self._store.position, digest=self._store.digest)
+        tally, started = Tally(), self._clock.monotonic()
+        try:
+            await self._sync(pending, tally)
+        except ApplyError:
+            self._restore(asked)
+            self._must_observe = True
+            raise
+        if self._is_replacing:
+            self._restore(asked)
+            return
+        if asked is not None or tally.is_news:
+            self._report(pending, tally, started)
+        if self.failures.next_retry() < NEVER:
+            raise ServicesFailedError(f"{len(self.failures)} services are not as planned")
+
+    async def _sync(self, pending: Pending, tally: Tally) -> None:
+        try:
+            await self._sync_once(pending, tally, may_read_again=True)
+        except _ReadAgain:
+            await self._sync_once(pending, tally, may_read_again=False)
+
+    async def _sync_once(self, pending: Pending, tally: Tally, *, may_read_again: bool) -> None:
+        await self._catch_up(tally)
+        if self._is_replacing:
+            if not self._store.is_complete:
+                return
+            await self._replace_everything(tally)
+        for key in self.failures.due(self._clock.monotonic()):
+            self._dirty.setdefault(key, self.failures.programmed(key, 0))
+        await self._program_dirty(pending, tally, may_read_again=may_read_again)
+        await self._program_node(tally, drop_unallocated=self._store.is_complete)
+        await self._remove_leftovers(tally)
+
+    async def _catch_up(self, tally: Tally) -> None:
+        """Read the kernel if that is due, and bring the static objects up to the node's facts."""
+        facts = self._store.facts
+        if facts is not None and facts != self._facts:
+            if self._dataplane.configure(facts):
+                self._mark_all()
+            self._facts = facts
+            if not self._must_observe:
+                await self._dataplane.prepare()
+        if not self._must_observe:
+            return
+        tally.is_full = True
+        self._mark_all()
+        self._remembered.clear()
+        found = await self._dataplane.observe()
+        self._observed_at = self._clock.monotonic()
+        self._must_observe = False
+        self._has_leftovers = found is Found.OURS
+        self._is_replacing = found is Found.FOREIGN_SCHEMA
+        structlog.get_logger("reconciler").info("kernel observed", found=found.value, services=len(self._dirty))
+        if self._is_replacing:
+            return
+        await self._dataplane.prepare()
+        if found is Found.NOTHING:
+            await self._program_node(tally, drop_unallocated=False)
+
+    async def _replace_everything(self, tally: Tally) -> None:
+        """Put the whole plan in the place of a table of another schema, in one transaction."""
+        await self._dataplane.prepare(whole_plan=True)
+        self._is_replacing = False
+        steps = [step for key in list(self._dirty) if (step := self._step(key, tally)) is not None]
+        steps.append(self._node_step(drop_unallocated=True))
+        try:
+            applied = await self._dataplane.apply(self._sum(steps))
+        except ApplyError as error:
+            log = structlog.get_logger("reconciler")
+            log.warning("replacing the table in one transaction failed; going on by service", error=str(error))
+            for step in steps[:-1]:
+                self._dirty[step.key] = step.programmed_digest
+            await self._dataplane.prepare()
+            return
+        tally.count(applied)
+        for step in steps:
+            self._succeed(step, tally)
+
+    async def _program_dirty(self, pending: Pending, tally: Tally, *, may_read_again: bool) -> None:
+        """Program what is dirty now, in order; what becomes dirty meanwhile is left to the next sync."""
+        keys = list(self._dirty)
+        traced = {origin.service for origin in pending.origins}
+        for group in chunks(keys, self._limits.services_per_change):
+            await self._program(group, tally, traced, may_read_again=may_read_again)
+            if len(keys) > len(group):
+                await asyncio.sleep(0)
+        for key in tally.take_occupied():
+            await self._program([key], tally, traced, may_read_again=may_read_again)
+        for key in tally.take_occupied():
+            step = self._step(key, tally)
+            if step is not None:
+                self._fail(step, Stage.APPLY, "its address is still programmed for another service", tally)
+
+    async def _program(
+        self, keys: Sequence[ServiceKey], tally: Tally, traced: set[ServiceKey], *, may_read_again: bool
+    ) -> None:
+        """Program some services in one transaction."""
+        rendering_ns = self._clock.wall_ns()
+        steps = [step for key in keys if (step := self._step(key, tally)) is not None]
+        applying_ns = self._clock.wall_ns()
+        await self._apply(steps, tally, may_read_again=may_read_again)
+        if traced:
+            times = (rendering_ns, applying_ns, self._clock.wall_ns())
+            tally.timings.update(dict.fromkeys(traced.intersection(keys), times))
+
+    def _step(self, key: ServiceKey, tally: Tally) -> Step[C] | None:
+        """Decode, render and compare one service, which is dirty no more; None when it failed."""
+        data = self._store.get(key)
+        programmed = self._dirty.pop(key, 0)
+        previous = self._remembered.get(key, b"")
+        stage = Stage.DECODE
+        try:
+            plan = _NO_PLAN if data is None else decode_service_plan(data)
+            stage = Stage.UNSUPPORTED
+            previous = self._claim(key, plan, previous)
+            rendering = self._dataplane.render(plan, previous)
+        except (PlanFormatError, UnsupportedPlanError) as error:
+            empty = self._dataplane.diff(previous, previous)
+            step = Step(
+                key=key, plan=data, programmed_digest=programmed, previous=previous, rendering=previous, change=empty
+            )
+            self._fail(step, stage, str(error), tally)
+            return None
+        return Step(
+            key=key,
+            plan=data,
+            programmed_digest=programmed,
+            previous=previous,
+            rendering=rendering,
+            change=self._dataplane.diff(previous, rendering),
+        )
+
+    def _claim(self, key: ServiceKey, plan: ServicePlan, remembered: bytes) -> bytes:
+        """What the kernel has of a service, and from now on is remembered to have."""
+        claimed = self._dataplane.claim(plan, remembered)
+        if claimed is not remembered:
+            self._remembered[key] = claimed
+        return claimed
+
+    async def _apply(self, steps: Sequence[Step[C]], tally: Tally, *, may_read_again: bool) -> None:
+        """Commit some services together; on refusal find the one that is to blame and commit the others."""
+        if not steps:
+            return
+        try:
+            applied = await self._dataplane.apply(self._sum(steps))
+        except OccupiedError:
+            if len(steps) == 1:
+                self._dirty[steps[0].key] = steps[0].programmed_digest
+                tally.occupied.append(steps[0].key)
+                return
+        except KernelError as error:
+            self._look_for_drift(error, may_read_again=may_read_again)
+            if len(steps) == 1:
+                self._fail(steps[0], Stage.APPLY, str(error), tally)
+                return
+        else:
+            tally.count(applied)
+            for step in steps:
+                self._succeed(step, tally)
+            return
+        middle = len(steps) // 2
+        await self._apply(steps[:middle], tally, may_read_again=may_read_again)
+        await self._apply(steps[middle:], tally, may_read_again=may_read_again)
+
+    def _look_for_drift(self, error: KernelError, *, may_read_again: bool) -> None:
+        """What the kernel refused may be due to drift: read back, but not again and again for a service that is bad."""
+        if not error.outcome_known:
+            raise error
+        is_due = self._clock.monotonic() - self._observed_at >= self._limits.observe_interval_seconds
+        if may_read_again and is_due:
+            structlog.get_logger("reconciler").warning("kernel refused a transaction; reading back", error=str(error))
+            self._must_observe = True
+            raise _ReadAgain
+
+    def _sum(self, steps: Sequence[Step[C]]) -> C:
+        """One change that does what all steps do."""
+        if len(steps) == 1:
+            return steps[0].change
+        total = self._dataplane.diff(b"", b"")
+        for step in steps:
+            total.include(step.change)
+        return total
+
+    async def _program_node(self, tally: Tally, *, drop_unallocated: bool) -> None:
+        step = self._node_step(drop_unallocated=drop_unallocated)
+        if not step.change.is_empty:
+            tally.count(await self._dataplane.apply(step.change))
+        self._succeed(step, tally)
+
+    def _node_step(self, *, drop_unallocated: bool) -> Step[C]:
+        if self._facts is None:
+            raise ValueError("nothing is programmed before the node's facts are known")
+        previous = self._dataplane.claim_node(self._remembered.get(NODE, b""))
+        rendering = self._dataplane.render_node(self._facts, drop_unallocated=drop_unallocated)
+        change = self._dataplane.diff(previous, rendering)
+        return Step(key=NODE, plan=None, programmed_digest=0, previous=previous, rendering=rendering, change=change)
+
+    async def _remove_leftovers(self, tally: Tally) -> None:
+        """Mark and sweep: whatever was found, and no service of a whole plan has claimed, goes."""
+        is_safe = self._may_clean_up and self._store.is_complete and not self.failures and not self._dirty
+        if not (self._has_leftovers and is_safe):
+            return
+        removed = 0
+        for change in self._dataplane.leftover():
+            tally.count(await self._dataplane.apply(change))
+            removed += change.operations
+        self._has_leftovers = False
+        structlog.get_logger("reconciler").info("removed what no plan asks for", elements=removed)
+
+    def _succeed(self, step: Step[C], tally: Tally) -> None:
+        if step.rendering:
+            self._remembered[step.key] = step.rendering
+        else:
+            self._remembered.pop(step.key, None)
+        tally.recovered += self.failures.clear(step.key)
+        tally.services += step.key is not NODE
+
+    def _fail(self, step: Step[C], stage: Stage, message: str, tally: Tally) -> None:
+        planned = 0 if step.plan is None else plan_digest(step.key, step.plan)
+        fault = Fault(stage=stage, message=message, planned_digest=planned, programmed_digest=step.programmed_digest)
+        if self.failures.enter(step.key, fault, self._clock.monotonic()):
+            tally.failures[step.key] = Failure(key=step.key, stage=stage, message=message)
+            log = structlog.get_logger("reconciler")
+            log.warning("service not programmed", service=str(step.key), stage=stage.name, error=message)
+
+    def _mark_all(self) -> None:
+        """Everything has to be compared again: what is planned, and what is remembered of services since removed."""
+        for key in (*self._store, *self._remembered):
+            if key != NODE:
+                self._dirty.setdefault(key, self.failures.programmed(key, self._store.digest_of(key)))
+
+    def _restore(self, asked: Pending | None) -> None:
+        """Nothing was reported: what was asked for is still owed, unless newer came meanwhile."""
+        if self._pending is None:
+            self._pending = asked
+
+    def _report(self, pending: Pending, tally: Tally, started: float) -> None:
+        now = self._clock.monotonic()
+        programmed = Programmed(
+            nonce=pending.nonce,
+            position=pending.position,
+            digest=pending.digest,
+            programmed_digest=self.failures.correct(pending.digest),
+            applied_at_ns=self._clock.wall_ns(),
+            duration_ns=round((now - (pending.received_at or started)) * 1e9),
+            kernel_messages=tally.messages,
+            kernel_bytes=tally.bytes,
+            services=tally.services,
+            failures=tuple(tally.failures.values()),
+        )
+        tally.seconds = now - started
+        self._on_synced(pending, programmed, tally)

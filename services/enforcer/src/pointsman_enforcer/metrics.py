@@ -1,0 +1,109 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the enforcer counts: kube-proxy's names where kube-proxy has the figure, `pointsman_` for the rest."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Final
+
+from pointsman_chassis.metrics import Registry
+from pointsman_model.names import Family
+
+_SYNC_BUCKETS: Final = tuple(0.0001 * 2**exponent for exponent in range(19))
+"""0.1 ms to 26 s: kube-proxy's begin at 1 ms, where ours mostly end."""
+_PROGRAMMING_BUCKETS: Final = (
+    0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0,
+)  # fmt: skip
+_FAMILY_NAMES: Final = {Family.IPV4: "IPv4", Family.IPV6: "IPv6"}
+FAMILIES: Final = tuple(_FAMILY_NAMES.values())
+
+
+class EnforcerMetrics:
+    """Made once by the composition root and handed to whoever counts."""
+
+    def __init__(self, registry: Registry) -> None:
+        family = ("ip_family",)
+        self.sync_duration = registry.histogram(
+            "kubeproxy_sync_proxy_rules_duration_seconds", "One sync, from start to the kernel's answer", family,
+            buckets=_SYNC_BUCKETS,
+        )  # fmt: skip
+        self.full_sync_duration = registry.histogram(
+            "kubeproxy_sync_full_proxy_rules_duration_seconds", "A sync that compared everything", family,
+            buckets=_SYNC_BUCKETS,
+        )  # fmt: skip
+        self.partial_sync_duration = registry.histogram(
+            "kubeproxy_sync_partial_proxy_rules_duration_seconds", "A sync of changed services only", family,
+            buckets=_SYNC_BUCKETS,
+        )  # fmt: skip
+        self.programming_duration = registry.histogram(
+            "kubeproxy_network_programming_duration_seconds", "From the endpoints' trigger time to the kernel", family,
+            buckets=_PROGRAMMING_BUCKETS,
+        )  # fmt: skip
+        self.last_sync = registry.gauge(
+            "kubeproxy_sync_proxy_rules_last_timestamp_seconds", "When the last sync succeeded", family
+        )
+        self.last_queued = registry.gauge(
+            "kubeproxy_sync_proxy_rules_last_queued_timestamp_seconds", "When a sync was last asked for", family
+        )
+        self.sync_failures = registry.counter(
+            "kubeproxy_sync_proxy_rules_nftables_sync_failures_total", "Transactions the kernel refused", family
+        )
+        self.cleanup_failures = registry.counter(
+            "kubeproxy_sync_proxy_rules_nftables_cleanup_failures_total", "Removals of leftovers refused", family
+        )
+        self.service_changes = registry.counter(
+            "kubeproxy_sync_proxy_rules_service_changes_total", "Services whose plan changed"
+        )
+        self.service_changes_pending = registry.gauge(
+            "kubeproxy_sync_proxy_rules_service_changes_pending", "Services that wait to be programmed"
+        )
+        self.healthz = registry.counter("kubeproxy_proxy_healthz_total", "Answers of /healthz", ("code",))
+        self.livez = registry.counter("kubeproxy_proxy_livez_total", "Answers of /livez", ("code",))
+        self._register_own(registry)
+
+    def _register_own(self, registry: Registry) -> None:
+        self.services = registry.gauge("pointsman_enforcer_services", "Services in the plan held")
+        self.failed_services = registry.gauge(
+            "pointsman_enforcer_failed_services", "Services that are not as planned", ("stage",)
+        )
+        self.kernel_messages = registry.counter("pointsman_enforcer_kernel_messages_total", "Messages to the kernel")
+        self.kernel_bytes = registry.counter("pointsman_enforcer_kernel_bytes_total", "Bytes to the kernel")
+        self.observations = registry.counter(
+            "pointsman_enforcer_observations_total", "Times our kernel objects were read back"
+        )
+        self.connected = registry.gauge("pointsman_enforcer_connected", "1 while a planner's stream is in sync")
+        self.disconnects = registry.counter("pointsman_enforcer_disconnects_total", "Streams that ended")
+        self.resyncs = registry.counter(
+            "pointsman_enforcer_resyncs_total", "Times the plan's digest was not the planner's"
+        )
+        self.revision = registry.gauge("pointsman_enforcer_plan_revision", "Revision of the plan in the kernel")
+        self.journal_failures = registry.counter(
+            "pointsman_enforcer_journal_failures_total", "Times the plan could not be written to disk"
+        )
+        self.outbox_overflows = registry.counter(
+            "pointsman_enforcer_outbox_overflows_total", "Streams ended because the planner did not read our answers"
+        )
+
+    def synced(self, *, seconds: float, wall_seconds: float, is_full: bool) -> None:
+        """One sync succeeded; both families are programmed by one transaction, so they share its figures."""
+        kind = self.full_sync_duration if is_full else self.partial_sync_duration
+        for family in FAMILIES:
+            self.sync_duration.labels(family).observe(seconds)
+            kind.labels(family).observe(seconds)
+            self.last_sync.labels(family).set(wall_seconds)
+
+    def queued(self, wall_seconds: float) -> None:
+        """A sync was asked for."""
+        for family in FAMILIES:
+            self.last_queued.labels(family).set(wall_seconds)
+
+    def refused(self) -> None:
+        """The kernel refused a transaction."""
+        for family in FAMILIES:
+            self.sync_failures.labels(family).inc()
+
+    def programmed(self, seconds: Iterable[float]) -> None:
+        """Endpoint changes reached the kernel after so many seconds each."""
+        for value in seconds:
+            for family in FAMILIES:
+                self.programming_duration.labels(family).observe(value)
