@@ -105,7 +105,7 @@ class WatchStream:
 
     async def _follow(self, cursor: WatchCursor) -> None:
         end = self._now() + self._times.timeout
-        next_bookmark = self._now() + self._times.bookmark_interval
+        next_bookmark = self._next_bookmark(end)
         while not self._closing and self._now() < end:
             self._wake.clear()
             wait_until = end
@@ -118,17 +118,20 @@ class WatchStream:
                     continue
                 ahead = cursor.next_commit_time() if delay else None
                 if ahead is None and self._now() >= next_bookmark:
-                    next_bookmark = await self._bookmark(cursor, end)
+                    await self._bookmark(cursor)
+                    next_bookmark = self._next_bookmark(end)
                 wait_until = min(end, next_bookmark if ahead is None else ahead + delay)
             await self._sleep(wait_until)
 
-    async def _bookmark(self, cursor: WatchCursor, end: float) -> float:
-        """Tell the client how far it has seen; gives the time of the next bookmark, the last shortly before the end."""
+    def _next_bookmark(self, end: float) -> float:
+        """Give the time of the next bookmark: after the interval, and once shortly before the end."""
+        following, last = self._now() + self._times.bookmark_interval, end - _BOOKMARK_BEFORE_END_SECONDS
+        return last if self._now() < last < following else following
+
+    async def _bookmark(self, cursor: WatchCursor) -> None:
         if self._options.bookmarks and cursor.position <= self._store.revision:
             mark = cursor.bookmark(self._store.revision)
             await self._send([self._renderer.bookmark(BOOKMARK, mark)])
-        following, last = self._now() + self._times.bookmark_interval, end - _BOOKMARK_BEFORE_END_SECONDS
-        return last if self._now() < last < following else following
 
     async def _sleep(self, until: float) -> None:
         try:
