@@ -4,6 +4,7 @@
 import io
 import json
 import logging
+import os
 from collections.abc import Iterator
 from typing import Any
 
@@ -71,6 +72,17 @@ def test_libraries_that_use_the_standard_module_take_the_same_way_out(stream: io
     logging.getLogger("grpc").warning("%s failed", "poll")
     [line] = lines(stream)
     assert (line["msg"], line["logger"], line["level"]) == ("poll failed", "grpc", "warning")
+
+
+def test_the_chatter_of_grpcs_core_is_off_unless_asked_for(
+    stream: io.StringIO, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("GRPC_VERBOSITY", raising=False)
+    configure_logging("watcher", stream=stream)
+    assert os.environ["GRPC_VERBOSITY"] == "ERROR"
+    monkeypatch.setenv("GRPC_VERBOSITY", "DEBUG")
+    configure_logging("watcher", stream=stream)
+    assert os.environ["GRPC_VERBOSITY"] == "DEBUG"
 
 
 def test_the_console_form_is_for_people(stream: io.StringIO) -> None:

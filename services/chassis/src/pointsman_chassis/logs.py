@@ -7,6 +7,7 @@ the standard `logging` module take the same way out, from WARNING upwards.
 """
 
 import logging
+import os
 import sys
 from collections.abc import Mapping
 from typing import Any, Final, Literal, TextIO
@@ -61,6 +62,8 @@ def configure_logging(
         cache_logger_on_first_use=True,
     )
     _configure_standard_logging(output, shared, renderer, level)
+    # gRPC's C core writes to stderr by itself and reads this at its first use; its INFO lines (each GOAWAY) are no JSON.
+    os.environ.setdefault("GRPC_VERBOSITY", "INFO" if level == "debug" else "ERROR")
 
 
 class _NamedWriter:
