@@ -62,7 +62,7 @@ def configure_logging(
         cache_logger_on_first_use=True,
     )
     _configure_standard_logging(output, shared, renderer, level)
-    # gRPC's C core writes to stderr by itself and reads this at its first use; its INFO lines (each GOAWAY) are no JSON.
+    # gRPC's C core writes to stderr by itself and reads this at its first use; its INFO lines (GOAWAYs) are no JSON.
     os.environ.setdefault("GRPC_VERBOSITY", "INFO" if level == "debug" else "ERROR")
 
 
