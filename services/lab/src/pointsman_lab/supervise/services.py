@@ -50,10 +50,10 @@ def watcher_plan(site: Site) -> ServicePlan:
     config: dict[str, object] = {
         "apiVersion": _API_VERSION,
         "kind": "WatcherConfiguration",
-        "kubeconfig": str(site.state.internal_kubeconfig),
+        "kubernetes": {"kubeconfig": str(site.state.internal_kubeconfig)},
         "listenAddress": f"{site.topology.control_address.ipv4}:{WATCHER_PORT}",
         "metricsBindAddress": f"{site.topology.control_address.ipv4}:{WATCHER_METRICS_PORT}",
-        "insecure": True,
+        "security": {"insecure": True},
     }
     return _plan("watcher", CONTROL, config, site, "watcher")
 
@@ -67,7 +67,7 @@ def planner_plan(site: Site) -> ServicePlan:
         "watcherAddresses": [f"{control}:{WATCHER_PORT}"],
         "listenAddress": f"{control}:{PLANNER_PORT}",
         "metricsBindAddress": f"{control}:{PLANNER_METRICS_PORT}",
-        "insecure": True,
+        "security": {"insecure": True},
     }
     if "redis" in site.settings.services:
         config["redisURL"] = f"redis://{control}:{REDIS_PORT}/0"
@@ -88,7 +88,7 @@ def enforcer_plan(site: Site, node: NodePlace) -> ServicePlan:
         "nodePortAddresses": list(site.settings.node_port_addresses),
         "healthzBindAddress": f"0.0.0.0:{HEALTHZ_PORT}",
         "metricsBindAddress": f"0.0.0.0:{METRICS_PORT}",
-        "insecure": True,
+        "security": {"insecure": True},
     }
     return _plan(enforcer_name(node.name), node.name, config, site, "enforcer")
 

@@ -122,8 +122,9 @@ def _merge_item(merged: list[Any], item: Json, key: str, name: str, order: objec
 def _find(items: list[Any], wanted: Json, key: str, order: object) -> int | None:
     """Give the place of the item `wanted` means.
 
-    Ports of one number and two protocols (DNS) share the merge key, so the protocol decides between them; a port
-    that the wanted order has more often than the list is a new one.
+    Ports of one number and two protocols (DNS) share the merge key, so the protocol decides between them. Without a
+    wanted order (server-side apply) number and protocol are the key; with one, a port that the order has more often
+    than the list is a new one.
     """
     same = [i for i, item in enumerate(items) if isinstance(item, dict) and item.get(key) == wanted.get(key)]
     protocol = wanted.get("protocol")
@@ -132,7 +133,9 @@ def _find(items: list[Any], wanted: Json, key: str, order: object) -> int | None
     exact = [i for i in same if items[i].get("protocol", "TCP") == protocol]
     if exact:
         return exact[0]
-    listed = [entry for entry in order if _key_of(entry, key) == wanted.get(key)] if isinstance(order, list) else []
+    if not isinstance(order, list):
+        return None
+    listed = [entry for entry in order if _key_of(entry, key) == wanted.get(key)]
     return None if len(listed) > len(same) else same[0]
 
 

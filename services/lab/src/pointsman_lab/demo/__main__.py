@@ -1,0 +1,77 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`make demo`: starts a lab, plays the scenes, says how many checks passed. KEEP=1 leaves the lab up.
+
+Exit status 0 only if every check passed; a scene that breaks counts as a failed check and the others still play.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+from pathlib import Path
+
+from pointsman_lab.cli.up import _print_help as print_help
+from pointsman_lab.cluster import Cluster
+from pointsman_lab.demo import scenes
+from pointsman_lab.demo.story import Story
+from pointsman_lab.errors import LabError
+from pointsman_lab.settings import LabSettings
+
+_SCENES = (
+    scenes.first_sync,
+    scenes.who_answers,
+    scenes.policies,
+    scenes.scale,
+    scenes.rolling_update,
+    scenes.crashes,
+    scenes.explain,
+    scenes.trace,
+)
+
+
+async def play(story: Story, *, keep: bool) -> None:
+    """Start the lab, play every scene, end the lab (or, with `keep`, wait for Ctrl-C first)."""
+    settings = LabSettings(name="demo", nodes=3, zones=2)
+    story.console.print("[bold]Pointsman demo[/]: 3 nodes in 2 zones, every service a process of its own\n")
+    async with Cluster(settings, on_step=lambda step: story.say(f"... {step}")) as cluster:
+        applied = await cluster.apply(_samples())
+        story.say(f"... {len(applied)} objects applied from deploy/samples; waiting for pods")
+        await cluster.wait_all_deployed()
+        for scene in _SCENES:
+            try:
+                await scene(cluster, story)
+            except (LabError, OSError, LookupError, ValueError) as error:
+                story.check(f"{scene.__name__} ran to its end", holds=False, found=f"{type(error).__name__}: {error}")
+        if keep:
+            print_help(cluster, detached=False)
+            await _interrupted()
+
+
+def _samples() -> Path:
+    return Path(__file__).resolve().parents[5] / "deploy" / "samples"
+
+
+async def _interrupted() -> None:
+    stop = asyncio.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    await stop.wait()
+
+
+def main() -> int:
+    """Play the demo; the exit status says whether every check passed."""
+    story = Story()
+    try:
+        asyncio.run(play(story, keep=os.environ.get("KEEP", "") not in ("", "0")))
+    except LabError as error:
+        story.check("the lab started", holds=False, found=error)
+    except KeyboardInterrupt:
+        story.check("the demo was left alone", holds=False, found="interrupted")
+    print(f"\n{story.verdict()}", flush=True)
+    return 1 if story.failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
