@@ -147,7 +147,7 @@ def _is_item(item: object, part: str) -> bool:
 
 def _without_stale(current: Json, before: FieldSet, now: FieldSet, kept: list[FieldSet]) -> Json:
     result = copy.deepcopy(current)
-    for path in _leaves(before) + _items(before):
+    for path in _items(before) + _leaves(before):
         if not _holds(now, path) and not any(_holds(fields, path) for fields in kept):
             _drop(result, path)
     return result

@@ -104,11 +104,11 @@ def _merge_list(present: list[Any], patch: list[Any], around: str, name: str, or
     merged = list(present)
     for item in patch:
         if isinstance(item, dict):
-            _merge_item(merged, item, key, name, order)
+            _merge_item(merged, item, key, name, order if isinstance(order, list) else patch)
     return merged
 
 
-def _merge_item(merged: list[Any], item: Json, key: str, name: str, order: object) -> None:
+def _merge_item(merged: list[Any], item: Json, key: str, name: str, order: list[Any]) -> None:
     position = _find(merged, item, key, order)
     if item.get("$patch") == "delete":
         if position is not None:
@@ -119,12 +119,11 @@ def _merge_item(merged: list[Any], item: Json, key: str, name: str, order: objec
         merged[position] = _merge_map(merged[position], item, name)
 
 
-def _find(items: list[Any], wanted: Json, key: str, order: object) -> int | None:
+def _find(items: list[Any], wanted: Json, key: str, order: list[Any]) -> int | None:
     """Give the place of the item `wanted` means.
 
-    Ports of one number and two protocols (DNS) share the merge key, so the protocol decides between them. Without a
-    wanted order (server-side apply) number and protocol are the key; with one, a port that the order has more often
-    than the list is a new one.
+    Ports of one number and two protocols (DNS) share the merge key, so the protocol decides between them; a port that
+    the order (or, without one, the patch itself) has more often than the list is a new one.
     """
     same = [i for i, item in enumerate(items) if isinstance(item, dict) and item.get(key) == wanted.get(key)]
     protocol = wanted.get("protocol")
@@ -133,8 +132,6 @@ def _find(items: list[Any], wanted: Json, key: str, order: object) -> int | None
     exact = [i for i in same if items[i].get("protocol", "TCP") == protocol]
     if exact:
         return exact[0]
-    if not isinstance(order, list):
-        return None
     listed = [entry for entry in order if _key_of(entry, key) == wanted.get(key)]
     return None if len(listed) > len(same) else same[0]
 
