@@ -118,17 +118,6 @@ def veth(left: NetNs, left_name: str, right: NetNs, right_name: str) -> None:
         namespace.run("ip", "link", "set", device, "up")
 
 
-def namespaces_usable() -> bool:
-    """Whether this process may make network namespaces (root, and `ip` present)."""
-    if os.geteuid() != 0:
-        return False
-    try:
-        with NetNs("probe"):
-            return True
-    except (OSError, subprocess.SubprocessError):
-        return False
-
-
 def _enter(path: Path) -> None:
     """Move the calling thread, and only it, into the network namespace at `path` (`os.setns` came with Python 3.12)."""
     libc = ctypes.CDLL(None, use_errno=True)

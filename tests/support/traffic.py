@@ -19,6 +19,7 @@ PATIENCE_SECONDS = 5.0
 SILENCE_SECONDS = 0.4
 """How long a probe that should not be answered waits."""
 _RESEND_SECONDS = 0.5
+_CONNECTIONS = 40
 
 REJECT = "REJECT"
 DROP = "DROP"
@@ -114,6 +115,24 @@ def probe(
             return REJECT
         except TimeoutError:
             return DROP
+
+
+def seen(namespace: NetNs, address: str, port: int = 80, *, udp: bool = False) -> tuple[set[str], set[str]]:
+    """Over many connections: which backends answered, and which source addresses they saw."""
+    names: set[str] = set()
+    peers: set[str] = set()
+    for _ in range(_CONNECTIONS):
+        reply = answered(namespace, address, port, udp=udp)
+        names.add(reply.name)
+        peers.add(reply.peer)
+    return names, peers
+
+
+def answered(namespace: NetNs, address: str, port: int = 80, *, udp: bool = False, source: str | None = None) -> Reply:
+    """One request that must be answered."""
+    reply = probe(namespace, address, port, udp=udp, source=source)
+    assert isinstance(reply, Reply), f"{namespace.name} to {address}:{port} from {source}: {reply}"
+    return reply
 
 
 def parse_reply(data: bytes) -> Reply:

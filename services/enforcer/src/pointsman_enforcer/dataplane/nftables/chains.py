@@ -80,11 +80,17 @@ class EndpointChain:
 
     def messages(self, table: Table) -> list[Message]:
         """Create it, or write its rules anew; the verdicts that go to it are not disturbed."""
-        rules = [add_rule(table, self.name, rule) for rule in self._rules(table.family)]
+        rules = [add_rule(table, self.name, rule, words) for rule, words in self._rules(table.family)]
         return [add_chain(table, self.name), flush_chain(table, self.name), *rules]
 
-    def _rules(self, family: Family) -> list[list[bytes]]:
-        marking = [[nft.verdict(uapi.NFT_JUMP, MARK_CHAIN)]] if self.masquerade else []
+    def _rules(self, family: Family) -> list[tuple[list[bytes], str]]:
+        """Pick a slot; if it is gone the first one; if that is gone too, drop.
+
+        A packet under way while a batch is committed may have read its verdict before, and look for its endpoint after:
+        the set may have shrunk in between. Without the last rules it would go on undirected, and so would every
+        repetition of it, as its connection is then known to be none of ours.
+        """
+        marking = [([nft.verdict(uapi.NFT_JUMP, MARK_CHAIN)], "")] if self.masquerade else []
         if self.frontend is Frontend.SERVICE_IP:
             endpoints, key = layout.ENDPOINTS, frontend_fields(family)
             slot_register = family.address_bytes // 4 + 2
@@ -92,8 +98,14 @@ class EndpointChain:
             endpoints, key, slot_register = layout.NODEPORT_ENDPOINTS, nodeport_fields(0), 2
         port_register = family.address_bytes // 4
         dnat = nft.dnat(family, 0, port_register)
-        slot = self._slot(family, slot_register)
-        return [*marking, [*key, *slot, nft.lookup_value(0, endpoints.name, into=0), dnat]]
+        direct = [nft.lookup_value(0, endpoints.name, into=0), dnat]
+        first = nft.numgen_random(slot_register, 1, self.endpoints.value)
+        return [
+            *marking,
+            ([*key, *self._slot(family, slot_register), *direct], ""),
+            ([*key, first, *direct], "the set shrank a moment ago"),
+            ([nft.counter(), nft.verdict(uapi.NF_DROP)], "the set was emptied a moment ago"),
+        ]
 
     def _slot(self, family: Family, register: int) -> Sequence[bytes]:
         offset = self.endpoints.value
