@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The catalogue's addresses, and how a row becomes its twin of the other family.
 
-Rows are written in IPv4, as packet-flow.md is. `twin` translates every address and prefix of one by a fixed rule, IPv4 to IPv6
-and back, so a dual-stack row keeps both halves, exchanged. The rule keeps the decimal digits readable:
+Rows are written in IPv4, as packet-flow.md is. `twin_row` translates every address and prefix of one by a fixed rule,
+IPv4 to IPv6 and back, so a dual-stack row keeps both halves, exchanged. The rule keeps the decimal digits readable:
 
     pods      10.A.B.C     <-> fd00:10::A:B:C         cluster CIDR  10.0.0.0/8     <-> fd00:10::/64
     services  172.30.A.B   <-> fd00:10:96::(A*1000+B) service CIDR  172.30.0.0/16  <-> fd00:10:96::/112

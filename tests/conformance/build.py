@@ -46,7 +46,7 @@ def probe(
     protocol: str = "TCP",
     origin: Origin | None = None,
 ) -> Probe:
-    """A probe; an endpoint that probes itself is masqueraded when chosen (hairpin), whatever `expect` says of others."""
+    """A probe; an endpoint that probes itself is masqueraded when chosen (hairpin), whatever `expect` says."""
     targets = tuple(sorted(t._replace(masquerade=t.masquerade or t.address == source) for t in expect.targets))
     return Probe(source, destination, port, protocol, origin or origin_of(source), expect._replace(targets=targets))
 

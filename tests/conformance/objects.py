@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Kubernetes objects for rows, as JSON text: short to write, complete enough for a strict decoder.
 
-Endpoint notation is packet-flow.md's: `10.180.0.1@L` is ready on the node under test, `@R` on another node, no `@` names no
-node; `/U` not ready, `/T` terminating and serving, `/TX` terminating and not serving. `@name` names any other node.
+Endpoint notation is packet-flow.md's: `10.180.0.1@L` is ready on the node under test, `@R` on another node, no `@`
+names no node; `/U` not ready, `/T` terminating and serving, `/TX` terminating and not serving, `/default` without any
+condition. `@name` names any other node.
 """
 
 from __future__ import annotations

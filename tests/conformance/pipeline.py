@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """From a row's objects to the plan of the node under test, through the same code as in production.
 
-API server's filters -> watcher's decoder (watch lines) -> wire form of cluster.v1 -> planner's cluster state -> plan(node)
--> wire form of plan.v1. Nothing here decides anything about packets.
+API server's filters -> watcher's decoder (watch lines) -> wire form of cluster.v1 -> planner's cluster state
+-> plan(node) -> wire form of plan.v1. Nothing here decides anything about packets.
 """
 
 from __future__ import annotations
@@ -12,10 +12,13 @@ from collections.abc import Iterable
 from typing import Any
 
 from conformance.model import Event, NodeSettings, Row, Verb
+
 from pointsman.cluster.v1 import cluster_service_pb2
+from pointsman_enforcer.dataplane.node_settings import DetectLocalMode, effective_settings
+from pointsman_enforcer.dataplane.node_settings import NodeSettings as EnforcerSettings
 from pointsman_model.cluster import Change
-from pointsman_model.names import Family, Prefix, make_prefix, parse_prefix
-from pointsman_model.plan import DataplaneSettings, DetectLocal, NodeFacts, NodePlan
+from pointsman_model.names import parse_prefix
+from pointsman_model.plan import DataplaneSettings, NodeFacts, NodePlan
 from pointsman_model.wire.cluster import change_from_pb
 from pointsman_model.wire.plan import decode_service_plan, encode_service_plan
 from pointsman_planner.core.cluster_state import ClusterState
@@ -29,13 +32,6 @@ _RESOURCES = {
     "Node": resources.NODES,
     "ServiceCIDR": resources.SERVICE_CIDRS,
 }
-_DETECTORS = {
-    "": DetectLocal.NONE,
-    "ClusterCIDR": DetectLocal.CIDR,
-    "BridgeInterface": DetectLocal.BRIDGE_INTERFACE,
-    "InterfaceNamePrefix": DetectLocal.INTERFACE_PREFIX,
-}
-_WHOLE = {family: make_prefix(bytes(family.address_bytes), 0) for family in Family}
 
 
 class Cluster:
@@ -87,27 +83,22 @@ def _passes_selectors(manifest: dict[str, Any]) -> bool:
     return not field or manifest.get("spec", {}).get(field.removeprefix("spec.")) != value
 
 
-def dataplane_settings(settings: NodeSettings, facts: NodeFacts) -> DataplaneSettings:
-    """The settings resolved for one node, as semantics.md G1-G3 say."""
-    return DataplaneSettings(
-        detect_local=_DETECTORS[settings.detect_local_mode],
-        detect_local_cidrs=tuple(map(parse_prefix, settings.cluster_cidrs)),
-        detect_local_interface=settings.interface,
+def node_settings(settings: NodeSettings) -> EnforcerSettings:
+    """The settings as the enforcer's configuration has them."""
+    mode = settings.detect_local_mode or DetectLocalMode.CLUSTER_CIDR.value
+    is_primary = settings.node_port_addresses == ("primary",)
+    return EnforcerSettings(
+        detect_local_mode=DetectLocalMode(mode),
+        cluster_cidrs=tuple(map(parse_prefix, settings.cluster_cidrs)),
+        interface=settings.interface,
         masquerade_all=settings.masquerade_all,
-        node_port_addresses=_node_port_addresses(settings, facts),
+        node_port_addresses=None if is_primary else tuple(map(parse_prefix, settings.node_port_addresses)),
     )
 
 
-def _node_port_addresses(settings: NodeSettings, facts: NodeFacts) -> tuple[Prefix, ...]:
-    blocks: list[Prefix] = []
-    for family in Family:
-        if settings.node_port_addresses == ("primary",):
-            address = facts.primary_address(family)
-            blocks += [make_prefix(address, family.address_bits)] if address else []
-        else:
-            named = [prefix for text in settings.node_port_addresses if (prefix := parse_prefix(text)).family is family]
-            blocks += named or [_WHOLE[family]]
-    return tuple(blocks)
+def dataplane_settings(settings: NodeSettings, facts: NodeFacts) -> DataplaneSettings:
+    """What the settings come to on one node, by the enforcer's own rules."""
+    return effective_settings(node_settings(settings), facts)
 
 
 def describe(row: Row) -> str:

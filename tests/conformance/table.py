@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The one table: every source of rows, in the order in which they are printed.
 
-A source is a function that yields rows. To add rows, by hand or by a generator with its own oracle, add a source here or
-hand `all_rows` another list; executors and reports know nothing about where a row comes from.
+A source is a function that yields rows. To add rows, by hand or by a generator with its own oracle, add a source here
+or hand `all_rows` another list; executors and reports know nothing about where a row comes from.
 """
 
 from __future__ import annotations

@@ -1,14 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """Executor `pure`: the plan and the reference tracer, no kernel. Milliseconds for the whole table.
 
-It proves what the planner decides. Rows about packets meanwhile (restart, a refused write) have nothing to decide and are
-only for executors with a dataplane; steady and held probes are the dataplane's too.
+It proves what the planner decides. Rows about packets meanwhile (restart, a refused write) have nothing to decide and
+are only for executors with a dataplane; steady and held probes are the dataplane's too.
 """
 
 from __future__ import annotations
 
 from conformance.model import Expectation, Origin, Outcome, Probe, ProbeFailure, Row, RowResult, Target
 from conformance.pipeline import Cluster, dataplane_settings
+
 from pointsman_model.names import Protocol, format_address, parse_address
 from pointsman_model.packet import Fate, Packet, trace_packet
 from pointsman_model.plan import DataplaneSettings, NodePlan, TrafficClass

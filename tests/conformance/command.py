@@ -1,0 +1,111 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The command: run the packet-flow table and print its matrix.
+
+The last line is `N passed, N failed`, counted in rows per executor. The exit status is 1 if a row failed, 2 if the suite
+could not run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import platform
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+
+import structlog
+from conformance import report
+from conformance.executors import kernel, pure
+from conformance.model import EVERY_MODE, ProbeFailure, Row, RowResult
+from conformance.pipeline import describe
+from conformance.table import all_rows, runnable
+
+KERNEL_MODES = frozenset({"nftables"})
+"""Modes whose dataplane exists."""
+EXECUTORS = (pure.NAME, kernel.NAME)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Parse, run, print; the exit status."""
+    options = _parser().parse_args(argv)
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR))
+    executors = EXECUTORS if options.executor == "all" else (options.executor,)
+    refusal = _refusal(options.mode, executors)
+    if refusal:
+        sys.stderr.write(f"conformance: {refusal}" + "\n")
+        return 2
+    rows = [row for row in all_rows() if not options.section or row.section in options.section]
+    if not rows:
+        sys.stderr.write(f"conformance: there is no section {options.section}" + "\n")
+        return 2
+    started = time.monotonic()
+    results = list(_results(runnable(rows, options.mode), executors, _printer(verbose=options.verbose)))
+    _say(f"mode {options.mode}, Linux {platform.release()}, {time.monotonic() - started:.0f} s\n")
+    for line in report.matrix(rows, results, executors, options.mode):
+        _say(line)
+    _say("")
+    for line in (*report.not_run(rows, options.mode, executors), *report.failures(results)):
+        _say(line)
+    _say(report.closing(results))
+    return 0 if results and all(result.is_passed for result in results) else 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description="The packet-flow table against the planner and a real kernel.")
+    parser.add_argument("--mode", choices=sorted(EVERY_MODE), default="nftables", help="proxy mode (default nftables)")
+    parser.add_argument("--executor", choices=[*EXECUTORS, "all"], default="all", help="default: all")
+    parser.add_argument("--section", type=int, action="append", help="only this section; may be given again")
+    parser.add_argument("-v", "--verbose", action="store_true", help="print every row")
+    return parser
+
+
+def _refusal(mode: str, executors: Sequence[str]) -> str:
+    """Why this cannot run, empty when it can."""
+    if kernel.NAME not in executors:
+        return ""
+    if mode not in KERNEL_MODES:
+        modes = ", ".join(sorted(KERNEL_MODES))
+        return f"there is no dataplane for mode {mode} yet (there is: {modes}); `--executor pure` runs without one"
+    if os.geteuid() != 0:
+        return "the kernel executor makes network namespaces and needs root; `--executor pure` does without"
+    return ""
+
+
+def _results(rows: Sequence[Row], executors: Sequence[str], show: Callable[[RowResult], None]) -> Iterator[RowResult]:
+    if pure.NAME in executors:
+        for row in rows:
+            if not row.needs_dataplane:
+                result = _run_pure(row)
+                show(result)
+                yield result
+    if kernel.NAME in executors and rows:
+        with kernel.KernelExecutor() as executor:
+            for group in kernel.groups(rows):
+                for result in executor.run_group(group):
+                    show(result)
+                    yield result
+
+
+def _run_pure(row: Row) -> RowResult:
+    """A row that makes the planner raise has failed; the others are still of interest."""
+    try:
+        return pure.run_row(row)
+    except Exception as error:  # noqa: BLE001 - whatever it is, it belongs into the report beside its row
+        words = f"{type(error).__name__}: {error}"
+        return RowResult(row, pure.NAME, (ProbeFailure(1, "the row as a whole", "a plan", words),))
+
+
+def _printer(*, verbose: bool) -> Callable[[RowResult], None]:
+    def show(result: RowResult) -> None:
+        if verbose:
+            verdict = "passed" if result.is_passed else "FAILED"
+            _say(f"{verdict} {result.executor:<6} {describe(result.row)}")
+
+    return show
+
+
+def _say(line: str) -> None:
+    sys.stdout.write(line + "\n")
+    sys.stdout.flush()
