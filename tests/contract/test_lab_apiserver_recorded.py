@@ -2,7 +2,8 @@
 """The lab's API server answers in the shape a real one does: held against answers recorded from kube-apiserver 1.36.
 
 A world like the recorded one is written to the server, the recorded requests are asked again, and the structure is
-compared: the fields of the envelope, the fields of objects, the words of errors. Values that differ by nature (uids, times, addresses) are not.
+compared: the fields of the envelope, the fields of objects, the words of errors. Values that differ by nature (uids,
+times, addresses) are not.
 """
 
 import base64

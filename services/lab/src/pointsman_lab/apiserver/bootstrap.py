@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
 
 from pointsman_lab.apiserver.admission.namespaces import NamespaceRules
-from pointsman_lab.apiserver.admission.rules import EndpointSliceRules, NodeRules, ServiceCidrRules
+from pointsman_lab.apiserver.admission.rules import EndpointSliceRules, NodeRules, SecretRules, ServiceCidrRules
 from pointsman_lab.apiserver.admission.services import ServiceAllocator, ServiceRules
 from pointsman_lab.apiserver.admission.workloads import (
     DAEMONSET_DEFAULTS,
@@ -28,6 +28,7 @@ from pointsman_lab.apiserver.deletion import TIME_FORMAT
 from pointsman_lab.apiserver.registry import Registry
 from pointsman_lab.apiserver.resources import (
     APPS,
+    CORE,
     DEPLOYMENTS,
     ENDPOINTSLICES,
     NAMESPACES,
@@ -93,6 +94,7 @@ def new_cluster(options: ClusterOptions | None = None, store: ObjectStore | None
             NAMESPACES: NamespaceRules(),
             NODES: NodeRules(),
             PODS: PodRules(),
+            by_plural(CORE, "secrets"): SecretRules(),
             DEPLOYMENTS: WorkloadRules(DEPLOYMENT_DEFAULTS),
             REPLICASETS: WorkloadRules(REPLICASET_DEFAULTS),
             by_plural(APPS, "statefulsets"): WorkloadRules(STATEFULSET_DEFAULTS),

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Content negotiation: JSON is what we write, whole, as a Table or as metadata only; JSON and YAML are what we read."""
+"""Content negotiation: JSON is what we write, whole, as a Table or as metadata only.
+
+JSON, YAML and, for the kinds in its schema, Kubernetes protobuf are what we read.
+"""
 
 from __future__ import annotations
 
@@ -11,13 +14,15 @@ import yaml
 
 from pointsman_lab.apiserver import errors
 from pointsman_lab.apiserver.encoding import decode_json
+from pointsman_lab.apiserver.protobuf.decoder import ProtobufDecoder, UnknownKindError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
 JSON_TYPE: Final = "application/json"
 YAML_TYPE: Final = "application/yaml"
-READ_TYPES: Final = (JSON_TYPE, YAML_TYPE)
+PROTOBUF_TYPE: Final = "application/vnd.kubernetes.protobuf"
+READ_TYPES: Final = (JSON_TYPE, YAML_TYPE, PROTOBUF_TYPE)
 _ANY: Final = ("*/*", "application/*", JSON_TYPE)
 
 
@@ -53,20 +58,39 @@ def accepted_form(accept: str) -> Form:
     raise errors.not_acceptable(JSON_TYPE)
 
 
-def read_body(content_type: str, raw: bytes, accepted: Sequence[str] = READ_TYPES) -> object:
-    """Decode a request body by its media type; no body is None.
+class BodyReader:
+    """Decodes request bodies; the protobuf schema is read when the first such body comes."""
 
-    Raises:
-        ApiError: 415 for a type that is not accepted (protobuf among them), 400 for a body that does not parse.
-    """
-    media = content_type.partition(";")[0].strip().lower() or JSON_TYPE
-    if not raw:
-        return None
-    if media not in accepted:
-        raise errors.unsupported_media_type(media, accepted)
-    try:
-        if "yaml" in media and not raw.lstrip().startswith(b"{"):
-            return yaml.safe_load(raw)
-        return decode_json(raw)
-    except (msgspec.DecodeError, yaml.YAMLError, UnicodeDecodeError) as error:
-        raise errors.bad_request(f"the body could not be read as {media}: {error}") from error
+    def __init__(self) -> None:
+        self._protobuf: ProtobufDecoder | None = None
+
+    def read(self, content_type: str, raw: bytes, accepted: Sequence[str] = READ_TYPES) -> object:
+        """Decode a body by its media type; no body is None.
+
+        Raises:
+            ApiError: 415 for a type that is not accepted or a kind that is not in the protobuf schema, 400 for a body
+                that does not parse.
+        """
+        media = content_type.partition(";")[0].strip().lower() or JSON_TYPE
+        if not raw:
+            return None
+        if media not in accepted:
+            raise errors.unsupported_media_type(media, accepted)
+        if media == PROTOBUF_TYPE:
+            return self._read_protobuf(raw)
+        try:
+            if "yaml" in media and not raw.lstrip().startswith(b"{"):
+                return yaml.safe_load(raw)
+            return decode_json(raw)
+        except (msgspec.DecodeError, yaml.YAMLError, UnicodeDecodeError) as error:
+            raise errors.bad_request(f"the body could not be read as {media}: {error}") from error
+
+    def _read_protobuf(self, raw: bytes) -> object:
+        if self._protobuf is None:
+            self._protobuf = ProtobufDecoder()
+        try:
+            return self._protobuf.decode(raw)
+        except UnknownKindError as error:
+            raise errors.unsupported_media_type(f"{PROTOBUF_TYPE}: {error}", (JSON_TYPE, YAML_TYPE)) from error
+        except ValueError as error:
+            raise errors.bad_request(f"the body could not be read as {PROTOBUF_TYPE}: {error}") from error

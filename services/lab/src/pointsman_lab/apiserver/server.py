@@ -21,7 +21,7 @@ from pointsman_lab.apiserver.documents import document
 from pointsman_lab.apiserver.encoding import encode_json
 from pointsman_lab.apiserver.errors import ApiError
 from pointsman_lab.apiserver.faults import Faults
-from pointsman_lab.apiserver.negotiation import JSON_TYPE, accepted_form, read_body
+from pointsman_lab.apiserver.negotiation import JSON_TYPE, BodyReader, accepted_form
 from pointsman_lab.apiserver.rendering import WatchRenderer
 from pointsman_lab.apiserver.stats import Stats
 from pointsman_lab.apiserver.target import number, parse_target, watch_options
@@ -66,7 +66,8 @@ class ApiServer:
         self.stats = Stats()
         self._options = options or ServerOptions()
         self._auth = Authenticator(self._options.tokens, anonymous=self._options.anonymous)
-        self._verbs = Verbs(registry, self._auth.tokens)
+        self._bodies = BodyReader()
+        self._verbs = Verbs(registry, self._auth.tokens, self._bodies)
         self._admin = Admin(registry, self.faults, self.stats, self._drop)
         self._watches: set[WatchStream] = set()
         self._runner: web.ServerRunner | None = None
@@ -130,7 +131,7 @@ class ApiServer:
         user = self._auth.user_of(request)
         path = request.path
         if path.startswith(PREFIX):
-            body = read_body(request.headers.get("Content-Type", ""), await request.read())
+            body = self._bodies.read(request.headers.get("Content-Type", ""), await request.read())
             return _json(encode_json(await self._admin.answer(request.method, path, body)))
         found = document(request, path)
         if found is not None:

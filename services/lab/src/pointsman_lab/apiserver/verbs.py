@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 from pointsman_lab.apiserver import errors
 from pointsman_lab.apiserver.deletion import DeleteOptions
 from pointsman_lab.apiserver.encoding import encode_json
-from pointsman_lab.apiserver.negotiation import READ_TYPES, Form, accepted_form, read_body
+from pointsman_lab.apiserver.negotiation import READ_TYPES, Form, accepted_form
 from pointsman_lab.apiserver.patches import PATCH_TYPES
 from pointsman_lab.apiserver.registry import Patch
 from pointsman_lab.apiserver.rendering import render_list, render_object
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from pointsman_lab.apiserver.encoding import Json
     from pointsman_lab.apiserver.eventlog import StoredObject
+    from pointsman_lab.apiserver.negotiation import BodyReader
     from pointsman_lab.apiserver.registry import Registry
     from pointsman_lab.apiserver.target import Target
 
@@ -55,7 +56,8 @@ class Answer:
 class Verbs:
     """Answers every verb but watch."""
 
-    def __init__(self, registry: Registry, tokens: Mapping[str, str]) -> None:
+    def __init__(self, registry: Registry, tokens: Mapping[str, str], bodies: BodyReader) -> None:
+        self._bodies = bodies
         self._registry = registry
         self._tokens = tokens
 
@@ -98,7 +100,7 @@ class Verbs:
         return Answer(body=render_object(call.target.resource, stored, form, include), status=status)
 
     def _create(self, call: Call, form: Form) -> Answer:
-        target, body = call.target, read_body(call.content_type, call.raw)
+        target, body = call.target, self._bodies.read(call.content_type, call.raw)
         if not target.resource.stored:
             asked = body if isinstance(body, dict) else {}
             review = answer_review(target.resource, asked, user=call.user, tokens=self._tokens)
@@ -112,12 +114,12 @@ class Verbs:
         target, trial = call.target, dry_run(call.query)
         place = (target.namespace, target.name, target.subresource)
         if target.verb == "update":
-            body = read_body(call.content_type, call.raw)
+            body = self._bodies.read(call.content_type, call.raw)
             return self._registry.update(target.resource, body, *place, dry_run=trial)
-        return self._registry.patch(target.resource, _patch_of(call), *place, dry_run=trial)
+        return self._registry.patch(target.resource, self._patch(call), *place, dry_run=trial)
 
     def _delete(self, call: Call, form: Form) -> Answer:
-        target, options = call.target, _delete_options(call)
+        target, options = call.target, self._delete_options(call)
         stored, gone = self._registry.delete(target.resource, target.namespace, target.name, options)
         if not gone or target.resource in _RETURNS_DELETED:
             return self._object(call, form, stored)
@@ -130,18 +132,24 @@ class Verbs:
     def _delete_collection(self, call: Call, form: Form) -> Answer:
         target = call.target
         listed = self._registry.delete_collection(
-            target.resource, list_options(target, call.query), _delete_options(call)
+            target.resource, list_options(target, call.query), self._delete_options(call)
         )
         return Answer(body=render_list(target.resource, listed, form, ""), chunked=True)
+
+    def _patch(self, call: Call) -> Patch:
+        return _patch_of(call, self._bodies.read(call.content_type, call.raw, PATCH_TYPES))
+
+    def _delete_options(self, call: Call) -> DeleteOptions:
+        return _delete_options(call, self._bodies.read(call.content_type, call.raw, READ_TYPES))
 
     def _scale(self, call: Call) -> Answer:
         target, trial = call.target, dry_run(call.query)
         stored = self._registry.get(target.resource, target.namespace, target.name)
         if target.verb == "update":
-            scale = read_body(call.content_type, call.raw)
+            scale = self._bodies.read(call.content_type, call.raw)
             stored = update_scale(self._registry, target.resource, stored, scale, dry_run=trial)
         elif target.verb == "patch":
-            stored = patch_scale(self._registry, target.resource, stored, _patch_of(call), dry_run=trial)
+            stored = patch_scale(self._registry, target.resource, stored, self._patch(call), dry_run=trial)
         elif target.verb != "get":
             raise errors.method_not_allowed()
         return Answer(body=encode_json(scale_of(stored)))
@@ -152,7 +160,7 @@ class Verbs:
         if target.subresource == "log":
             message = f"the lab keeps no logs of pod {target.name}: its process writes to the lab's own log directory"
             raise errors.ApiError(404, "NotFound", message)
-        body = read_body(call.content_type, call.raw)
+        body = self._bodies.read(call.content_type, call.raw)
         if target.verb != "create" or not isinstance(body, dict):
             raise errors.method_not_allowed()
         if target.subresource == "eviction":
@@ -175,18 +183,17 @@ def _success(details: Json | None, code: int = 0) -> Json:
     return status
 
 
-def _patch_of(call: Call) -> Patch:
+def _patch_of(call: Call, document: object) -> Patch:
     media_type = call.content_type.partition(";")[0].strip()
     return Patch(
         media_type=media_type,
-        document=read_body(call.content_type, call.raw, PATCH_TYPES),
+        document=document,
         manager=call.query.get("fieldManager") or call.user_agent.partition("/")[0] or "unknown",
         force=is_true(call.query, "force"),
     )
 
 
-def _delete_options(call: Call) -> DeleteOptions:
-    body = read_body(call.content_type, call.raw, READ_TYPES)
+def _delete_options(call: Call, body: object) -> DeleteOptions:
     options = _options_from(body)
     grace = call.query.get("gracePeriodSeconds", "")
     return DeleteOptions(

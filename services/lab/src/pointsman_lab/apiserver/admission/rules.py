@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import base64
 import ipaddress
 import re
 from typing import TYPE_CHECKING, Final, Protocol
@@ -191,6 +192,23 @@ class NowText(Protocol):
 
     def __call__(self) -> str:
         """Give the present time."""
+
+
+class SecretRules:
+    """Secrets: stringData is a convenience of the writer and is stored as data."""
+
+    def on_create(self, body: Json) -> list[Cause]:
+        """Move stringData into data; the default type is Opaque."""
+        plain = body.pop("stringData", None)
+        if plain:
+            encoded = {name: base64.b64encode(str(value).encode()).decode() for name, value in plain.items()}
+            body["data"] = (body.get("data") or {}) | encoded
+        body["type"] = body.get("type") or "Opaque"
+        return []
+
+    def on_update(self, body: Json, before: Json) -> list[Cause]:  # noqa: ARG002 - the interface gives both
+        """As on create."""
+        return self.on_create(body)
 
 
 class NodeRules:
