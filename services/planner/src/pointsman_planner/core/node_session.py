@@ -109,7 +109,6 @@ class NodeSession:
         self._are_facts_dirty = False
         self._origins = Origins()
         self._in_flight: deque[_InFlight] = deque()
-        self._unanswered: set[int] = set()
         self._nonce = 0
         self._sent: tuple[ClusterPosition, int] | None = None
         self._acked: tuple[ClusterPosition, int, int] | None = None
@@ -218,10 +217,9 @@ class NodeSession:
     def _receive_resync(self, resync: Resync) -> None:
         if self._first is None:
             self._resync = resync.bucket_digests
-            # It answers for what is in flight: those transactions may or may not be in its digests, so the answer
-            # covers their services too.
+            # What is in flight arrives before the answer and brings its own services to what was current then; what
+            # changed since is dirty and goes with the answer. So the digests sent are enough to build it from.
             for flight in self._in_flight:
-                self._unanswered |= flight.buckets | {bucket_of(key) for key in flight.keys}
                 self._origins.keep_traces(flight.traceparents)
             self._in_flight.clear()
 
@@ -248,7 +246,7 @@ class NodeSession:
             differing, is_all = self._differing(theirs)
         elif self._resync is not None:
             differing, is_all = self._differing(self._resync)
-            differing |= self._unanswered | {bucket_of(key) for key in self._dirty}
+            differing |= {bucket_of(key) for key in self._dirty}
         else:
             differing, is_all = frozenset(), False
         keys = self._source.services_in(sorted(differing)) if differing else self._source.in_order(self._dirty)
@@ -302,7 +300,6 @@ class NodeSession:
     def _forget_pending(self) -> None:
         self._first = self._resync = None
         self._dirty = {}
-        self._unanswered.clear()
         self._are_facts_dirty = False
         self._origins.clear()
 
