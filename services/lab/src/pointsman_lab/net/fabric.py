@@ -96,7 +96,10 @@ class Fabric:
 
     async def route_outside(self, routes: Iterable[tuple[str, Sequence[str]]]) -> None:
         """Sets, for each address, over which nodes outside clients reach it; no node means unreachable."""
-        lines = [layout.outside_route_line(ip, [self.topology.node(name) for name in via]) for ip, via in routes]
+        source = self.topology.outside_address
+        lines = [
+            layout.outside_route_line(ip, [self.topology.node(name) for name in via], source) for ip, via in routes
+        ]
         if lines:
             await run_batch(OUTSIDE, lines)
 

@@ -83,14 +83,15 @@ def node_lines(topology: Topology, node: NodePlace) -> Iterator[str]:
     yield f"address add {node.secondary_address.ipv6}/64 dev eth0 nodad"
     yield f"route add 0.0.0.0/0 via {topology.control_address.ipv4} src {node.address.ipv4}"
     yield f"route add ::/0 via {topology.control_address.ipv6} src {node.address.ipv6}"
-    for cidr, gateway in zip(topology.client_cidrs, topology.outside_address, strict=True):
-        yield f"route add {cidr} via {gateway}"
+    # Every route names its source: with two addresses per family the kernel's own choice is not the primary one.
+    for cidr, gateway, source in zip(topology.client_cidrs, topology.outside_address, node.address, strict=True):
+        yield f"route add {cidr} via {gateway} src {source}"
     for cidr in node.pod_cidr:
         yield f"route add blackhole {cidr}"
     for other in topology.nodes:
         if other.name != node.name:
-            for cidr, gateway in zip(other.pod_cidr, other.address, strict=True):
-                yield f"route add {cidr} via {gateway}"
+            for cidr, gateway, source in zip(other.pod_cidr, other.address, node.address, strict=True):
+                yield f"route add {cidr} via {gateway} src {source}"
 
 
 def outside_lines(topology: Topology) -> Iterator[str]:
@@ -104,18 +105,19 @@ def outside_lines(topology: Topology) -> Iterator[str]:
     for client in topology.client_addresses:
         yield f"address add {client.ipv4}/32 dev eth0"
         yield f"address add {client.ipv6}/128 dev eth0 nodad preferred_lft 0"
-    for pool, gateway in zip(LOAD_BALANCER_POOLS, topology.nodes[0].address, strict=True):
-        yield f"route add {pool} via {gateway}"
+    first = topology.nodes[0].address
+    for pool, gateway, source in zip(LOAD_BALANCER_POOLS, first, topology.outside_address, strict=True):
+        yield f"route add {pool} via {gateway} src {source}"
 
 
-def outside_route_line(address: str, via: Sequence[NodePlace]) -> str:
+def outside_route_line(address: str, via: Sequence[NodePlace], source: DualStack) -> str:
     """The route from outside to one load balancer or external address, over one or several nodes; none: no route."""
-    version = ipaddress.ip_address(address).version
-    prefix = f"{address}/{32 if version == 4 else 128}"
-    hops = [node.address.ipv4 if version == 4 else node.address.ipv6 for node in via]
-    if not hops:
+    is_ipv4 = ipaddress.ip_address(address).version == 4
+    prefix = f"{address}/{32 if is_ipv4 else 128}"
+    if not via:
         return f"route replace unreachable {prefix}"
-    return f"route replace {prefix} " + " ".join(f"nexthop via {hop}" for hop in hops)
+    hops = " ".join(f"nexthop via {node.address.ipv4 if is_ipv4 else node.address.ipv6}" for node in via)
+    return f"route replace {prefix} src {source.ipv4 if is_ipv4 else source.ipv6} {hops}"
 
 
 def pod_attach_lines(*, link: str, place: str, node: NodePlace, address: DualStack) -> Iterator[str]:
