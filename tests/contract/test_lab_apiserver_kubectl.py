@@ -18,7 +18,7 @@ from pointsman_lab.apiserver.patches import MERGE_PATCH
 from pointsman_lab.apiserver.resources import CORE_EVENTS, DEPLOYMENTS, ENDPOINTSLICES, NODES, PODS, REPLICASETS
 
 DEADLINE_SECONDS = 60.0
-DEPLOYMENT = {
+DEPLOYMENT: dict[str, Any] = {
     "apiVersion": "apps/v1",
     "kind": "Deployment",
     "metadata": {"name": "web", "labels": {"app": "web"}},
@@ -33,7 +33,7 @@ DEPLOYMENT = {
         },
     },
 }
-SERVICE = {
+SERVICE: dict[str, Any] = {
     "apiVersion": "v1",
     "kind": "Service",
     "metadata": {"name": "web"},

@@ -193,3 +193,25 @@ def test_bad_object_is_refused(registry: Registry, resource: Any, body: Any, nam
         registry.create(resource, body, namespace)
     assert refused.value.code == code
     assert registry.store.revision == before
+
+
+@pytest.mark.parametrize(
+    ("resource", "body"),
+    [
+        (SERVICES, {"metadata": {"name": "x"}, "spec": "text"}),
+        (SERVICES, {"metadata": {"name": "x"}, "spec": {"ports": ["text"]}}),
+        (SERVICES, {"metadata": {"name": "x"}, "spec": {"ports": 5}}),
+        (SERVICES, {"metadata": {"name": 5}, "spec": {}}),
+        (SERVICES, {"metadata": []}),
+        (PODS, {"metadata": {"name": "x"}, "spec": {"containers": [7]}}),
+        (DEPLOYMENTS, {"metadata": {"name": "x"}, "spec": {"template": [1]}}),
+        (ENDPOINTSLICES, {"metadata": {"name": "x"}, "addressType": [], "endpoints": [1]}),
+        (SERVICECIDRS, {"metadata": {"name": "x"}, "spec": {"cidrs": [[]]}}),
+    ],
+)
+def test_field_of_the_wrong_type_is_refused_and_changes_nothing(registry: Registry, resource: Any, body: Json) -> None:
+    before = registry.store.revision
+    with pytest.raises(ApiError) as refused:
+        registry.create(resource, body, "default" if resource.namespaced else "")
+    assert refused.value.code in (400, 422)
+    assert registry.store.revision == before

@@ -18,7 +18,7 @@ from pointsman_lab.apiserver.patches import MERGE_PATCH
 
 if TYPE_CHECKING:
     import ssl
-    from collections.abc import AsyncIterator, Mapping
+    from collections.abc import AsyncGenerator, Mapping
 
     from pointsman_lab.apiserver.resources import Resource
 
@@ -108,7 +108,7 @@ class ApiClient:
         options = None if grace_seconds is None else {"gracePeriodSeconds": grace_seconds}
         return await self.request("DELETE", resource.path(namespace, name), options)
 
-    async def watch(self, resource: Resource, namespace: str = "", **query: str) -> AsyncIterator[WatchEvent]:
+    async def watch(self, resource: Resource, namespace: str = "", **query: str) -> AsyncGenerator[WatchEvent, None]:
         """Give the events of a watch until the server ends it."""
         url = f"{self._base_url}{resource.path(namespace)}"
         async with self._open_session().get(url, params={"watch": "1", **query}) as response:

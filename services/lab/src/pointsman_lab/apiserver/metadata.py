@@ -47,6 +47,9 @@ def check_identity(resource: Resource, body: object, namespace: str) -> Json:
     if not isinstance(metadata, dict):
         raise errors.bad_request("metadata is no JSON object")
     body["metadata"] = metadata
+    for field in ("name", "generateName"):
+        if not isinstance(metadata.get(field, ""), str):
+            raise errors.bad_request(f"metadata.{field} is no string: {metadata[field]!r}")
     if not resource.namespaced:
         metadata.pop("namespace", None)
     elif metadata.setdefault("namespace", namespace) != namespace:

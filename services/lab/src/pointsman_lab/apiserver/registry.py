@@ -21,10 +21,11 @@ from pointsman_lab.apiserver.patches.apply import server_side_apply
 from pointsman_lab.apiserver.resources import BY_KIND, NAMESPACES, SERVICES, Resource
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from pointsman_lab.apiserver.admission.rules import Rules
     from pointsman_lab.apiserver.encoding import Json
+    from pointsman_lab.apiserver.errors import Cause
     from pointsman_lab.apiserver.eventlog import StoredObject
     from pointsman_lab.apiserver.store import ObjectStore
 
@@ -91,8 +92,8 @@ class Registry:
         name = checked["metadata"]["name"]
         if self.store.get(resource, object_key(namespace if resource.namespaced else "", name)):
             raise errors.already_exists(resource, name)
-        causes = check_name(name, label=resource in (SERVICES, NAMESPACES)) + check_labels(checked)
-        causes = causes or self._rules_of(resource).on_create(checked)
+        causes: Sequence[Cause] = check_name(name, label=resource in (SERVICES, NAMESPACES)) + check_labels(checked)
+        causes = causes or self._admit(resource, checked, None)
         if causes:
             raise errors.invalid(resource, name, causes)
         return store_form(resource, checked, 0) if dry_run else self.store.create(resource, checked)
@@ -171,8 +172,14 @@ class Registry:
             self._deletion.delete(resource, stored, options)
         return listing
 
-    def _rules_of(self, resource: Resource) -> Rules:
-        return self._rules.get((resource.group, resource.plural), self._no_rules)
+    def _admit(self, resource: Resource, body: Json, before: Json | None) -> Sequence[Cause]:
+        """Run the rules of a kind, which take fields to be of their documented types; others are refused here."""
+        rules = self._rules.get((resource.group, resource.plural), self._no_rules)
+        try:
+            return rules.on_create(body) if before is None else rules.on_update(body, before)
+        except (AttributeError, KeyError, TypeError) as error:
+            message = f"{resource.kind} {body['metadata'].get('name')!r} has a field of the wrong type: {error}"
+            raise errors.bad_request(message) from error
 
     def _apply(
         self, resource: Resource, patch: Patch, namespace: str, name: str, subresource: str, *, dry_run: bool
@@ -205,7 +212,7 @@ class Registry:
         else:
             if "status" in resource.subresources:
                 _keep_status(body, old)
-            causes = check_labels(body) or self._rules_of(resource).on_update(body, before.decode())
+            causes = check_labels(body) or self._admit(resource, body, before.decode())
             if causes:
                 raise errors.invalid(resource, before.name, causes)
             bump_generation(resource, body, old)
