@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Final
 
 from pointsman_chassis.metrics import Registry
@@ -66,6 +66,8 @@ class EnforcerMetrics:
         self.failed_services = registry.gauge(
             "pointsman_enforcer_failed_services", "Services that are not as planned", ("stage",)
         )
+        self.has_failures = False
+        """Whether `failed` was last called with any."""
         self.kernel_messages = registry.counter("pointsman_enforcer_kernel_messages_total", "Messages to the kernel")
         self.kernel_bytes = registry.counter("pointsman_enforcer_kernel_bytes_total", "Bytes to the kernel")
         self.observations = registry.counter(
@@ -83,6 +85,12 @@ class EnforcerMetrics:
         self.outbox_overflows = registry.counter(
             "pointsman_enforcer_outbox_overflows_total", "Streams ended because the planner did not read our answers"
         )
+
+    def failed(self, by_stage: Mapping[str, int]) -> None:
+        """How many services are not as planned, by stage."""
+        for stage, count in by_stage.items():
+            self.failed_services.labels(stage).set(count)
+        self.has_failures = any(by_stage.values())
 
     def synced(self, *, seconds: float, wall_seconds: float, is_full: bool) -> None:
         """One sync succeeded; both families are programmed by one transaction, so they share its figures."""

@@ -137,7 +137,7 @@ class Reconciler(Generic[C]):
         if self._is_replacing:
             self._restore(asked)
             return
-        if asked is not None or tally.is_news:
+        if asked is not None or tally.is_news or tally.is_full:
             self._report(pending, tally, started)
         if self.failures.next_retry() < NEVER:
             raise ServicesFailedError(f"{len(self.failures)} services are not as planned")
@@ -207,12 +207,12 @@ class Reconciler(Generic[C]):
 
     async def _program_dirty(self, pending: Pending, tally: Tally, *, may_read_again: bool) -> None:
         """Program what is dirty now, in order; what becomes dirty meanwhile is left to the next sync."""
-        keys = list(self._dirty)
+        groups = list(chunks(list(self._dirty), self._limits.services_per_change))
         traced = {origin.service for origin in pending.origins}
-        for group in chunks(keys, self._limits.services_per_change):
-            await self._program(group, tally, traced, may_read_again=may_read_again)
-            if len(keys) > len(group):
-                await asyncio.sleep(0)
+        if len(groups) > 1:
+            await self._program_many(groups, tally, traced, may_read_again=may_read_again)
+        elif groups:
+            await self._program(groups[0], tally, traced, may_read_again=may_read_again)
         for key in tally.take_occupied():
             await self._program([key], tally, traced, may_read_again=may_read_again)
         for key in tally.take_occupied():
@@ -220,17 +220,48 @@ class Reconciler(Generic[C]):
             if step is not None:
                 self._fail(step, Stage.APPLY, "its address is still programmed for another service", tally)
 
+    async def _program_many(
+        self, groups: Sequence[Sequence[ServiceKey]], tally: Tally, traced: set[ServiceKey], *, may_read_again: bool
+    ) -> None:
+        """Program group after group; while the kernel works on one, the next is rendered."""
+        applying: asyncio.Task[None] | None = None
+        try:
+            for group in groups:
+                rendering_ns = self._clock.wall_ns()
+                steps = [step for key in group if (step := self._step(key, tally)) is not None]
+                if applying is not None:
+                    await applying
+                times = (rendering_ns, self._clock.wall_ns())
+                applying = asyncio.create_task(
+                    self._apply_traced(steps, tally, traced, times, may_read_again=may_read_again)
+                )
+                await asyncio.sleep(0)
+        finally:
+            if applying is not None:
+                await applying
+
     async def _program(
         self, keys: Sequence[ServiceKey], tally: Tally, traced: set[ServiceKey], *, may_read_again: bool
     ) -> None:
         """Program some services in one transaction."""
         rendering_ns = self._clock.wall_ns()
         steps = [step for key in keys if (step := self._step(key, tally)) is not None]
-        applying_ns = self._clock.wall_ns()
+        times = (rendering_ns, self._clock.wall_ns())
+        await self._apply_traced(steps, tally, traced, times, may_read_again=may_read_again)
+
+    async def _apply_traced(
+        self,
+        steps: Sequence[Step[C]],
+        tally: Tally,
+        traced: set[ServiceKey],
+        times: tuple[int, int],
+        *,
+        may_read_again: bool,
+    ) -> None:
         await self._apply(steps, tally, may_read_again=may_read_again)
         if traced:
-            times = (rendering_ns, applying_ns, self._clock.wall_ns())
-            tally.timings.update(dict.fromkeys(traced.intersection(keys), times))
+            done = (*times, self._clock.wall_ns())
+            tally.timings.update({step.key: done for step in steps if step.key in traced})
 
     def _step(self, key: ServiceKey, tally: Tally) -> Step[C] | None:
         """Decode, render and compare one service, which is dirty no more; None when it failed."""

@@ -59,6 +59,10 @@ def diff(old: bytes, new: bytes) -> NftChange:
     if old == new:
         return change
     before, after = bodies(old), bodies(new)
+    if not before:
+        for number, body in after.items():
+            _add_all(change, number, records(number, body))
+        return change
     for number in before.keys() | after.keys():
         was, will = before.get(number, b""), after.get(number, b"")
         if was == will:
@@ -75,6 +79,14 @@ def diff(old: bytes, new: bytes) -> NftChange:
         if come:
             change.additions[number] = come
     return change
+
+
+def _add_all(change: NftChange, number: int, has: Records) -> None:
+    """The whole of a section is new: a cold start is made of this."""
+    if number in SHARED:
+        change.claims[number] = dict.fromkeys(has, 1)
+    else:
+        change.additions[number] = has
 
 
 class Operations(NamedTuple):

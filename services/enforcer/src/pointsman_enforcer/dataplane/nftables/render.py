@@ -182,8 +182,9 @@ def _slot_values(endpoints: tuple[PlanEndpoint, ...], before: Mapping[int, bytes
         shares = shares_of([endpoint.weight for endpoint in endpoints])
     except ValueError as error:
         raise UnsupportedPlanError(str(error)) from error
-    values = [layout.endpoint_value(endpoint.address, endpoint.port) for endpoint in endpoints]
-    kept = {slot - base: value for slot, value in before.items() if base <= slot < base + layout.SLOTS_MAX}
+    value_of = layout.endpoint_value
+    values = [value_of(endpoint.address, endpoint.port) for endpoint in endpoints]
+    kept = before and {slot - base: value for slot, value in before.items() if base <= slot < base + layout.SLOTS_MAX}
     return assign(values, shares, kept)
 
 

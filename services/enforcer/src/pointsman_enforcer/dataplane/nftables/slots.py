@@ -20,6 +20,8 @@ def shares_of(weights: Sequence[int]) -> list[int]:
     """
     if not weights or len(weights) > SLOTS_MAX:
         raise ValueError(f"an endpoint set has 1 to {SLOTS_MAX} endpoints here, not {len(weights)}")
+    if weights.count(1) == len(weights):
+        return list(weights)
     divisor = gcd(*weights)
     shares = [weight // divisor for weight in weights]
     total = sum(shares)

@@ -1,0 +1,95 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The command `pointsman-enforcer`."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import socket
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from pointsman_chassis.errors import ConfigError
+from pointsman_chassis.lifecycle import Stop, run
+from pointsman_chassis.logs import configure_logging
+from pointsman_chassis.settings import load_settings, write_settings
+from pointsman_enforcer.settings import KIND, EnforcerConfiguration
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; returns its exit status (2 wrong configuration, 3 unusable node)."""
+    arguments = _parser().parse_args(argv)
+    if arguments.version:
+        from pointsman_enforcer.feed.connect import program_version  # noqa: PLC0415 - only here
+
+        sys.stdout.write(f"pointsman-enforcer {program_version()}\n")
+        return 0
+    return run(lambda stop: _main(arguments, stop))
+
+
+async def _main(arguments: argparse.Namespace, stop: Stop) -> int:
+    config = load_settings(arguments.config, EnforcerConfiguration, KIND)
+    if arguments.write_config_to:
+        write_settings(arguments.write_config_to, config, KIND)
+        return 0
+    node = node_name(arguments.hostname_override or config.hostname_override)
+    configure_logging("enforcer", level=config.logging.level, format=config.logging.format, fields={"node": node})
+    from pointsman_enforcer.app import Enforcer, make_dataplane  # noqa: PLC0415 - the other options do without
+
+    if arguments.cleanup:
+        return await _cleanup(config)
+    if arguments.dry_run:
+        from pointsman_enforcer.dry_run import dry_run  # noqa: PLC0415 - only here
+
+        for line in await dry_run(make_dataplane(config), Path(config.state_directory)):
+            sys.stdout.write(f"{line}\n")
+        return 0
+    if arguments.init_only:
+        make_dataplane(config).close()
+        return 0
+    return await Enforcer(config, node).run(stop)
+
+
+async def _cleanup(config: EnforcerConfiguration) -> int:
+    """Remove what is ours from kernel and disk; needs no plan and may be repeated."""
+    from pointsman_enforcer.app import make_dataplane  # noqa: PLC0415 - as above
+    from pointsman_enforcer.disk.plan_journal import remove_plan  # noqa: PLC0415 - as above
+
+    dataplane = make_dataplane(config)
+    await dataplane.cleanup()
+    dataplane.close()
+    try:
+        remove_plan(Path(config.state_directory))
+    except OSError as error:
+        raise ConfigError(f"cannot remove the plan in {config.state_directory}: {error}") from error
+    return 0
+
+
+def node_name(configured: str) -> str:
+    """The Node object's name: as configured, else NODE_NAME, else the host's; lower case, as kube-proxy has it.
+
+    Raises:
+        ConfigError: it is empty.
+    """
+    name = (configured or os.environ.get("NODE_NAME", "") or socket.gethostname()).strip().lower()
+    if not name:
+        raise ConfigError("hostnameOverride: give the name of this node, or set NODE_NAME")
+    return name
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="pointsman-enforcer", description="Makes this node's Service traffic work.")
+    add = parser.add_argument
+    add("--config", metavar="FILE", help=f"configuration (kind: {KIND}); without it the defaults")
+    add("--hostname-override", metavar="NAME", default="", help="name of the Node object")
+    add("--cleanup", action="store_true", help="remove all rules and the plan on disk, and exit")
+    add("--dry-run", action="store_true", help="print what the plan on disk would change in the kernel, and exit")
+    add("--init-only", action="store_true", help="check that this node can run the configured mode, and exit")
+    add("--write-config-to", metavar="FILE", help="write the effective configuration, and exit")
+    add("--version", action="store_true", help="print the version, and exit")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

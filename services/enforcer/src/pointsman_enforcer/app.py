@@ -1,0 +1,222 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The composition root: builds every part and runs them until the process is asked to stop.
+
+PlanStream --committed--> PlanStore (in the session) --> Reconciler.commit, PlanJournal.record, runner.request
+BoundedRunner --> Reconciler.run --> kernel --on_synced--> PlanStream.report, metrics, spans, health
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import os
+import secrets
+from pathlib import Path
+from typing import Any, Final
+
+import structlog
+
+from pointsman_chassis.clock import Clock, SystemClock
+from pointsman_chassis.errors import ConfigError, PointsmanError
+from pointsman_chassis.http import Handler, HttpServer
+from pointsman_chassis.lifecycle import Stop, task_boundary
+from pointsman_chassis.metrics import Registry
+from pointsman_chassis.runner import BoundedRunner
+from pointsman_chassis.settings import settings_as_data
+from pointsman_chassis.tracing import Tracing
+from pointsman_enforcer.core.plan_session import Commit, Programmed
+from pointsman_enforcer.core.status import Health
+from pointsman_enforcer.dataplane.base import Dataplane
+from pointsman_enforcer.dataplane.reconciler import Reconciler, ServicesFailedError
+from pointsman_enforcer.dataplane.work import Pending, Tally
+from pointsman_enforcer.disk.plan_journal import PlanJournal, load_plan
+from pointsman_enforcer.health.bind_address import BindAddress, parse_bind_address
+from pointsman_enforcer.health.routes import health_routes, metrics_routes, status_route
+from pointsman_enforcer.metrics import EnforcerMetrics
+from pointsman_enforcer.observability import SyncObserver
+from pointsman_enforcer.settings import HEALTHZ_PORT, METRICS_PORT, EnforcerConfiguration
+
+_GC_THRESHOLD: Final = 50_000
+"""A plan is ten thousand long-lived byte strings: looking through them for cycles every 700 objects is a waste."""
+
+
+_FIRST_SYNC_SECONDS_MAX: Final = 5.0
+"""How long dialling planners waits for the plan on disk to be programmed."""
+
+
+def make_dataplane(config: EnforcerConfiguration) -> Dataplane[Any]:
+    """The dataplane of the configured mode; only that mode's code is imported.
+
+    Raises:
+        UnsupportedError: this node cannot run the mode.
+    """
+    from pointsman_enforcer.dataplane.nftables import support  # noqa: PLC0415 - a node pays for the mode it uses
+    from pointsman_enforcer.dataplane.nftables.backend import NftablesDataplane  # noqa: PLC0415 - the same
+
+    support.probe()
+    return NftablesDataplane(node_settings=config.node_settings(), masquerade_bit=config.nftables.masquerade_bit)
+
+
+class Enforcer:
+    """One node's enforcer, all parts of it."""
+
+    def __init__(self, config: EnforcerConfiguration, node: str, clock: Clock | None = None) -> None:
+        """Loads the plan on disk and opens the kernel; raises ConfigError or UnsupportedError."""
+        self._config, self._node, self._clock = config, node, clock or SystemClock()
+        self._registry = Registry()
+        self._metrics = EnforcerMetrics(self._registry)
+        self._tracing = Tracing.from_environment("pointsman-enforcer", attributes={"k8s.node.name": node})
+        self._directory = Path(config.state_directory)
+        loaded = load_plan(self._directory)
+        self._store = loaded.store
+        self._health = Health(timeout_seconds=2 * config.nftables.sync_period)
+        self._journal = PlanJournal(
+            self._directory, self._store, clock=self._clock, on_failure=self._metrics.journal_failures.inc
+        )
+        if loaded.records:
+            self._journal.resume(loaded)
+        self._dataplane = make_dataplane(config)
+        self._reconciler: Reconciler[Any] = Reconciler(
+            dataplane=self._dataplane, store=self._store, clock=self._clock, on_synced=self._synced
+        )
+        self._runner = BoundedRunner(
+            self._reconciler.run,
+            on_failure=self._sync_failed,
+            min_interval_seconds=config.nftables.min_sync_period,
+            retry_interval_seconds=max(1.0, config.nftables.min_sync_period),
+            clock=self._clock,
+        )
+        self._observer = SyncObserver(metrics=self._metrics, tracing=self._tracing, clock=self._clock)
+        self._stream: Any = None
+        self._first_sync = asyncio.Event()
+        self._instance = secrets.token_hex(8)
+
+    async def run(self, stop: Stop) -> int:
+        """Serve until `stop`; what is programmed stays when this ends."""
+        gc.set_threshold(_GC_THRESHOLD)
+        if self._store.facts is not None:
+            self._health.learn(self._store.facts)
+            self._request_sync()
+        servers = await self._listen()
+        async with asyncio.TaskGroup() as group:
+            work = {"reconciler": self._runner.run(), "journal": self._journal.run(), "plan-stream": self._follow()}
+            tasks = [group.create_task(task_boundary(name, each)) for name, each in work.items()]
+            await stop.wait()
+            structlog.get_logger("app").info("stopping; what is programmed stays", reason=stop.reason)
+            for task in tasks:
+                task.cancel()
+        for server in servers:
+            await server.close()
+        await self._journal.close()
+        await self._tracing.shutdown()
+        self._dataplane.close()
+        return 0
+
+    async def _follow(self) -> None:
+        """Follow a planner, once the plan on disk is programmed or will not be."""
+        if not self._config.planner_addresses:
+            structlog.get_logger("app").warning("no plannerAddresses; holding the plan on disk")
+            return
+        if self._store.facts is not None:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_FIRST_SYNC_SECONDS_MAX):
+                    await self._first_sync.wait()
+        from pointsman_enforcer.feed import connect  # noqa: PLC0415 - gRPC is needed only once there is time for it
+
+        self._stream = await connect.make_stream(
+            config=self._config,
+            node=self._node,
+            instance=self._instance,
+            dataplane=self._dataplane,
+            store=self._store,
+            events=connect.StreamEvents(
+                committed=self._committed,
+                connected=self._connected,
+                resync=self._metrics.resyncs.inc,
+                overflow=self._metrics.outbox_overflows.inc,
+            ),
+            clock=self._clock,
+        )
+        await self._stream.run()
+
+    def _committed(self, commit: Commit, stream: object, received_at: float, received_ns: int) -> None:
+        """A transaction has come: mark, and ask for a sync. Nothing here touches the kernel or the disk."""
+        self._reconciler.commit(commit, stream=stream, received_at=received_at, received_ns=received_ns)
+        if commit.transaction.facts is not None:
+            self._health.learn(commit.transaction.facts)
+        self._metrics.service_changes.inc(len(commit.changes))
+        self._request_sync()
+        self._journal.record(commit.transaction)
+
+    def _connected(self, is_connected: bool) -> None:  # noqa: FBT001 - an event with one fact
+        self._metrics.connected.set(is_connected)
+        if not is_connected:
+            self._metrics.disconnects.inc()
+
+    def _request_sync(self) -> None:
+        self._health.queued(self._clock.monotonic())
+        self._metrics.queued(self._clock.wall_ns() / 1e9)
+        self._metrics.service_changes_pending.set(self._reconciler.dirty_count)
+        self._runner.request()
+
+    def _synced(self, pending: Pending, programmed: Programmed, tally: Tally) -> None:
+        """The kernel has it: answer the planner first, then count."""
+        if self._stream is not None:
+            self._stream.report(pending.stream, programmed)
+        self._first_sync.set()
+        self._health.synced(self._clock.monotonic())
+        self._observer.synced(pending, programmed, tally)
+        self._observer.gauges(self._store, self._reconciler)
+
+    def _sync_failed(self, error: PointsmanError) -> None:
+        if isinstance(error, ServicesFailedError):
+            return
+        self._metrics.refused()
+        structlog.get_logger("app").error("sync failed; what is programmed stays; trying again", error=str(error))
+
+    async def _listen(self) -> list[HttpServer]:
+        config = self._config
+        health = health_routes(self._health, self._metrics, self._clock)
+        figures = metrics_routes(
+            registry=self._registry, mode=config.mode, config=settings_as_data(config), healthz=health["/healthz"]
+        )
+        figures["/statusz"] = status_route(self._status)
+        wanted = (
+            ("healthzBindAddress", parse_bind_address(config.healthz_bind_address, HEALTHZ_PORT, ""), health),
+            ("metricsBindAddress", parse_bind_address(config.metrics_bind_address, METRICS_PORT, ""), figures),
+        )
+        return [server for name, address, routes in wanted if (server := await self._serve(name, address, routes))]
+
+    async def _serve(self, name: str, address: BindAddress | None, routes: dict[str, Handler]) -> HttpServer | None:
+        if address is None:
+            return None
+        server = HttpServer(routes)
+        try:
+            await server.listen(address.host, address.port)
+        except OSError as error:
+            if self._config.bind_address_hard_fail:
+                raise ConfigError(f"{name}: cannot listen on {address.host}:{address.port}: {error}") from error
+            log = structlog.get_logger("app")
+            log.warning("not listening; services are not affected", address=address, field=name, error=str(error))
+            return None
+        return server
+
+    def _status(self) -> dict[str, Any]:
+        """For /statusz."""
+        return {
+            "node": self._node,
+            "mode": self._dataplane.mode.value,
+            "pid": os.getpid(),
+            "planner": self._stream.planner_id if self._stream is not None else "",
+            "inSync": self._stream.is_in_sync if self._stream is not None else False,
+            "position": {"epoch": self._store.position.epoch, "revision": self._store.position.revision},
+            "services": len(self._store),
+            "digest": f"{self._store.digest:016x}",
+            "programmedDigest": f"{self._reconciler.failures.correct(self._store.digest):016x}",
+            "pending": self._reconciler.dirty_count,
+            "failed": {
+                str(key): {"stage": failed.stage.name, "message": failed.message, "attempts": failed.attempts}
+                for key, failed in self._reconciler.failures.items()
+            },
+        }

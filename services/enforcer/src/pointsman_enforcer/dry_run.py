@@ -1,0 +1,69 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`--dry-run`: what a start would change in the kernel, in words that `nft -f` takes, and nothing done."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from pointsman_chassis.errors import ConfigError
+from pointsman_enforcer.core.plan_store import PlanStore
+from pointsman_enforcer.dataplane import exec  # noqa: A004 - the door is named after what passes it
+from pointsman_enforcer.dataplane.base import Dataplane, Found, UnsupportedPlanError
+from pointsman_enforcer.disk.plan_journal import FILE_NAME, load_plan
+from pointsman_model.wire.plan import PlanFormatError, decode_service_plan
+
+
+async def dry_run(dataplane: Dataplane[Any], directory: Path) -> list[str]:
+    """The lines to print.
+
+    Raises:
+        ConfigError: there is no plan on disk to compare with.
+    """
+    store = load_plan(directory).store
+    if store.facts is None:
+        raise ConfigError(
+            f"no plan in {directory / FILE_NAME}: start the enforcer once with a planner, or name its state directory"
+        )
+    dataplane.configure(store.facts)
+    found = await dataplane.observe()
+    problems: list[str] = []
+    change = _whole_change(dataplane, store, problems)
+    commands = list(dataplane.describe(change))
+    revision = f"revision {store.position.revision} of {store.position.epoch or 'no epoch'}"
+    head = f"# {len(store)} services at {revision}; in the kernel: {found.value}"
+    return [head, *problems, *(commands or ["# nothing to change"]), _checked(commands, found)]
+
+
+def _whole_change(dataplane: Dataplane[Any], store: PlanStore, problems: list[str]) -> Any:
+    change = dataplane.diff(b"", b"")
+    for key in store:
+        try:
+            plan = decode_service_plan(store.get(key) or b"")
+            previous = dataplane.claim(plan, b"")
+            change.include(dataplane.diff(previous, dataplane.render(plan, previous)))
+        except (PlanFormatError, UnsupportedPlanError) as error:
+            problems.append(f"# {key} would not be programmed: {error}")
+    if store.facts is not None:
+        node = dataplane.claim_node(b"")
+        rendering = dataplane.render_node(store.facts, drop_unallocated=store.is_complete)
+        change.include(dataplane.diff(node, rendering))
+    if store.is_complete and not problems:
+        for leftover in dataplane.leftover():
+            change.include(leftover)
+    return change
+
+
+def _checked(commands: list[str], found: Found) -> str:
+    """What `nft --check` says of the commands, where it can be asked: they need the table to be there."""
+    nft = exec.find("nft")
+    wanted = [command for command in commands if not command.startswith("#")]
+    if nft is None:
+        return "# not checked: nft is not installed"
+    if not wanted or found is not Found.OURS:
+        return "# not checked: there is no table of ours to check against" if wanted else "# nothing to check"
+    try:
+        exec.run([nft, "--check", "-f", "-"], stdin="\n".join(wanted).encode() + b"\n", timeout_seconds=60)
+    except exec.CommandError as error:
+        return f"# nft --check: {error}"
+    return "# nft --check: accepted"

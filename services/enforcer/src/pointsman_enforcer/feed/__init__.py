@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where plans come from: the stream to a planner."""

@@ -1,0 +1,90 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a sync leaves behind for people: metrics always, spans for the changes that are traced.
+
+Runs after the planner has been answered, so none of it is on the way of a change.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import structlog
+
+from pointsman_chassis.clock import Clock
+from pointsman_chassis.tracing import AttributeValue, Tracing, is_sampled
+from pointsman_enforcer.core.plan_session import Programmed
+from pointsman_enforcer.core.plan_store import PlanStore
+from pointsman_enforcer.core.transaction import ChangeOrigin, Stage
+from pointsman_enforcer.dataplane.reconciler import Reconciler
+from pointsman_enforcer.dataplane.work import Pending, Tally
+from pointsman_enforcer.metrics import EnforcerMetrics
+
+
+class SyncObserver:
+    """Turns the reconciler's tallies into metrics and spans."""
+
+    def __init__(self, *, metrics: EnforcerMetrics, tracing: Tracing, clock: Clock) -> None:
+        self._metrics = metrics
+        self._tracing = tracing
+        self._clock = clock
+
+    def synced(self, pending: Pending, programmed: Programmed, tally: Tally) -> None:
+        """One sync is over and reported."""
+        metrics = self._metrics
+        metrics.synced(seconds=tally.seconds, wall_seconds=programmed.applied_at_ns / 1e9, is_full=tally.is_full)
+        metrics.kernel_messages.inc(tally.messages)
+        metrics.kernel_bytes.inc(tally.bytes)
+        metrics.revision.set(programmed.position.revision)
+        if tally.is_full:
+            metrics.observations.inc()
+            log = structlog.get_logger("reconciler")
+            log.info("kernel is as planned", services=tally.services, seconds=round(tally.seconds, 3))
+        triggered = [origin.trigger_time_ns for origin in pending.origins if origin.trigger_time_ns]
+        metrics.programmed(max(programmed.applied_at_ns - trigger, 0) / 1e9 for trigger in triggered)
+        if self._tracing.is_enabled and pending.origins:
+            self._spans(pending, programmed, tally)
+
+    def gauges(self, store: PlanStore, reconciler: Reconciler[Any]) -> None:
+        """The present state."""
+        metrics = self._metrics
+        metrics.services.set(len(store))
+        metrics.service_changes_pending.set(reconciler.dirty_count)
+        if reconciler.failures or metrics.has_failures:
+            stages = [failed.stage for _, failed in reconciler.failures.items()]
+            metrics.failed({stage.name.lower(): stages.count(stage) for stage in Stage})
+
+    def _spans(self, pending: Pending, programmed: Programmed, tally: Tally) -> None:
+        """`dataplane.render` and `dataplane.apply` under each traced change, which may be several to one sync."""
+        seen: set[str] = set()
+        for origin in pending.origins:
+            parent = origin.traceparent
+            if parent in seen or not is_sampled(parent):
+                continue
+            seen.add(parent)
+            self._change_spans(origin, pending, programmed, tally)
+
+    def _change_spans(self, origin: ChangeOrigin, pending: Pending, programmed: Programmed, tally: Tally) -> None:
+        fallback = (pending.received_ns, pending.received_ns, programmed.applied_at_ns)
+        rendering_ns, applying_ns, applied_ns = tally.timings.get(origin.service, fallback)
+        named: dict[str, AttributeValue] = {
+            "pointsman.service": str(origin.service),
+            "pointsman.revision": programmed.position.revision,
+        }
+        render = self._tracing.span(
+            "dataplane.render", parent=origin.traceparent, start_ns=rendering_ns, attributes=named
+        )
+        render.end(applying_ns)
+        cost: dict[str, AttributeValue] = {
+            "pointsman.kernel_messages": tally.messages,
+            "pointsman.kernel_bytes": tally.bytes,
+            "pointsman.services": tally.services,
+        }
+        apply = self._tracing.span(
+            "dataplane.apply", parent=origin.traceparent, start_ns=applying_ns, attributes={**named, **cost}
+        )
+        failure = tally.failures.get(origin.service)
+        if failure is not None:
+            apply.fail(failure.message)
+        apply.end(applied_ns)
+        ack = self._tracing.span("ack", parent=origin.traceparent, start_ns=applied_ns, attributes=named)
+        ack.end(self._clock.wall_ns())
