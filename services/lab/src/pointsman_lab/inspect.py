@@ -11,14 +11,12 @@ programs; `explain` prints prose, for people.
 from __future__ import annotations
 
 import argparse
-import asyncio
 import ipaddress
 import json
 import sys
 from collections.abc import Sequence
 
 import grpc
-import grpc.aio
 
 from pointsman.control.v1 import control_service_pb2 as pb
 from pointsman.control.v1.control_service_pb2_grpc import ControlServiceStub
@@ -31,8 +29,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one question; 1 when the planner refuses or cannot be reached, 2 when the question is malformed."""
     parsed = _parser().parse_args(arguments)
     try:
-        asyncio.run(_ask(parsed))
-    except grpc.aio.AioRpcError as error:
+        _ask(parsed)
+    except grpc.RpcError as error:
         print(f"planner at {parsed.planner}: {error.code().name}: {error.details()}", file=sys.stderr)
         return 1
     except ValueError as error:
@@ -54,20 +52,20 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-async def _ask(parsed: argparse.Namespace) -> None:
-    async with grpc.aio.insecure_channel(parsed.planner) as channel:
+def _ask(parsed: argparse.Namespace) -> None:
+    with grpc.insecure_channel(parsed.planner) as channel:
         stub = ControlServiceStub(channel)
         if parsed.question == "nodes":
-            await _print_nodes(stub)
+            _print_nodes(stub)
         else:
-            await _print_explanation(stub, parsed)
+            _print_explanation(stub, parsed)
 
 
-async def _print_nodes(stub: ControlServiceStub) -> None:
+def _print_nodes(stub: ControlServiceStub) -> None:
     page_token = ""
     while True:
         request = pb.ListNodesRequest(page_token=page_token)
-        answer = await stub.ListNodes(request, timeout=_TIMEOUT_SECONDS)
+        answer = stub.ListNodes(request, timeout=_TIMEOUT_SECONDS)
         for node in answer.nodes:
             print(json.dumps(_node(node)))
         page_token = answer.next_page_token
@@ -88,7 +86,7 @@ def _node(node: pb.NodeStatus) -> dict[str, object]:
     }
 
 
-async def _print_explanation(stub: ControlServiceStub, parsed: argparse.Namespace) -> None:
+def _print_explanation(stub: ControlServiceStub, parsed: argparse.Namespace) -> None:
     port, _, protocol = parsed.port.partition("/")
     if not port.isdigit():
         raise ValueError(f"{parsed.port!r} is not a port such as 80 or 53/UDP")
@@ -99,7 +97,7 @@ async def _print_explanation(stub: ControlServiceStub, parsed: argparse.Namespac
         destination_port=int(port),
         protocol=types_pb2.Protocol.Value(f"PROTOCOL_{(protocol or 'TCP').upper()}"),
     )
-    answer = await stub.ExplainPacket(request, timeout=_TIMEOUT_SECONDS)
+    answer = stub.ExplainPacket(request, timeout=_TIMEOUT_SECONDS)
     outcome = pb.ExplainPacketResponse.Outcome.Name(answer.outcome).removeprefix("OUTCOME_")
     print(f"{parsed.source} -> {parsed.destination}:{parsed.port} on {parsed.node}: {outcome}")
     for step in answer.steps:

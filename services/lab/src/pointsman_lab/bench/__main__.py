@@ -1,0 +1,77 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`make bench`: one lab, one node, 1,000 then 10,000 services of ten endpoints; writes build/bench/report.{json,md}.
+
+Nothing here is a test: figures depend on the machine, and each is printed beside its target.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import sys
+import time
+from pathlib import Path
+
+from pointsman_lab.bench.load import load
+from pointsman_lab.bench.measure import Bench
+from pointsman_lab.bench.report import Figure, markdown, write
+from pointsman_lab.cluster import Cluster
+from pointsman_lab.demo.scenes import wait_synced
+from pointsman_lab.errors import LabError
+from pointsman_lab.settings import LabSettings
+
+
+async def run(sizes: list[int], changes: int) -> list[Figure]:
+    """All figures for all sizes, ascending; the lab grows from one to the next."""
+    settings = LabSettings(
+        name="bench", nodes=1, zones=1, controllers=False, services=("redis", "watcher", "planner", "enforcer")
+    )
+    figures: list[Figure] = []
+    async with Cluster(settings, on_step=_say) as cluster:
+        loaded = 0
+        for size in sorted(sizes):
+            started = time.monotonic()
+            await load(cluster.api, loaded, size)
+            loaded = size
+            _say(f"{size} services written in {time.monotonic() - started:.1f} s")
+            await wait_synced(cluster)
+            bench = Bench(cluster, size, changes)
+            for measurement in (
+                bench.cold_starts(),
+                bench.changes_one_by_one("replace"),
+                bench.changes_one_by_one("scale"),
+                bench.burst(),
+                bench.memory(),
+                bench.watches(),
+            ):
+                found = await measurement
+                figures.extend(found)
+                for figure in found:
+                    percentile = f"p{figure.percentile} " if figure.percentile else ""
+                    _say(f"{figure.name}: {percentile}{figure.value:g} {figure.unit} {figure.verdict}")
+    return figures
+
+
+def _say(text: str) -> None:
+    print(f"bench: {text}", flush=True)
+
+
+def main() -> int:
+    """Measure, print, write; 1 when the lab does not start."""
+    parser = argparse.ArgumentParser(prog="python -m pointsman_lab.bench", description=__doc__)
+    parser.add_argument("--sizes", type=int, nargs="+", default=[1000, 10000], help="numbers of services")
+    parser.add_argument("--changes", type=int, default=300, help="single changes for each figure")
+    parser.add_argument("--output", type=Path, default=Path("build/bench"), help="where the reports go")
+    parsed = parser.parse_args()
+    try:
+        figures = asyncio.run(run(parsed.sizes, parsed.changes))
+    except LabError as error:
+        print(f"bench: {error}", file=sys.stderr)
+        return 1
+    write(parsed.output, figures, changes=parsed.changes)
+    print(markdown(figures, changes=parsed.changes))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
