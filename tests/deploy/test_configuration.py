@@ -1,41 +1,70 @@
 # SPDX-License-Identifier: Apache-2.0
 """What is deployed is what the lab runs: the same commands, and files that the services' own loaders accept."""
 
-import importlib
 from importlib.metadata import entry_points
-from typing import Any, Final
+from pathlib import Path
+from types import ModuleType
+from typing import Final
 
 import pytest
 import yaml
 
-from pointsman_chassis.settings import parse_settings
+import pointsman_enforcer.settings
+import pointsman_planner.settings
+import pointsman_watcher.settings
+from pointsman_chassis.settings import Settings, parse_settings, settings_as_data
+from pointsman_lab.net.topology import build_topology
+from pointsman_lab.settings import LabSettings
+from pointsman_lab.statedir import StateDirectory
+from pointsman_lab.supervise.services import ServicePlan, Site, enforcer_plan, planner_plan, watcher_plan
 from support.manifests import Manifest, config_files, pod_of, workloads
 
 SERVICES: Final = ("watcher", "planner", "enforcer")
+SETTINGS: Final[dict[str, tuple[type[Settings], ModuleType]]] = {
+    "watcher": (pointsman_watcher.settings.WatcherSettings, pointsman_watcher.settings),
+    "planner": (pointsman_planner.settings.PlannerSettings, pointsman_planner.settings),
+    "enforcer": (pointsman_enforcer.settings.EnforcerConfiguration, pointsman_enforcer.settings),
+}
+# What a pod is told by the platform and the lab's processes by their files.
+ONLY_IN_THE_LAB: Final = {"watcher": {"kubernetes"}, "planner": set(), "enforcer": {"hostnameOverride", "clusterCIDR"}}
 
 
-def settings_of(service: str, manifests: tuple[Manifest, ...]) -> Any:
-    """The rendered configuration file, as the service itself would read it."""
-    module = importlib.import_module(f"pointsman_{service}.settings")
-    settings_type = getattr(module, f"{service.capitalize()}Settings")
-    text = config_files(manifests)[f"{service}.yaml"]
-    return parse_settings(text, settings_type, module.KIND, source=f"{service}.yaml")
+def lab_plans() -> dict[str, ServicePlan]:
+    """How the lab starts each service."""
+    topology = build_topology(nodes=1, zones=1)
+    site = Site(settings=LabSettings(), topology=topology, state=StateDirectory(Path("/nowhere"), "sample"))
+    return {
+        "watcher": watcher_plan(site),
+        "planner": planner_plan(site),
+        "enforcer": enforcer_plan(site, topology.nodes[0]),
+    }
 
 
 @pytest.mark.parametrize("service", SERVICES)
 def test_a_configuration_file_is_accepted_by_the_services_own_loader(
     service: str, manifests: tuple[Manifest, ...]
 ) -> None:
-    assert settings_of(service, manifests).security.insecure is True
+    settings_type, module = SETTINGS[service]
+    text = config_files(manifests)[f"{service}.yaml"]
+    settings = parse_settings(text, settings_type, module.KIND, source=f"{service}.yaml")
+    assert settings_as_data(settings)["security"]["insecure"] is True
 
 
 @pytest.mark.parametrize("service", SERVICES)
 def test_the_command_is_the_one_the_lab_runs(service: str, manifests: tuple[Manifest, ...]) -> None:
     container = pod_of(workloads(manifests)[service])["containers"][0]
     [script] = entry_points(group="console_scripts", name=container["command"][0])
-    # The lab runs `python -m pointsman_<service> --config FILE`; the script is that module's main function.
-    assert script.value == f"pointsman_{service}.__main__:main"
-    assert container["args"] == ["--config", f"/etc/pointsman/{service}.yaml"]
+    _, *lab_arguments = lab_plans()[service].argv
+    # `python -m package` runs the main function of package.__main__, and so does the script.
+    assert lab_arguments[:2] == ["-m", script.value.removesuffix(".__main__:main")]
+    assert container["args"] == [lab_arguments[2], f"/etc/pointsman/{service}.yaml"]
+    assert len(lab_arguments) == 4
+
+
+@pytest.mark.parametrize("service", SERVICES)
+def test_the_file_sets_what_the_labs_file_sets(service: str, manifests: tuple[Manifest, ...]) -> None:
+    deployed = yaml.safe_load(config_files(manifests)[f"{service}.yaml"])
+    assert set(deployed) == set(lab_plans()[service].config) - ONLY_IN_THE_LAB[service]
 
 
 @pytest.mark.parametrize("service", SERVICES)
