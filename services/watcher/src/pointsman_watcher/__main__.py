@@ -12,7 +12,7 @@ import structlog
 from pointsman_chassis.errors import EXIT_CONFIG, ConfigError
 from pointsman_chassis.lifecycle import Stop, run
 from pointsman_chassis.logs import configure_logging
-from pointsman_chassis.settings import dump_settings, load_settings, write_settings
+from pointsman_chassis.settings import dump_settings, load_settings, settings_as_data, write_settings
 from pointsman_watcher.app import run_watcher
 from pointsman_watcher.settings import KIND, WatcherSettings
 
@@ -32,7 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stderr.write(f"error: {error}\n")
         return EXIT_CONFIG
     configure_logging("pointsman-watcher", level=settings.logging.level, format=settings.logging.format)
-    structlog.get_logger("app").info("configuration", effective=dump_settings(settings, KIND))
+    structlog.get_logger("app").info("configuration", effective=settings_as_data(settings))
 
     async def work(stop: Stop) -> int:
         return await run_watcher(settings, stop)

@@ -61,7 +61,7 @@ class ObjectStore:
     def __len__(self) -> int:
         return len(self._current)
 
-    def keys(self) -> Collection[ObjectKey]:
+    def present_keys(self) -> Collection[ObjectKey]:
         """The objects that exist."""
         return self._current.keys()
 

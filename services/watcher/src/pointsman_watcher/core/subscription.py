@@ -47,7 +47,7 @@ class Subscription:
         self._opened_revision = store.revision
         # Changes up to here are old news to this subscriber: their traces ended long ago and are not sent again.
         self._traced_after = resume.revision if resume and self.is_resume else store.revision
-        base = list(store.keys()) if missed is None else missed
+        base = list(store.present_keys()) if missed is None else missed
         self._dirty: dict[ObjectKey, None] = {}
         self._session = self._messages(base)
         self.conflated_count = 0

@@ -135,8 +135,9 @@ class Access:
                 "cookie_jar": aiohttp.DummyCookieJar(),
             }
             transport = Transport(configuration, loader)
-        except (kube_config.ConfigException, OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            # The library reads a malformed kubeconfig with whatever exception its shape provokes.
+        except ConfigError:
+            raise
+        except Exception as error:
             raise ConfigError(f"cannot use {self._source()}: {describe(error)}") from error
         if (
             present is not None
