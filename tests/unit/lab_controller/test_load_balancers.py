@@ -1,13 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """Addresses from the pool, and over which nodes clients come."""
 
+from typing import Any
+
 from pointsman_lab.controller.loadbalancers import outside_routes, plan_ingress
 from support.lab_objects import Object, service
 
 NODES = ["node-1", "node-2", "node-3"]
 
 
-def balanced(address: str = "198.51.100.1", **spec: object) -> Object:
+def balanced(address: str = "198.51.100.1", **spec: Any) -> Object:
     found = service(type="LoadBalancer", **spec)
     found["status"] = {"loadBalancer": {"ingress": [{"ip": address}]}}
     return found

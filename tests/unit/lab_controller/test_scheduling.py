@@ -4,13 +4,13 @@
 from collections import Counter
 
 from pointsman_lab.controller.scheduling import choose_node
-from support.lab_objects import node, pod
+from support.lab_objects import Object, node, pod
 
 NODES = [node("node-1", "zone-a"), node("node-2", "zone-b"), node("node-3", "zone-a")]
 
 
 def place(count: int) -> Counter[str]:
-    placed = []
+    placed: list[Object] = []
     for number in range(count):
         new = pod(f"p{number}", node="", owner="web")
         chosen = choose_node(new, NODES, placed)

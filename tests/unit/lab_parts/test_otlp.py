@@ -78,7 +78,8 @@ async def test_the_sink_takes_what_an_exporter_sends() -> None:
     )
     sent.attributes.add(key="revision").value.int_value = 7
     async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
-        await TraceServiceStub(channel).Export(request)
+        stub = TraceServiceStub(channel)  # type: ignore[no-untyped-call]  # the library types no stubs
+        await stub.Export(request)
     await sink.stop()
     (found,) = store.trace(bytes(range(16)).hex())
     assert (found.service, found.name, found.attributes) == ("pointsman-watcher", "watch.event", {"revision": 7})

@@ -25,7 +25,8 @@ async def test_calls_are_answered_in_any_order(tmp_path: Path) -> None:
     await server.start()
     client = RpcClient(tmp_path / "s")
     await client.connect()
-    assert await asyncio.gather(client.call("wait"), client.call("open")) == ["waited", "opened"]
+    first, second = await asyncio.gather(client.call("wait"), client.call("open"))
+    assert (first, second) == ("waited", "opened")
     await client.close()
     await server.stop()
 

@@ -5,6 +5,7 @@ import ipaddress
 
 import pytest
 
+from pointsman_lab.errors import LabUsageError
 from pointsman_lab.net.fabric import link_name
 from pointsman_lab.net.layout import link_address, outside_route_line, port_name
 from pointsman_lab.net.topology import (
@@ -44,7 +45,7 @@ def test_no_address_or_prefix_of_the_largest_lab_is_used_twice() -> None:
 
 @pytest.mark.parametrize(("nodes", "zones"), [(0, 1), (NODES_MAX + 1, 1), (2, 3), (2, 0)])
 def test_impossible_sizes_are_refused(nodes: int, zones: int) -> None:
-    with pytest.raises(ValueError, match="must be between"):
+    with pytest.raises(LabUsageError, match="must be between"):
         build_topology(nodes=nodes, zones=zones)
 
 

@@ -44,10 +44,7 @@ async def launch(
     """
     if os.geteuid() != 0:
         raise LabUsageError("the lab makes network namespaces and needs root: run it with sudo")
-    try:
-        topology = build_topology(nodes=settings.nodes, zones=settings.zones)
-    except ValueError as error:
-        raise LabUsageError(str(error)) from error
+    topology = build_topology(nodes=settings.nodes, zones=settings.zones)
     state = StateDirectory(settings.root_path, settings.name)
     lock = state.create()
     state.settings.write_bytes(encode_settings(settings))

@@ -14,6 +14,8 @@ import ipaddress
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from pointsman_lab.errors import LabUsageError
+
 CLUSTER_CIDRS = ("10.244.0.0/16", "fd00:10:244::/56")
 LOAD_BALANCER_POOLS = ("198.51.100.0/24", "2001:db8:1b::/64")
 CONTROL = "control"
@@ -73,12 +75,12 @@ def build_topology(*, nodes: int, zones: int) -> Topology:
     """The topology of a lab; nodes take the zones in turn.
 
     Raises:
-        ValueError: fewer than one node or zone, or more nodes than addresses are set aside for.
+        LabUsageError: fewer than one node or zone, or more nodes than addresses are set aside for.
     """
     if not 1 <= nodes <= NODES_MAX:
-        raise ValueError(f"nodes must be between 1 and {NODES_MAX}, not {nodes}")
+        raise LabUsageError(f"nodes must be between 1 and {NODES_MAX}, not {nodes}")
     if not 1 <= zones <= nodes:
-        raise ValueError(f"zones must be between 1 and the number of nodes ({nodes}), not {zones}")
+        raise LabUsageError(f"zones must be between 1 and the number of nodes ({nodes}), not {zones}")
     return Topology(nodes=tuple(_node(index, zones) for index in range(1, nodes + 1)))
 
 

@@ -21,6 +21,7 @@ _POLL_SECONDS = 0.02
 _RESTART_SECONDS_MIN = 0.2
 _RESTART_SECONDS_MAX = 5.0
 _STABLE_SECONDS = 10.0
+_RESTARTS_UNREADY_MAX = 3
 _STOP_SECONDS = 10.0
 _LOG_TAIL_BYTES = 4000
 
@@ -91,7 +92,10 @@ class ManagedProcess:
             LabStartError: it ended, or was not ready in time; the message quotes the end of its log.
         """
         started = time.monotonic()
+        restarts = self._restarts
         while self.spec.ready is not None and not await self.spec.ready():
+            if self._restarts - restarts >= _RESTARTS_UNREADY_MAX:
+                raise LabStartError(f"{self.spec.name} keeps ending; its log ends with:\n{self.log_tail()}")
             if self.pid is None and not self._restarts_now:
                 raise LabStartError(f"{self.spec.name} ended at start:\n{self.log_tail()}")
             if time.monotonic() - started > timeout_seconds:
