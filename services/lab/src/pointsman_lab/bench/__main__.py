@@ -36,15 +36,15 @@ async def run(sizes: list[int], changes: int) -> list[Figure]:
             _say(f"{size} services written in {time.monotonic() - started:.1f} s")
             await wait_synced(cluster)
             bench = Bench(cluster, size, changes)
-            for measurement in (
-                bench.cold_starts(),
-                bench.changes_one_by_one("replace"),
-                bench.changes_one_by_one("scale"),
-                bench.burst(),
-                bench.memory(),
-                bench.watches(),
+            for measure in (
+                bench.cold_starts,
+                bench.replacements,
+                bench.removals,
+                bench.burst,
+                bench.memory,
+                bench.watches,
             ):
-                found = await measurement
+                found = await measure()
                 figures.extend(found)
                 for figure in found:
                     percentile = f"p{figure.percentile} " if figure.percentile else ""

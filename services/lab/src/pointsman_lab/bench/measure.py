@@ -38,22 +38,24 @@ class Bench:
         self.node = cluster.nodes[0].name
         self.enforcer = enforcer_name(self.node)
 
-    async def changes_one_by_one(self, kind: str) -> list[Figure]:
-        """Latency and cost of single endpoint changes; `kind` is "replace" or "scale"."""
+    async def replacements(self) -> list[Figure]:
+        """Each change exchanges one endpoint of a service."""
+        return await self._changes("replace", count=ENDPOINTS)
+
+    async def removals(self) -> list[Figure]:
+        """Each change takes the last endpoint of a service away; to be run after `replacements`."""
+        return await self._changes("remove", count=ENDPOINTS - 1)
+
+    async def _changes(self, kind: str, *, count: int) -> list[Figure]:
+        """Latency and cost of single endpoint changes."""
         written: list[float] = []
         watched: list[float] = []
         async with kernel_commits(self.cluster, self.node, "events") as commits, self._own_watch() as seen:
-            await self._put(0, version=0)
-            await asyncio.wait_for(seen.get(), _EVENT_SECONDS)
-            await asyncio.sleep(_SETTLED_SECONDS)
             before = await self._costs()
             for number in range(1, self.changes + 1):
                 index = (number * 7919) % self.size
                 sent = time.monotonic()
-                if kind == "replace":
-                    await self._put(index, version=number % 5 + 1)
-                else:
-                    await self._put(index, count=ENDPOINTS - 1 if number <= self.size else ENDPOINTS)
+                await self._put(index, version=number % 5 + 1, count=count)
                 committed = await commits.wait_after(sent)
                 written.append((committed - sent) * 1e3)
                 watched.append((committed - await asyncio.wait_for(seen.get(), _EVENT_SECONDS)) * 1e3)

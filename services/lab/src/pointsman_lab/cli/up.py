@@ -37,7 +37,7 @@ async def stay_up(settings: LabSettings, manifests: Sequence[Path]) -> None:
 async def _up(settings: LabSettings, manifests: Sequence[Path], asked: asyncio.Event) -> None:
     async with Cluster(settings, on_step=_say) as cluster:
         await _apply(cluster, manifests)
-        _print_help(cluster, detached=False)
+        print_help(cluster, detached=False)
         await asked.wait()
         print("\nending the lab ...", file=sys.stderr)
 
@@ -50,7 +50,7 @@ async def up_detached(settings: LabSettings, manifests: Sequence[Path]) -> None:
     try:
         async with Cluster.attach(settings.root_path, settings.name) as cluster:
             await _apply(cluster, manifests)
-            _print_help(cluster, detached=True)
+            print_help(cluster, detached=True)
     except BaseException:
         await end(launched)
         raise
@@ -72,7 +72,8 @@ def _say(step: str) -> None:
     print(f"... {step}", file=sys.stderr, flush=True)
 
 
-def _print_help(cluster: Cluster, *, detached: bool) -> None:
+def print_help(cluster: Cluster, *, detached: bool) -> None:
+    """Says what to do with a lab that is up."""
     name = cluster.settings.name
     option = "" if name == "default" else f" --name {name}"
     node = cluster.nodes[0].name

@@ -12,7 +12,7 @@ import signal
 import sys
 from pathlib import Path
 
-from pointsman_lab.cli.up import _print_help as print_help
+from pointsman_lab.cli.up import print_help
 from pointsman_lab.cluster import Cluster
 from pointsman_lab.demo import scenes
 from pointsman_lab.demo.story import Story

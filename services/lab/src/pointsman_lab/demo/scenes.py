@@ -30,10 +30,8 @@ async def first_sync(cluster: Cluster, story: Story) -> None:
         story.say(f"{node['name']}: {node['state']} at revision {node['revision']}")
     story.check(f"{len(nodes)} nodes have everything in the kernel, proven by digest", holds=are_synced(cluster, nodes))
     stats = await cluster.api.request("GET", "/lab/v1/stats")
-    watches = sum(stats["watches"].values()) if isinstance(stats.get("watches"), dict) else stats.get("watches")
-    story.say(
-        f"open watches at the API server, for any number of nodes: {watches} (the lab's own controllers included)"
-    )
+    watches = sum(stats["openWatches"].values())
+    story.say(f"watches at the API server, for any number of nodes: {watches}, the lab's own controllers included")
 
 
 async def who_answers(cluster: Cluster, story: Story) -> None:
@@ -56,7 +54,7 @@ async def who_answers(cluster: Cluster, story: Story) -> None:
     rows: dict[str, dict[str, int]] = {}
     for asked, (place, ip, port, protocol) in asks.items():
         rows[asked] = dict(count_by_pod(await cluster.probe(place, ip, port, protocol, count=300, concurrency=32)))
-    story.table("answers by pod", rows)
+    story.table(rows)
     for asked, counts in rows.items():
         expected = set(await _ready_pods(cluster, asked.split(" ", 1)[0]))
         story.check(f"{asked}: every pod answers, and nobody else", holds=set(counts) == expected, found=counts)

@@ -3,19 +3,27 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from rich.console import Console
+from rich.padding import Padding
 from rich.table import Table
+
+_WIDTH_MIN = 140
+
+
+def _width() -> int:
+    return max(_WIDTH_MIN, shutil.get_terminal_size().columns)
 
 
 @dataclass(slots=True)
 class Story:
     """The narrator. `check` is the only way to pass or fail; the demo's exit status is what it counted."""
 
-    console: Console = field(default_factory=lambda: Console(highlight=False))
+    console: Console = field(default_factory=lambda: Console(highlight=False, soft_wrap=True, width=_width()))
     started: float = field(default_factory=time.monotonic)
     passed: int = 0
     failed: list[str] = field(default_factory=list)
@@ -39,16 +47,12 @@ class Story:
         if found is not None:
             self.console.print(f"         found: {found}", markup=False)
 
-    def table(self, title: str, rows: Mapping[str, Mapping[str, int]]) -> None:
-        """Show how often each pod (column) answered for each way of asking (row)."""
-        pods = sorted({pod for counts in rows.values() for pod in counts})
-        table = Table(title=title, title_justify="left", title_style="")
-        table.add_column("asked")
-        for pod in pods:
-            table.add_column(pod, justify="right")
+    def table(self, rows: Mapping[str, Mapping[str, int]]) -> None:
+        """Show which pod answered how often, for each way of asking."""
+        table = Table("asked", "answers by pod", show_edge=False, pad_edge=False)
         for asked, counts in rows.items():
-            table.add_row(asked, *(str(counts.get(pod, 0) or "-") for pod in pods))
-        self.console.print(table)
+            table.add_row(asked, "  ".join(f"{pod} {count}" for pod, count in sorted(counts.items())))
+        self.console.print(Padding(table, (0, 0, 0, 2)))
 
     def text(self, lines: Sequence[str]) -> None:
         """Show preformatted lines."""
