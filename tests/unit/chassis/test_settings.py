@@ -146,7 +146,7 @@ def test_the_dump_spells_out_every_default() -> None:
 @given(st.integers(min_value=0, max_value=10**13))
 def test_a_duration_survives_being_written_and_read(microseconds: int) -> None:
     duration = Duration(microseconds / 1_000_000)
-    assert Duration.parse(str(duration)) == pytest.approx(duration, abs=1e-9)
+    assert Duration.parse(str(duration)) == pytest.approx(duration, abs=1e-6)
 
 
 @pytest.mark.parametrize("text", ["", "5", "s", "-1s", "1s1", "1 s", "1d", "1e3s", "5S"])
