@@ -8,14 +8,14 @@ from typing import Any
 import grpc
 import grpc.aio
 import pytest
-from support.cluster_objects import endpoint, endpoint_slice, node, service, service_cidr
-from support.model_enforcer import ModelEnforcer
-from support.plan_server import PlanServer, enforcer_client, eventually, plan_server
 
 from pointsman.control.v1 import control_service_pb2 as pb
 from pointsman.control.v1 import control_service_pb2_grpc as pb_grpc
 from pointsman.types.v1 import types_pb2
 from pointsman_model.names import ServiceKey, format_address, parse_address
+from support.cluster_objects import endpoint, endpoint_slice, node, service, service_cidr
+from support.model_enforcer import ModelEnforcer
+from support.plan_server import PlanServer, enforcer_client, eventually, plan_server
 
 OBJECTS = (
     node("node-a", "192.168.0.2", zone="a"),

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Node status in a real Redis: written behind, read back by another planner, and never in the way when Redis is gone."""
+"""Node status in a real Redis: written behind, read back by another planner, never in the way when Redis is gone."""
 
 import asyncio
 import shutil
@@ -10,7 +10,6 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
-from support.plan_server import eventually
 
 from pointsman_chassis.metrics import Registry
 from pointsman_model.cluster import ClusterPosition
@@ -19,6 +18,7 @@ from pointsman_planner.core.messages import Failure, FailureStage
 from pointsman_planner.core.status import NodeState, NodeStatus
 from pointsman_planner.metrics import PlannerMetrics
 from pointsman_planner.store.redis_status_store import RedisStatusStore
+from support.plan_server import eventually
 
 pytestmark = pytest.mark.skipif(shutil.which("redis-server") is None, reason="redis-server is not installed")
 

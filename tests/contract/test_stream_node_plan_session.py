@@ -5,15 +5,15 @@ import asyncio
 
 import grpc
 import pytest
-from support.cluster_objects import endpoint, endpoint_slice, node, service
-from support.model_enforcer import ModelEnforcer
-from support.plan_server import PlanServer, enforcer_client, eventually, plan_server
 
 from pointsman.plan.v1 import plan_service_pb2 as pb
 from pointsman_model.cluster import ObjectKey, ObjectKind
 from pointsman_model.names import ServiceKey
 from pointsman_model.wire.plan import encode_service_plan
 from pointsman_planner.core.node_plan import plan
+from support.cluster_objects import endpoint, endpoint_slice, node, service
+from support.model_enforcer import ModelEnforcer
+from support.plan_server import PlanServer, enforcer_client, eventually, plan_server
 
 NODE = node("node-a", "192.168.0.2", zone="a")
 
@@ -112,7 +112,9 @@ async def test_a_second_planner_without_shared_history_sends_nothing_to_a_node_t
 async def test_cold_start_is_split_into_parts_in_order_of_priority() -> None:
     async with plan_server() as server, enforcer_client(server, ModelEnforcer("node-a")) as client:
         big = [
-            endpoint_slice(f"big/s{n}-x", f"s{n}", [f"10.{n}.{i // 250}.{i % 250 + 1}" for i in range(900)], ["p:80", "q:81"])
+            endpoint_slice(
+                f"big/s{n}-x", f"s{n}", [f"10.{n}.{i // 250}.{i % 250 + 1}" for i in range(900)], ["p:80", "q:81"]
+            )
             for n in range(100, 250)
         ]
         services = [service(f"big/s{n}", f"10.97.0.{n}", ports=["p:80", "q:81"]) for n in range(100, 250)]
@@ -153,21 +155,20 @@ async def test_changes_merge_while_two_transactions_are_unacknowledged() -> None
 
 
 async def test_a_reader_that_stalls_holds_up_nobody_and_converges_later() -> None:
-    async with plan_server() as server:
-        async with enforcer_client(server, ModelEnforcer("slow"), says_hello=False) as slow:
-            await slow.send(slow.enforcer.hello())
-            async with enforcer_client(server, ModelEnforcer("node-a")):
-                seed(server, 2000)
-                await eventually(lambda: server.is_converged("node-a"), "the other node")
-                for round_ in range(50):
-                    server.put(*web(round_, f"10.1.2.{round_ + 1}"))  # type: ignore[arg-type] # what the builders make
-                await eventually(lambda: server.is_converged("node-a"), "the other node, again")
-                assert not server.is_converged("slow")
-                assert server.planner.sessions["slow"].pending_services <= 50
-                follow = asyncio.create_task(slow._follow())
-                await eventually(lambda: server.is_converged("slow"), "the slow node")
-                assert slow.enforcer.plans == wanted(server, "slow")
-                follow.cancel()
+    async with plan_server() as server, enforcer_client(server, ModelEnforcer("slow"), says_hello=False) as slow:
+        await slow.send(slow.enforcer.hello())
+        async with enforcer_client(server, ModelEnforcer("node-a")):
+            seed(server, 2000)
+            await eventually(lambda: server.is_converged("node-a"), "the other node")
+            for round_ in range(50):
+                server.put(*web(round_, f"10.1.2.{round_ + 1}"))  # type: ignore[arg-type] # what the builders make
+            await eventually(lambda: server.is_converged("node-a"), "the other node, again")
+            assert not server.is_converged("slow")
+            assert server.planner.sessions["slow"].pending_services <= 50
+            follow = asyncio.create_task(slow._follow())
+            await eventually(lambda: server.is_converged("slow"), "the slow node")
+            assert slow.enforcer.plans == wanted(server, "slow")
+            follow.cancel()
 
 
 async def test_nack_keeps_the_reason_until_the_plan_changes_and_the_rest_goes_on() -> None:
@@ -236,24 +237,24 @@ async def test_a_wrong_first_message_is_an_invalid_argument(first: bytes, proble
 
 @pytest.mark.parametrize("kind", ["second hello", "future ack", "garbage"])
 async def test_a_later_protocol_violation_closes_that_stream_only(kind: str) -> None:
-    async with plan_server() as server:
-        async with (
-            enforcer_client(server, ModelEnforcer("node-a")) as bad,
-            enforcer_client(server, ModelEnforcer("node-b")) as good,
-        ):
-            seed(server)
-            await eventually(lambda: server.is_converged("node-a", "node-b"), "first sync")
-            data = {
-                "second hello": bad.enforcer.hello().SerializeToString(),
-                "future ack": bad.enforcer.ack(99).SerializeToString(),
-                "garbage": b"\xff\xff",
-            }[kind]
-            await bad.call.write(data)
-            code, _ = await bad.status()
-            assert code is grpc.StatusCode.INVALID_ARGUMENT
-            server.put(*web(1, "10.1.0.50"))  # type: ignore[arg-type] # what the builders make
-            await eventually(lambda: server.is_converged("node-b"), "the other node goes on")
-            assert good.enforcer.plans == wanted(server, "node-b")
+    async with (
+        plan_server() as server,
+        enforcer_client(server, ModelEnforcer("node-a")) as bad,
+        enforcer_client(server, ModelEnforcer("node-b")) as good,
+    ):
+        seed(server)
+        await eventually(lambda: server.is_converged("node-a", "node-b"), "first sync")
+        data = {
+            "second hello": bad.enforcer.hello().SerializeToString(),
+            "future ack": bad.enforcer.ack(99).SerializeToString(),
+            "garbage": b"\xff\xff",
+        }[kind]
+        await bad.call.write(data)
+        code, _ = await bad.status()
+        assert code is grpc.StatusCode.INVALID_ARGUMENT
+        server.put(*web(1, "10.1.0.50"))  # type: ignore[arg-type] # what the builders make
+        await eventually(lambda: server.is_converged("node-b"), "the other node goes on")
+        assert good.enforcer.plans == wanted(server, "node-b")
 
 
 async def test_a_newer_stream_of_the_same_node_takes_over() -> None:

@@ -54,7 +54,7 @@ class Watcher(pb_grpc.ClusterServiceServicer):
         self.queue: asyncio.Queue[pb.WatchClusterResponse | None] = asyncio.Queue()
         self.port = 0
 
-    async def WatchCluster(  # type: ignore[override] # an async generator, as grpc.aio allows
+    async def WatchCluster(  # noqa: N802 - the name in the proto
         self, request: pb.WatchClusterRequest, context: object
     ) -> AsyncIterator[pb.WatchClusterResponse]:
         self.requests.append(request)

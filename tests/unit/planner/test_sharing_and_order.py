@@ -4,8 +4,9 @@
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pointsman_model.cluster import Change, ClusterPosition, key_of
+from pointsman_model.cluster import Change, ClusterObject, ClusterPosition, key_of
 from pointsman_model.digest import BUCKET_COUNT, DigestBuckets, bucket_of, plan_digest
+from pointsman_model.names import ServiceKey
 from pointsman_model.wire.plan import encode_service_plan
 from pointsman_planner.core.cluster_state import ClusterState
 from pointsman_planner.core.framing import update_field
@@ -18,7 +19,7 @@ from support.random_cluster import NODES, changes
 ALL_NODES = (*NODES, "unknown-node")
 
 
-def encoded(cluster: ClusterState, node: str) -> dict[tuple[str, str], bytes]:
+def encoded(cluster: ClusterState, node: str) -> dict[ServiceKey, bytes]:
     return {key: encode_service_plan(value) for key, value in plan(node, cluster).services.items()}
 
 
@@ -66,7 +67,7 @@ def test_sharing_never_changes_a_plan_and_sums_stay_right(batches: list[list[Cha
 
 def test_nodes_of_one_view_share_the_very_same_bytes() -> None:
     planner = Planner()
-    objects = [
+    objects: list[ClusterObject] = [
         *(node(f"node-{n}", f"192.168.0.{n + 1}", zone="ab"[n % 2]) for n in range(10)),
         service("hinted", "10.96.0.1", ports=["p:80"]),
         endpoint_slice(
