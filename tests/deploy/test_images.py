@@ -58,7 +58,12 @@ def test_the_locked_closure_of_a_service_is_enough_to_start_it(service: str, tmp
     subprocess.run(
         [uv, *sync.split(), "--quiet", *_rebuilt("proto", "chassis", service)],
         cwd=ROOT,
-        env={**os.environ, "UV_PROJECT_ENVIRONMENT": str(environment), "UV_PYTHON_DOWNLOADS": "never"},
+        env={
+            **os.environ,
+            "UV_PROJECT_ENVIRONMENT": str(environment),
+            "UV_PYTHON_DOWNLOADS": "never",
+            "UV_SYSTEM_CERTS": "true",
+        },
         check=True,
         timeout=240,
     )
