@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from typing import Final
 
 from pointsman_enforcer.dataplane.nftables import elements, layout
-from pointsman_enforcer.dataplane.nftables.chains import EndpointSet, endpoint_chain_of
+from pointsman_enforcer.dataplane.nftables.chains import HASH_SEED, EndpointSet, endpoint_chain_of
 from pointsman_enforcer.dataplane.nftables.change import Operations
 from pointsman_enforcer.dataplane.nftables.message import Family, Message, Table
 from pointsman_enforcer.dataplane.nftables.packed import (
@@ -102,12 +102,19 @@ def describe_chain(family: Family, name: str) -> str:
     keyword = family.keyword
     is_nodeport = name.startswith("nodeport-")
     key = "meta l4proto . th dport" if is_nodeport else f"{keyword} daddr . meta l4proto . th dport"
-    pick = f"jhash {keyword} saddr mod {chain.slots}" if chain.hashed else f"numgen random mod {chain.slots}"
-    offset = f" offset {chain.endpoints.value}" if chain.endpoints is EndpointSet.LOCAL else ""
+    base = chain.endpoints.value
+    offset = f" offset {base}" if chain.endpoints is EndpointSet.LOCAL else ""
+    pick = (
+        f"jhash {keyword} saddr mod {chain.slots} seed 0x{HASH_SEED:x}"
+        if chain.hashed
+        else f"numgen random mod {chain.slots}"
+    )
     target = layout.NODEPORT_ENDPOINTS.name if is_nodeport else layout.ENDPOINTS.name
     mark = "jump mark-for-masquerade; " if chain.masquerade else ""
-    rule = f"dnat {keyword} to {key} . {pick}{offset} map @{target}"
-    return f"add chain {keyword} pointsman {name} {{ {mark}{rule} }}"
+    rules = "; ".join(
+        f"dnat {keyword} to {key} . {each}{offset} map @{target}" for each in (pick, "numgen random mod 1")
+    )
+    return f"add chain {keyword} pointsman {name} {{ {mark}{rules}; counter drop; }}"
 
 
 def _key_words(section: Section, key: bytes) -> str:

@@ -27,6 +27,7 @@ from pointsman_enforcer.dataplane.nftables.apply import (
 )
 from pointsman_enforcer.dataplane.nftables.change import Ledger, NftChange, diff
 from pointsman_enforcer.dataplane.nftables.errors import DumpInterruptedError, NetlinkError, NftablesError
+from pointsman_enforcer.dataplane.nftables.kernel import NftKernel
 from pointsman_enforcer.dataplane.nftables.message import Batch, Family, Message
 from pointsman_enforcer.dataplane.nftables.netlink import NftSocket
 from pointsman_enforcer.dataplane.nftables.observe import Observation
@@ -49,11 +50,13 @@ class NftablesDataplane:
     mode = ProxyMode.NFTABLES
     capabilities = CAPABILITIES
 
-    def __init__(self, *, node_settings: NodeSettings, masquerade_bit: int = 14) -> None:
-        """Raises OSError when the process may not talk to nf_tables."""
+    def __init__(
+        self, *, node_settings: NodeSettings, masquerade_bit: int = 14, kernel: NftKernel | None = None
+    ) -> None:
+        """Without `kernel`, that of the calling thread's network namespace; OSError when we may not talk to it."""
         self._node_settings = node_settings
         self._masquerade_bit = masquerade_bit
-        self._nft = NftSocket()
+        self._nft: NftKernel = kernel or NftSocket()
         self._adoption = dict.fromkeys(Family, Adoption.REPLACE)
         self._exists = dict.fromkeys(Family, False)
         self._chains: set[tuple[Family, str]] = set()

@@ -137,13 +137,15 @@ class Ledger:
         additions = {number: dict(found) for number, found in change.additions.items() if found}
         for number, key, delta in _nonzero(change):
             before = self._counts[number].get(key, 0)
+            if delta > 0:
+                removals.get(number, {}).pop(key, None)
             if before + delta < 0:
                 raise ValueError(f"{key.hex()} in {SECTIONS[number].spec.name} would be wanted {before + delta} times")
             if before == 0 and key not in self._unclaimed[number]:
                 additions.setdefault(number, {})[key] = b""
             elif before + delta == 0:
                 removals.setdefault(number, {})[key] = b""
-        return Operations(dict(sorted(removals.items())), dict(sorted(additions.items())))
+        return Operations(_tidy(removals), _tidy(additions))
 
     def commit(self, change: NftChange) -> None:
         """The kernel has made the change."""
@@ -163,6 +165,11 @@ class Ledger:
     def unclaimed(self) -> dict[int, set[bytes]]:
         """Shared elements of the kernel that no service wants."""
         return {number: set(keys) for number, keys in self._unclaimed.items() if keys}
+
+
+def _tidy(sections: dict[int, Records]) -> dict[int, Records]:
+    """Without empty sections, in the order of their numbers."""
+    return {number: sections[number] for number in sorted(sections) if sections[number]}
 
 
 def _nonzero(change: NftChange) -> Iterator[tuple[int, bytes, int]]:

@@ -8,10 +8,10 @@ import errno
 from pointsman_enforcer.dataplane.nftables.apply import TABLES
 from pointsman_enforcer.dataplane.nftables.errors import NetlinkError
 from pointsman_enforcer.dataplane.nftables.message import Batch, delete_table
-from pointsman_enforcer.dataplane.nftables.netlink import NftSocket
+from pointsman_enforcer.dataplane.nftables.kernel import NftKernel
 
 
-def cleanup(nft: NftSocket) -> list[str]:
+def cleanup(nft: NftKernel) -> list[str]:
     """Delete our tables and all in them; returns the names of those that were there. May be repeated.
 
     Raises:

@@ -61,6 +61,8 @@ class _Verdicts:
     pod: Verdict
     host: Verdict
     others: Verdict
+    detects: bool
+    """Whether pods can be told from others at all."""
 
 
 def family_of(family: names.Family) -> Family:
@@ -142,20 +144,20 @@ def _effective(port: ServicePortPlan, frontend: Frontend, context: RenderContext
     pod, host, others = frontend.from_pod, frontend.from_host, frontend.from_outside
     detects = port.family in context.detects
     if frontend.kind is not FrontendKind.CLUSTER_IP:
-        return _Verdicts(pod=pod if detects else others, host=host, others=others)
+        return _Verdicts(pod=pod if detects else others, host=host, others=others, detects=detects)
     if not detects:
         host = others = pod
     if context.masquerade_all:
-        return _Verdicts(pod=_plain(pod), host=_plain(host), others=_plain(others))
+        return _Verdicts(pod=_plain(pod), host=_plain(host), others=_plain(others), detects=detects)
     if not detects:
-        return _Verdicts(pod=pod, host=host, others=others)
+        return _Verdicts(pod=pod, host=host, others=others, detects=detects)
     for verdict in (host, others):
         if verdict.action is Action.FORWARD and not verdict.masquerade:
             raise UnsupportedPlanError(
                 f"{_name(frontend)}: traffic that is not from a pod is always masqueraded on its way to a cluster IP, "
                 "and the plan says it must not be"
             )
-    return _Verdicts(pod=pod, host=_plain(host), others=_plain(others))
+    return _Verdicts(pod=pod, host=_plain(host), others=_plain(others), detects=detects)
 
 
 def _plain(verdict: Verdict) -> Verdict:
@@ -215,10 +217,13 @@ def _render_verdicts(
     if key in dispatch:
         raise UnsupportedPlanError(f"two frontends of the service have the same key {key.hex()}")
     dispatch[key] = others
-    for spec, verdict in ((specs[1], verdicts.pod), (specs[2], verdicts.host)):
-        target = _target(verdict, targets)
-        if target != others:
-            _records(sections, family, spec)[key] = target
+    pod, host = _target(verdicts.pod, targets), _target(verdicts.host, targets)
+    if pod == host == others:
+        return
+    # In all maps or in one: a pod that has an address of this host must not fall through to the host's verdict.
+    if verdicts.detects:
+        _records(sections, family, specs[1])[key] = pod
+    _records(sections, family, specs[2])[key] = host
 
 
 def _target(verdict: Verdict, targets: Mapping[Verdict, bytes]) -> bytes:
