@@ -108,8 +108,11 @@ def reply(body: bytes | dict[str, Any], status: int = 200, headers: dict[str, st
     return answer
 
 
-def refusal(code: int, message: str = "no", headers: dict[str, str] | None = None, **metadata: str) -> Answer:
+def refusal(
+    code: int, message: str = "no", headers: dict[str, str] | None = None, *, continue_token: str = ""
+) -> Answer:
     """A Status."""
+    metadata = {"continue": continue_token} if continue_token else {}
     status = {"kind": "Status", "metadata": metadata, "status": "Failure", "message": message, "code": code}
     return reply(status, code, headers)
 

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pointsman_model.cluster import ObjectKey, ObjectKind
 from pointsman_watcher.core.decode import (
     BODY_BYTES_MAX,
     Bookmark,
@@ -159,7 +160,7 @@ def test_a_line_that_is_no_event_is_garbage(line: bytes) -> None:
 def test_what_was_deleted_need_not_be_sound() -> None:
     hostile = changed(SOUND["service"][1], "spec.ports", "none")
     item = decode_event(SERVICES, event("DELETED", hostile))
-    assert item == Observed(item.key, None, "1")  # type: ignore[union-attr] # an Observed has a key
+    assert item == Observed(ObjectKey(ObjectKind.SERVICE, "shop", "web"), None, "1")
 
 
 def test_bookmarks_and_errors_of_any_shape_are_told_apart() -> None:

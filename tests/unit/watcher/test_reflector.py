@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A reflector over real HTTP against a scripted API server."""
 
+from functools import partial
 from typing import Final
 
 import msgspec
@@ -9,7 +10,7 @@ import pytest
 from pointsman_chassis.settings import Duration
 from pointsman_model.cluster import ObjectKey, ObjectKind
 from pointsman_watcher.core.resources import NODES, SERVICE_CIDRS
-from pointsman_watcher.kube.machine import Phase
+from pointsman_watcher.kube.machine import Phase, ReflectorMachine
 from support.cluster_objects import Json, bookmark, event, list_json, node_json, service_json
 from support.scripted_api_server import QUICK, World, refusal, reply
 
@@ -119,13 +120,17 @@ async def test_a_silent_watch_is_opened_again(world: World) -> None:
     assert world.names() == ["a"]
 
 
+def _is_at(machine: ReflectorMachine, version: str) -> bool:
+    return machine.resource_version == version
+
+
 async def test_bookmarks_alone_keep_a_watch_alive(world: World) -> None:
     world.server.lists = [reply(listed("a"))]
     machine = world.start(settings=msgspec.structs.replace(QUICK, stall_timeout=Duration(2)))
     watch = await world.server.next_watch()
     for version in range(10, 20):
         await watch.send(bookmark(version))
-        await world.until(lambda version=version: machine.resource_version == str(version))
+        await world.until(partial(_is_at, machine, str(version)))
     assert (
         world.registry.value("pointsman_watcher_watch_ends_total", {"resource": "services", "reason": "stalled"})
         is None
@@ -156,13 +161,13 @@ async def test_lost_history_relists_and_changes_only_what_differs(world: World, 
 
 
 async def test_a_list_compacted_between_its_pages_starts_again(world: World) -> None:
-    expired = refusal(410, "The provided continue parameter is too old", **{"continue": "inconsistent"})
+    expired = refusal(410, "The provided continue parameter is too old", continue_token=MORE)
     world.server.lists = [reply(listed("a", "gone", more="t1")), expired, reply(listed("a", "b", version=9))]
     world.start()
     watch = await world.server.next_watch()
     assert watch.query["resourceVersion"] == "9"
     assert world.names() == ["a", "b"]
-    assert "inconsistent" not in {query.get("continue") for query in world.server.queries()}
+    assert MORE not in {query.get("continue") for query in world.server.queries()}
 
 
 async def test_a_watch_list_is_complete_at_its_bookmark(world: World) -> None:

@@ -185,7 +185,7 @@ def test_an_absent_optional_resource_is_empty_and_looked_for_again() -> None:
     assert machine.delay_seconds == 600
     assert not machine.next_request().is_watch
     machine.page_received("7", "")
-    assert machine.phase is Phase.WATCHING
+    assert machine.next_request().is_watch
 
 
 def test_a_resource_that_was_there_is_not_taken_as_empty_because_of_a_404() -> None:
