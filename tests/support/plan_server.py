@@ -40,7 +40,7 @@ async def eventually(condition: Callable[[], bool], what: str) -> None:
 class PlanServer:
     """The server side: `put` and `remove` are the cluster."""
 
-    def __init__(self, *, heartbeat_seconds: float = 5.0) -> None:
+    def __init__(self, *, heartbeat_seconds: float = 5.0, checks_identity: bool = False) -> None:
         self.registry = Registry(process=False)
         self.planner = Planner(priority=Priority(["kube-system"]))
         self.store = MemoryStatusStore()
@@ -52,6 +52,7 @@ class PlanServer:
             tracing=Tracing(),
             clock=SystemClock(),
             report=self.store.report,
+            checks_identity=checks_identity,
         )
         self.revision = 0
         self.port = 0
@@ -79,10 +80,12 @@ class PlanServer:
 
 
 @asynccontextmanager
-async def plan_server(*, heartbeat_seconds: float = 5.0) -> AsyncIterator[PlanServer]:
+async def plan_server(
+    *, heartbeat_seconds: float = 5.0, security: TransportSecurity | None = None
+) -> AsyncIterator[PlanServer]:
     """A server that listens, with both services."""
-    made = PlanServer(heartbeat_seconds=heartbeat_seconds)
-    server = GrpcServer(address="127.0.0.1:0", security=TransportSecurity(insecure=True))
+    made = PlanServer(heartbeat_seconds=heartbeat_seconds, checks_identity=security is not None)
+    server = GrpcServer(address="127.0.0.1:0", security=security or TransportSecurity(insecure=True))
     server.add_raw_service(plan_service.SERVICE, made.plans.methods())
     control = ControlService(planner=made.planner, plans=made.plans, store=made.store)
     control_service_pb2_grpc.add_ControlServiceServicer_to_server(control, server.server)
