@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The command: run the packet-flow table and print its matrix.
 
-The last line is `N passed, N failed`, counted in rows per executor. The exit status is 1 if a row failed, 2 if the suite
-could not run.
+The last line is `N passed, N failed`, counted in rows per executor. The exit status is 1 if a row failed, 2 if the
+suite could not run.
 """
 
 from __future__ import annotations

@@ -161,16 +161,22 @@ def _slice_port(port: SlicePort) -> dict[str, object]:
     return {key: value for key, value in fields.items() if value is not None}
 
 
-def node(name: str = NODE, *, zone: str | None = None) -> str:
-    """The Node object of the node under test: primary and secondary address of both families."""
+def node(
+    name: str = NODE,
+    *,
+    zone: str | None = None,
+    addresses: Sequence[str] = NODE_ADDRESSES[:4],
+    pod_cidrs: Sequence[str] = POD_CIDRS,
+) -> str:
+    """The Node object of the node under test: by default with primary and secondary address of both families."""
     labels = {"kubernetes.io/hostname": name} | ({ZONE_LABEL: zone} if zone is not None else {})
-    addresses = [{"type": "InternalIP", "address": address} for address in NODE_ADDRESSES[:4]]
+    listed = [{"type": "InternalIP", "address": address} for address in addresses]
     return _dump(
         "v1",
         "Node",
         {"name": name, "labels": labels},
-        spec={"podCIDR": POD_CIDRS[0], "podCIDRs": list(POD_CIDRS)},
-        status={"addresses": [*addresses, {"type": "Hostname", "address": name}]},
+        spec={"podCIDR": pod_cidrs[0], "podCIDRs": list(pod_cidrs)},
+        status={"addresses": [*listed, {"type": "Hostname", "address": name}]},
     )
 
 

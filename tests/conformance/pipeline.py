@@ -8,7 +8,7 @@ API server's filters -> watcher's decoder (watch lines) -> wire form of cluster.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from conformance.model import Event, NodeSettings, Row, Verb
@@ -34,10 +34,20 @@ _RESOURCES = {
 }
 
 
+Alteration = Callable[[NodePlan], NodePlan]
+"""Changes a plan on its way to the executor: for tests that an executor notices wrong plans."""
+
+
+def unaltered(plan: NodePlan) -> NodePlan:
+    """The plan as it is."""
+    return plan
+
+
 class Cluster:
     """An API server, as far as a watch can tell, and a planner behind a watcher of it."""
 
-    def __init__(self) -> None:
+    def __init__(self, alter: Alteration = unaltered) -> None:
+        self._alter = alter
         self._state = ClusterState()
         self._shown: set[tuple[str, str, str]] = set()
 
@@ -51,7 +61,7 @@ class Cluster:
         services = {key: decode_service_plan(encode_service_plan(one)) for key, one in planned.services.items()}
         if services != planned.services:
             raise ValueError("a service plan is not what its wire form decodes to")
-        return NodePlan(facts=planned.facts, services=services)
+        return self._alter(NodePlan(facts=planned.facts, services=services))
 
     def _changes(self, event: Event) -> list[Change]:
         manifest = json.loads(event.manifest)

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from conformance.addresses import CLIENT, POD, PRIMARY
+from conformance.addresses import CLIENT, POD, PRIMARY, SECONDARY
 from conformance.build import DROP, NONE, REJECT, case, probe, to
 from conformance.model import Row
 from conformance.objects import Port, SlicePort, apply, service, slice_of
@@ -47,6 +47,31 @@ def _both(port: int) -> tuple[str, str]:
 
 
 def rows() -> Iterator[Row]:
+    yield from _catalogue()
+    yield from _host_network()
+
+
+def _host_network() -> Iterator[Row]:
+    """Endpoints that are the node itself, and another node, as those of `default/kubernetes` are.
+
+    From outside only where no masquerade is asked for: what stays on the node passes no postrouting, so the endpoint sees
+    the client's address whatever the plan says, in every proxy.
+    """
+    there, balanced = "192.168.0.3", "1.2.3.4"
+    subject = service("svc1", SVC1, load_balancer=[balanced], etp="Local")
+    both = apply(subject, slice_of("svc1", f"{PRIMARY}@L {there}@R"))
+    yield from case(
+        1,
+        "13d",
+        both,
+        probe(FROM, SVC1, to(PRIMARY, there, m=False)),
+        probe(SECONDARY, SVC1, to(PRIMARY, there, m=True)),
+        probe(CLIENT, balanced, to(PRIMARY, m=False)),
+        title="host-network endpoints",
+    )
+
+
+def _catalogue() -> Iterator[Row]:
     yield from case(1, "1", STATE, probe(FROM, SVC1, to(A, m=False)))
     yield from case(1, "2d", STATE, probe(PRIMARY, SVC1, to(A, m=True)), probe(CLIENT, SVC2, to(A, B, m=True)))
     yield from case(1, "3", STATE, probe(FROM, SVC2, to(A, B, m=False)))

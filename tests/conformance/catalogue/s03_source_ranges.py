@@ -26,6 +26,30 @@ def rows() -> Iterator[Row]:
     yield from _unfiltered()
     yield from _ip_modes()
     yield from _odd_texts()
+    yield from _shared_address()
+
+
+def _shared_address() -> Iterator[Row]:
+    """Services share one load balancer address by port and protocol; each keeps its own ranges."""
+    state = apply(
+        service("web", VIP, load_balancer=[LB1], ranges=["203.0.113.0/25"]),
+        slice_of("web", f"{A}@L"),
+        service("more", "172.30.0.42", [Port(81)], load_balancer=[LB1]),
+        slice_of("more", "10.180.2.1@R"),
+        service("dns", "172.30.0.43", [Port(80, protocol="UDP")], load_balancer=[LB1]),
+        slice_of("dns", "10.180.2.2@R", [SlicePort(53, protocol="UDP")]),
+    )
+    yield from case(
+        3,
+        "41s.d",
+        state,
+        probe(CLIENT, LB1, to(A, m=True)),
+        probe(BLOCKED_CLIENT, LB1, DROP),
+        probe(BLOCKED_CLIENT, LB1, to("10.180.2.1", m=True), port=81),
+        probe(BLOCKED_CLIENT, LB1, to("10.180.2.2:53", m=True), protocol="UDP"),
+        probe(CLIENT, LB1, NONE, port=82),
+        title="three Services on one load balancer address",
+    )
 
 
 def _filtered() -> Iterator[Row]:
@@ -111,7 +135,7 @@ def _odd_texts() -> Iterator[Row]:
     mapped = service("svc2", "::ffff:172.30.0.42", ipFamilies=["IPv4"])
     yield from case(
         3,
-        "42d",
+        "42",
         apply(
             long_forms,
             slice_of("svc1", "FD00:10:0:0:0:180:0:1@L"),

@@ -6,9 +6,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from conformance.addresses import CLIENT, FOREIGN, POD, PRIMARY, SECONDARY, twin_address
-from conformance.build import IPTABLES, IPVS, NONE, case, listed, probe, to
-from conformance.model import Event, IpFamily, NodeSettings, Origin, Row
-from conformance.objects import Port, apply, service, slice_of
+from conformance.build import IPTABLES, IPVS, NONE, case, listed, probe, sequence, to
+from conformance.model import Event, IpFamily, NodeSettings, Origin, Row, Step
+from conformance.objects import Port, SlicePort, apply, node, service, slice_of
 
 VIP = "172.30.0.41"
 A, B = "10.180.0.1", "10.180.2.1"
@@ -22,6 +22,7 @@ def _state(endpoints: str = f"{A}@R {B}@L") -> tuple[Event, ...]:
 def rows() -> Iterator[Row]:
     yield from _any_address()
     yield from _lists()
+    yield from _changing()
     yield from _loopback()
     yield from listed(4, "46", "no nodePortAddresses: secondary addresses answer", modes=IPTABLES)
     yield from listed(4, "51", "localhostNodePorts: 127.0.0.1 answers", modes=IPTABLES)
@@ -86,6 +87,33 @@ def _lists() -> Iterator[Row]:
     yield from case(
         4, "49d", _state(), from_secondary, settings=other_family, title="no block of this family: every address"
     )
+
+
+def _changing() -> Iterator[Row]:
+    primary = NodeSettings(node_port_addresses=("primary",))
+    both = to(A, B, m=True)
+    swapped = node(addresses=(SECONDARY, twin_address(SECONDARY), PRIMARY, twin_address(PRIMARY)))
+    yield from sequence(
+        4,
+        "47c.d",
+        Step(
+            events=_state(),
+            probes=(probe(CLIENT, PRIMARY, both, port=3001), probe(CLIENT, SECONDARY, NONE, port=3001)),
+        ),
+        Step(
+            events=apply(swapped),
+            probes=(probe(CLIENT, PRIMARY, NONE, port=3001), probe(CLIENT, SECONDARY, both, port=3001)),
+        ),
+        settings=primary,
+        title="the node's primary address changes",
+    )
+    cases = {"UDP": probe(CLIENT, PRIMARY, both, port=3001, protocol="UDP")}
+    cases["SCTP"] = cases["UDP"]._replace(protocol="SCTP")
+    for protocol, attempt in cases.items():
+        subject = service("svc1", VIP, [Port(80, protocol=protocol, node_port=3001)])
+        slices = slice_of("svc1", f"{A}@R {B}@L", [SlicePort(80, protocol=protocol)])
+        other = attempt._replace(protocol="TCP", expect=NONE)
+        yield from case(4, f"44.{protocol}.d", apply(subject, slices), attempt, other)
 
 
 def _loopback() -> Iterator[Row]:

@@ -5,10 +5,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from conformance.addresses import CLIENT, EXTERNAL_IP, POD, PRIMARY
-from conformance.build import DROP, IPTABLES, IPVS, NONE, case, listed, probe, sequence, to
-from conformance.model import Event, Row, Step
-from conformance.objects import Port, apply, delete, service, slice_of
+from conformance.addresses import CLIENT, EXTERNAL_IP, POD, PRIMARY, SECONDARY
+from conformance.build import DROP, IPTABLES, IPVS, NONE, REJECT, case, listed, probe, sequence, to
+from conformance.model import Event, Expectation, Probe, Row, Step
+from conformance.objects import Port, SlicePort, apply, delete, service, slice_of
 
 VIP, LB = "172.30.0.41", "1.2.3.4"
 A, B = "10.180.0.1", "10.180.2.1"
@@ -35,6 +35,7 @@ def rows() -> Iterator[Row]:
     yield from _local()
     yield from _cluster()
     yield from _only_remote()
+    yield from _datagrams()
     ignored = apply(service("svc1", VIP, etp="Local"), slice_of("svc1", f"{A}@R {B}@L"))
     yield from case(5, "75", ignored, probe(POD, VIP, to(A, B, m=False)))
     yield from listed(5, "74", "with no local endpoint all endpoints are used", modes=IPVS)
@@ -85,6 +86,46 @@ def _cluster() -> Iterator[Row]:
     for number, source, frontend, expect in table:
         address, port = FRONTENDS[frontend]
         yield from case(5, number, state, probe(source, address, expect, port=port))
+
+
+def _datagrams() -> Iterator[Row]:
+    """Policy Local over UDP, where a refusal and a silence are seen as well as over TCP."""
+    subject = service("dns", VIP, [Port(53, protocol="UDP", node_port=3053)], load_balancer=[LB], etp="Local")
+    port = [SlicePort(53, protocol="UDP")]
+
+    def ask(source: str, address: str, expect: Expectation, to_port: int = 53) -> Probe:
+        return probe(source, address, expect, port=to_port, protocol="UDP")
+
+    here, there = f"{B}:53", f"{A}:53"
+    yield from case(
+        5,
+        "63u.d",
+        apply(subject, slice_of("dns", f"{A}@R {B}@L", port)),
+        ask(CLIENT, LB, to(here, m=False)),
+        ask(CLIENT, PRIMARY, to(here, m=False), 3053),
+        ask(POD, LB, to(here, there, m=False)),
+        ask(SECONDARY, LB, to(here, there, m=True)),
+    )
+    remote = apply(subject, slice_of("dns", f"{A}@R", port))
+    yield from case(
+        5,
+        "71u.d",
+        remote,
+        ask(CLIENT, LB, DROP),
+        ask(CLIENT, PRIMARY, DROP, 3053),
+        ask(POD, LB, to(there, m=False)),
+        ask(SECONDARY, PRIMARY, to(there, m=True), 3053),
+    )
+    nobody = apply(subject)
+    yield from case(
+        5,
+        "71r.d",
+        nobody,
+        ask(CLIENT, LB, REJECT),
+        ask(CLIENT, PRIMARY, REJECT, 3053),
+        ask(POD, VIP, REJECT),
+        ask(SECONDARY, LB, REJECT),
+    )
 
 
 def _only_remote() -> Iterator[Row]:

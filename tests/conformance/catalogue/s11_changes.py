@@ -5,11 +5,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from conformance.addresses import CLIENT, EXTERNAL_IP, POD, PRIMARY
+from conformance.addresses import CLIENT, EXTERNAL_IP, POD, PRIMARY, twin_address
 from conformance.build import DROP, IPTABLES, NONE, REJECT, listed, probe, sequence, to
 from conformance.catalogue.s11_shapes import rows as shape_rows
 from conformance.model import Disturbance, Event, Row, Step
-from conformance.objects import PROXY_NAME_LABEL, Port, SlicePort, apply, delete, service, slice_of
+from conformance.objects import PROXY_NAME_LABEL, Port, SlicePort, apply, delete, service, service_cidr, slice_of
 
 VIP, OTHER = "172.30.0.41", "172.30.0.42"
 A, B, C = "10.180.0.1", "10.180.2.1", "10.180.2.2"
@@ -29,6 +29,7 @@ def rows() -> Iterator[Row]:
     yield from _no_ops()
     yield from _faults()
     yield from _proxy_name()
+    yield from _service_cidrs()
 
 
 def _order() -> Iterator[Row]:
@@ -270,4 +271,21 @@ def _proxy_name() -> Iterator[Row]:
         Step(events=apply(labelled), probes=(nobody,)),
         Step(events=apply(SERVICE), probes=(reached,)),
         title="label service-proxy-name appears and goes",
+    )
+
+
+def _service_cidrs() -> Iterator[Row]:
+    address = "172.31.0.41"
+    more = service_cidr("172.31.0.0/16", twin_address("172.31.0.0/16"), name="more")
+    subject = apply(service("svc1", address), slice_of("svc1", f"{A}@L"))
+    nobody, untouched = probe(POD, address, DROP), probe(POD, address, NONE)
+    yield from sequence(
+        11,
+        "122c.d",
+        Step(events=(), probes=(untouched,)),
+        Step(events=apply(more), probes=(nobody,)),
+        Step(events=subject, probes=(probe(POD, address, to(A, m=False)), probe(POD, address, REJECT, port=81))),
+        Step(events=delete(service("svc1", address)), probes=(nobody,)),
+        Step(events=delete(more), probes=(untouched,)),
+        title="a ServiceCIDR appears and goes",
     )

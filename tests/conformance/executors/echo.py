@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The echo servers of every namespace, in one process of their own.
 
-Each says `address port peer peer-port`: where the packet arrived, and whom it came from. TCP says it on accept and again
-for each line it is sent; UDP and SCTP (INIT ACK) in each answer. One wildcard socket per namespace, protocol and port.
+Each says `address port peer peer-port`: where the packet arrived, and whom it came from. TCP says it on accept and
+again for each line it is sent; UDP and SCTP (INIT ACK) in each answer. One wildcard socket per namespace, protocol and
+port.
 
 Standard input takes one JSON object a line, {"path": "/run/netns/...", "protocol": "TCP", "port": 80}; "ok" on standard
 output says that the socket is open. The process ends with its standard input.

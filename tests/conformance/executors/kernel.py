@@ -18,7 +18,7 @@ from conformance.executors.echo import EchoServers
 from conformance.executors.enforcer import Enforcer, NotProgrammedError
 from conformance.executors.flows import HeldFlow, SteadyTraffic
 from conformance.executors.observation import observed, patience_of
-from conformance.executors.prober import Attempt, Prober
+from conformance.executors.prober import ANSWER_SECONDS, Attempt, Prober
 from conformance.executors.topology import Topology
 from conformance.model import (
     NODE,
@@ -33,7 +33,7 @@ from conformance.model import (
     Step,
     Verb,
 )
-from conformance.pipeline import Cluster
+from conformance.pipeline import Alteration, Cluster, unaltered
 
 from pointsman_model.names import format_address, parse_address
 
@@ -47,9 +47,14 @@ _MISS_ODDS = 1e9
 
 
 class KernelExecutor:
-    """A topology, its servers and an enforcer; a context manager. Needs root."""
+    """A topology, its servers and an enforcer; a context manager. Needs root.
 
-    def __init__(self) -> None:
+    `answer_seconds`: how long an answer may take before it counts as dropped. Long enough for a busy machine; only who
+    expects many failures makes it short.
+    """
+
+    def __init__(self, *, answer_seconds: float = ANSWER_SECONDS) -> None:
+        self._answer_seconds = answer_seconds
         self._topology = Topology()
         self._echo = EchoServers()
         self._prober = Prober()
@@ -68,12 +73,12 @@ class KernelExecutor:
     def __exit__(self, *exc: object) -> None:
         self._stack.close()
 
-    def run_group(self, rows: Sequence[Row]) -> list[RowResult]:
+    def run_group(self, rows: Sequence[Row], alter: Alteration = unaltered) -> list[RowResult]:
         """Rows of one group (see `groups`): programmed once, probed together. What breaks on the way is a failure."""
         failures: dict[str, list[ProbeFailure]] = {row.id: [] for row in rows}
         number = 0
         try:
-            for number, found in enumerate(self._steps(rows), start=1):
+            for number, found in enumerate(self._steps(rows, Cluster(alter)), start=1):
                 for row_id, probes in found.items():
                     failures[row_id] += [ProbeFailure(number, *words) for words in probes]
         except (NotProgrammedError, OSError) as error:
@@ -84,13 +89,12 @@ class KernelExecutor:
                 )
         return [RowResult(row, NAME, tuple(failures[row.id])) for row in rows]
 
-    def _steps(self, rows: Sequence[Row]) -> Iterator[dict[str, list[Words]]]:
+    def _steps(self, rows: Sequence[Row], cluster: Cluster) -> Iterator[dict[str, list[Words]]]:
         """Failures of each step, by row."""
         row = rows[0]
         self._configure(row.settings)
         self._place(rows)
         self._topology.flush_conntrack()
-        cluster = Cluster()
         with contextlib.ExitStack() as stack:
             held: list[HeldFlow] = []
             for index, step in enumerate(row.steps):
@@ -156,13 +160,14 @@ class KernelExecutor:
         where = {Origin.HOST: topology.NODE, Origin.OUTSIDE: topology.OUTSIDE}.get(probe.origin)
         name = where or self._topology.place_of(probe.source) or topology.CLIENT_POD
         path = str(self._topology.namespaces[name].path)
-        return Attempt(path, probe.source, probe.destination, probe.port, probe.protocol, patience_of(probe))
+        patience = patience_of(probe, self._answer_seconds)
+        return Attempt(path, probe.source, probe.destination, probe.port, probe.protocol, patience)
 
     def _place(self, rows: Sequence[Row]) -> None:
         """Endpoints, clients and witnesses of the rows, and a server on every port of theirs."""
         probes = [probe for row in rows for step in row.steps for probe in (*step.probes, *step.steady, *step.held)]
-        endpoints = dict(_endpoints(rows[0]))
-        own = set(self._topology.node_addresses) | {"127.0.0.1", "::1"} | set(rows[0].extra_node_addresses)
+        own = set(rows[0].node_addresses)
+        endpoints = {address: is_local for address, is_local in _endpoints(rows[0]) if address not in own}
         wanted = dict.fromkeys((probe.destination for probe in probes if probe.destination not in own), topology.REMOTE)
         wanted.update(dict.fromkeys(endpoints, topology.REMOTE))
         wanted.update({probe.source: topology.OUTSIDE for probe in probes if probe.origin is Origin.OUTSIDE})

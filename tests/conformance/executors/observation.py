@@ -6,13 +6,16 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
-from conformance.executors.prober import ANSWER_SECONDS, SILENCE_SECONDS, Seen
+from conformance.executors.prober import SILENCE_SECONDS, Seen
 from conformance.model import CATALOGUE_NODE_ADDRESSES, Expectation, Outcome, Probe, Target
 
+MASQUERADE_ADDRESSES = CATALOGUE_NODE_ADDRESSES[:2]
+"""What the topology's node masquerades as: its primary addresses."""
 
-def patience_of(probe: Probe) -> float:
+
+def patience_of(probe: Probe, answer_seconds: float) -> float:
     """How long one connection of a probe may take."""
-    return SILENCE_SECONDS if probe.expect.outcome is Outcome.DROP else ANSWER_SECONDS
+    return SILENCE_SECONDS if probe.expect.outcome is Outcome.DROP else answer_seconds
 
 
 def observed(probe: Probe, seen: Sequence[Seen]) -> str:
@@ -37,9 +40,9 @@ def words_of(probe: Probe, seen: Seen) -> Target | str:
         return "NONE" if seen.peer == probe.source else f"NONE with source {seen.peer}"
     target = Target(seen.address, seen.port, masquerade=False)
     if seen.peer == probe.source:
-        # A process of the node has a node address already: masquerading it may change nothing that can be seen.
+        # A process on the address that masquerading chooses anyway: nobody can see whether it was done.
         masqueraded = target._replace(masquerade=True)
-        is_hidden = probe.source in CATALOGUE_NODE_ADDRESSES and masqueraded in probe.expect.targets
+        is_hidden = probe.source in MASQUERADE_ADDRESSES and masqueraded in probe.expect.targets
         return masqueraded if is_hidden else target
     if seen.peer in CATALOGUE_NODE_ADDRESSES:
         return target._replace(masquerade=True)

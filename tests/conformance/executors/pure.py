@@ -8,7 +8,7 @@ are only for executors with a dataplane; steady and held probes are the dataplan
 from __future__ import annotations
 
 from conformance.model import Expectation, Origin, Outcome, Probe, ProbeFailure, Row, RowResult, Target
-from conformance.pipeline import Cluster, dataplane_settings
+from conformance.pipeline import Alteration, Cluster, dataplane_settings, unaltered
 
 from pointsman_model.names import Protocol, format_address, parse_address
 from pointsman_model.packet import Fate, Packet, trace_packet
@@ -24,9 +24,9 @@ _OUTCOMES = {
 }
 
 
-def run_row(row: Row) -> RowResult:
+def run_row(row: Row, alter: Alteration = unaltered) -> RowResult:
     """Apply each step's events, trace each of its probes."""
-    cluster = Cluster()
+    cluster = Cluster(alter)
     failures: list[ProbeFailure] = []
     for number, step in enumerate(row.steps, start=1):
         cluster.apply(step.events)

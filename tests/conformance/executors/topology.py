@@ -7,8 +7,8 @@
 
 Addresses are not configured but *placed*: a namespace that an address is placed in takes it for local (a local route,
 so no address list, no duplicate detection), and the node has a route to it. Whatever is placed nowhere is behind
-`remote`, the node's default route. The original destination of every probe is placed in `remote` as a witness: a packet that the
-node leaves alone arrives there and is answered, so "left alone" is something that can be seen, and fail.
+`remote`, the node's default route. The original destination of every probe is placed in `remote` as a witness: a packet
+that the node leaves alone arrives there and is answered, so "left alone" is something that can be seen, and fail.
 
 Neighbours are permanent, so nothing is ever lost to address resolution. No packet leaves these namespaces.
 """

@@ -1,0 +1,87 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every row of the packet-flow catalogue in a real kernel with real sockets: nftables, both families."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from conformance.alterations import ALTERATIONS
+from conformance.executors import pure
+from conformance.executors.kernel import KernelExecutor, groups
+from conformance.model import Row, RowResult
+from conformance.table import all_rows, runnable
+
+pytestmark = pytest.mark.root
+ROWS = runnable(all_rows(), "nftables")
+ALTERED_ROWS = [
+    row
+    for row in ROWS
+    if row.number
+    in {
+        "2d",
+        "6",
+        "8d",
+        "10",
+        "12",
+        "30",
+        "33",
+        "43nh",
+        "47",
+        "61",
+        "71.LB",
+        "80",
+        "84s.d.svc2.LB",
+        "86s.d.svc1.ClusterIP",
+    }
+]
+"""A few of each kind: enough for each fault to show, few enough to run once for each."""
+
+
+class CatalogueRun:
+    """Rows by the kernel; a row brings the results of its whole group with it, which costs no more than itself."""
+
+    def __init__(self, executor: KernelExecutor) -> None:
+        self.executor = executor
+        self._group_of = {row.id: group for group in groups(ROWS) for row in group}
+        self._results: dict[str, RowResult] = {}
+
+    def result(self, row: Row) -> RowResult:
+        if row.id not in self._results:
+            self._results.update((one.row.id, one) for one in self.executor.run_group(self._group_of[row.id]))
+        return self._results[row.id]
+
+
+@pytest.fixture(scope="module")
+def run() -> Iterator[CatalogueRun]:
+    with KernelExecutor() as executor:
+        yield CatalogueRun(executor)
+
+
+@pytest.fixture(scope="module")
+def impatient() -> Iterator[KernelExecutor]:
+    with KernelExecutor(answer_seconds=1.0) as executor:
+        yield executor
+
+
+@pytest.mark.parametrize("row", ROWS, ids=[row.id for row in ROWS])
+def test_packets_go_where_the_catalogue_says(run: CatalogueRun, row: Row) -> None:
+    result = run.result(row)
+    assert result.is_passed, "\n".join([row.summary, *map(str, result.failures)])
+
+
+@pytest.mark.parametrize("fault", ALTERATIONS)
+def test_a_wrong_plan_fails_the_same_rows_in_the_kernel_as_by_the_plan(impatient: KernelExecutor, fault: str) -> None:
+    """The executor can fail, and the dataplane follows the plan even where the plan is wrong."""
+    alter = ALTERATIONS[fault]
+    by_plan = {row.id for row in ALTERED_ROWS if not pure.run_row(row, alter).is_passed}
+    results = [result for group in groups(ALTERED_ROWS) for result in impatient.run_group(group, alter)]
+    assert {result.row.id for result in results if not result.is_passed} == by_plan
+    assert by_plan
+
+
+def test_stock_nft_lists_what_the_last_row_left(run: CatalogueRun) -> None:
+    run.executor.run_group([ROWS[0]])
+    listed = run.executor.ruleset()
+    assert "table ip pointsman" in listed
+    assert "172.30.0.41" in listed
