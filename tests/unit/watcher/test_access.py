@@ -188,6 +188,29 @@ async def test_client_certificates_are_presented_and_picked_up_when_rotated(
     await access.close()
 
 
+async def test_the_service_account_of_a_pod_is_used_and_its_token_followed(
+    tls_server: tuple[str, Authority], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url, authority = tls_server
+    token = tmp_path / "token"
+    token.write_text("pod-token")
+    monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "localhost")
+    monkeypatch.setenv("KUBERNETES_SERVICE_PORT", url.rpartition(":")[2])
+    monkeypatch.setattr("kubernetes.aio.config.incluster_config.SERVICE_TOKEN_FILENAME", str(token))
+    ca_file = authority.issue(tmp_path, "localhost").ca_file
+    monkeypatch.setattr("kubernetes.aio.config.incluster_config.SERVICE_CERT_FILENAME", ca_file)
+    access = Access(kubeconfig="", context="", clock=VirtualClock())
+    transport, server, headers = await access.acquire()
+    assert server == url
+    assert headers["Authorization"].lower() == "bearer pod-token"
+    replace_text(token, "next-token")
+    access.doubt()
+    same, _, headers = await access.acquire()
+    assert headers["Authorization"].lower() == "bearer next-token"
+    assert same is transport
+    await access.close()
+
+
 async def test_a_server_of_another_authority_is_not_trusted(tls_server: tuple[str, Authority], tmp_path: Path) -> None:
     url, _ = tls_server
     folder = tmp_path / "other"

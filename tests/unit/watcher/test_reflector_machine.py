@@ -150,9 +150,10 @@ def test_a_field_selector_refused_by_a_watch_list_does_not_cost_the_watch_list()
     assert asked["sendInitialEvents"] == "true"
 
 
-def test_initial_events_without_an_end_fall_back_to_pages() -> None:
+@pytest.mark.parametrize("brought_events", [False, True])
+def test_initial_events_without_an_end_fall_back_to_pages(brought_events: bool) -> None:
     machine = make(settings=KubernetesSettings())
-    machine.watch_ended(Ending.STALLED, brought_events=False)
+    machine.watch_ended(Ending.STALLED, brought_events=brought_events)
     assert "limit" in parameters(machine)
 
 

@@ -7,6 +7,7 @@ minute old at the next request, or when the API server says 401, so rotated toke
 without a restart; watches in progress end on the connections they began on.
 """
 
+import asyncio
 import os
 import socket
 from pathlib import Path
@@ -63,6 +64,8 @@ class Access:
         self._transport: Transport | None = None
         self._loaded_at = 0.0
         self._is_doubted = False
+        # Four reflectors ask at once; an exec plugin must run once for them all.
+        self._refreshing = asyncio.Lock()
         self.server = ""
         """Base URL that `check` found."""
 
@@ -72,8 +75,9 @@ class Access:
         Raises:
             ConfigError: there is no usable configuration, and there was none before.
         """
-        if self._transport is None or self._is_doubted or self._clock.monotonic() - self._loaded_at > REFRESH_SECONDS:
-            await self._refresh()
+        async with self._refreshing:
+            if self._is_stale():
+                await self._refresh()
         transport = self._transport
         if transport is None:
             raise ConfigError("no access to an API server was loaded")
@@ -99,6 +103,10 @@ class Access:
         if self._transport is not None:
             await self._transport.close()
             self._transport = None
+
+    def _is_stale(self) -> bool:
+        is_old = self._clock.monotonic() - self._loaded_at > REFRESH_SECONDS
+        return self._transport is None or self._is_doubted or is_old
 
     async def _refresh(self) -> None:
         """Read everything again; without success, go on with what there is."""

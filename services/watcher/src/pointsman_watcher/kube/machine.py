@@ -167,8 +167,8 @@ class ReflectorMachine:
         self.delay_seconds = 0.0
         if ending is Ending.ERROR and code == _GONE:
             return self._gone()
-        if ending is Ending.STALLED and self.phase is Phase.INITIAL and not brought_events:
-            # Servers before 1.27 ignore sendInitialEvents, send ADDED events and no end: they look like this.
+        if ending is Ending.STALLED and self.phase is Phase.INITIAL:
+            # A server (or a proxy in front of it) that does not know sendInitialEvents sends ADDED events and no end.
             self._uses_watch_list = False
             return "no end of the initial events; listing in pages instead"
         if ending is Ending.GARBAGE:
