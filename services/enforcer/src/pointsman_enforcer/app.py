@@ -61,8 +61,15 @@ def make_dataplane(config: EnforcerConfiguration) -> Dataplane[Any]:
 class Enforcer:
     """One node's enforcer, all parts of it."""
 
-    def __init__(self, config: EnforcerConfiguration, node: str, clock: Clock | None = None) -> None:
-        """Loads the plan on disk and opens the kernel; raises ConfigError or UnsupportedError."""
+    def __init__(
+        self,
+        config: EnforcerConfiguration,
+        node: str,
+        *,
+        clock: Clock | None = None,
+        dataplane: Dataplane[Any] | None = None,
+    ) -> None:
+        """Loads the plan on disk and opens the kernel (or `dataplane`); raises ConfigError or UnsupportedError."""
         self._config, self._node, self._clock = config, node, clock or SystemClock()
         self._registry = Registry()
         self._metrics = EnforcerMetrics(self._registry)
@@ -76,7 +83,7 @@ class Enforcer:
         )
         if loaded.records:
             self._journal.resume(loaded)
-        self._dataplane = make_dataplane(config)
+        self._dataplane = dataplane or make_dataplane(config)
         self._reconciler: Reconciler[Any] = Reconciler(
             dataplane=self._dataplane, store=self._store, clock=self._clock, on_synced=self._synced
         )

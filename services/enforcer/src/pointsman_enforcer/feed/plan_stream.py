@@ -20,7 +20,7 @@ import structlog
 from pointsman.plan.v1 import plan_service_pb2 as pb
 from pointsman.plan.v1 import plan_service_pb2_grpc as pb_grpc
 from pointsman_chassis.backoff import Backoff
-from pointsman_chassis.clock import Clock
+from pointsman_chassis.clock import Clock, Timer
 from pointsman_enforcer.core.errors import PlanProtocolError
 from pointsman_enforcer.core.plan_session import Action, Commit, PlanSession, Programmed, Send
 from pointsman_enforcer.core.plan_store import PlanStore
@@ -29,6 +29,7 @@ OUTBOX_MAX: Final = 1024
 """Messages that may wait for a planner that does not read; then the stream is ended, and the next one catches up."""
 _HEALTHY_SECONDS: Final = 10.0
 """A stream that lived this long resets the backoff, even if it never came in sync."""
+_TICK_SECONDS_MIN: Final = 0.01
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -137,19 +138,25 @@ class _Connection:
         self._clock = clock
         self._outbox: list[pb.StreamNodePlanRequest] = []
         self._wake = asyncio.Event()
+        self._silence: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._timer: Timer | None = None
 
     async def serve(self) -> None:
         """Run the stream to its end; raises what ended it."""
+        self._schedule_tick()
         self.perform(self.session.open(self._clock.monotonic()))
-        tasks = [asyncio.create_task(work) for work in (self._read(), self._write(), self._tick())]
+        tasks = [asyncio.create_task(work) for work in (self._read(), self._write())]
         try:
-            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-            for task in done:
-                task.result()
+            done, _ = await asyncio.wait([*tasks, self._silence], return_when=asyncio.FIRST_COMPLETED)
+            for each in done:
+                each.result()
         finally:
+            if self._timer is not None:
+                self._timer.cancel()
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
+            self._silence.cancel()
             self._call.cancel()
 
     def perform(self, actions: Sequence[Action]) -> None:
@@ -169,6 +176,8 @@ class _Connection:
     async def _read(self) -> None:
         async for message in _messages(self._call):
             self.perform(self.session.receive(message, self._clock.monotonic()))
+            if message.HasField("welcome"):
+                self._schedule_tick()
 
     async def _write(self) -> None:
         while True:
@@ -180,10 +189,21 @@ class _Connection:
                     raise PlanProtocolError(f"the planner has not read {OUTBOX_MAX} messages")
                 await self._call.write(self._outbox.pop(0))
 
-    async def _tick(self) -> None:
-        while True:
-            await self._clock.sleep(max(self.session.next_tick() - self._clock.monotonic(), 0.01))
+    def _schedule_tick(self) -> None:
+        """Look at the session again when it wants to be; the welcome changes when that is."""
+        if self._timer is not None:
+            self._timer.cancel()
+        delay = max(self.session.next_tick() - self._clock.monotonic(), _TICK_SECONDS_MIN)
+        self._timer = self._clock.call_later(delay, self._tick)
+
+    def _tick(self) -> None:
+        try:
             self.perform(self.session.tick(self._clock.monotonic()))
+        except PlanProtocolError as error:
+            if not self._silence.done():
+                self._silence.set_exception(error)
+            return
+        self._schedule_tick()
 
 
 async def _messages(call: Any) -> AsyncIterator[pb.StreamNodePlanResponse]:

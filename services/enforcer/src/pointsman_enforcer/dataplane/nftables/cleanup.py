@@ -7,8 +7,8 @@ import errno
 
 from pointsman_enforcer.dataplane.nftables.apply import TABLES
 from pointsman_enforcer.dataplane.nftables.errors import NetlinkError
-from pointsman_enforcer.dataplane.nftables.message import Batch, delete_table
 from pointsman_enforcer.dataplane.nftables.kernel import NftKernel
+from pointsman_enforcer.dataplane.nftables.message import Batch, delete_table
 
 
 def cleanup(nft: NftKernel) -> list[str]:

@@ -1,0 +1,132 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The planner's side of StreamNodePlan on a real gRPC server, played by the test message by message."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
+from typing import Any
+
+import grpc.aio
+
+from pointsman.plan.v1 import plan_service_pb2 as pb
+from pointsman.plan.v1 import plan_service_pb2_grpc as pb_grpc
+from pointsman_enforcer.core.messages import transaction_to_pb
+from pointsman_enforcer.core.transaction import Position, Transaction
+from pointsman_model.names import ServiceKey
+from support.enforcer_plans import FACTS, digest_of
+
+DEADLINE_SECONDS = 15.0
+
+
+async def eventually(condition: Callable[[], bool], what: str) -> None:
+    """Wait until a condition holds; fails with `what` after a deadline."""
+    deadline = asyncio.get_running_loop().time() + DEADLINE_SECONDS
+    while not condition():
+        assert asyncio.get_running_loop().time() < deadline, f"not within {DEADLINE_SECONDS} s: {what}"
+        await asyncio.sleep(0.005)
+
+
+class ScriptedStream:
+    """One stream, open until `end`."""
+
+    def __init__(self, context: grpc.aio.ServicerContext[Any, Any]) -> None:
+        self._context = context
+        self._received: asyncio.Queue[pb.StreamNodePlanRequest] = asyncio.Queue()
+        self._over = asyncio.Event()
+        self.is_closed = False
+        self.held: dict[ServiceKey, bytes] = {}
+
+    async def welcome(self, *, heartbeat_seconds: float = 30.0) -> pb.Hello:
+        """Take the hello, which must come first, and answer it."""
+        hello = await self.receive("hello")
+        message = pb.StreamNodePlanResponse(welcome=pb.Welcome(planner_id="scripted"))
+        message.welcome.heartbeat_interval.FromNanoseconds(round(heartbeat_seconds * 1e9))
+        await self._context.write(message)
+        return hello.hello
+
+    async def receive(self, field: str) -> pb.StreamNodePlanRequest:
+        """The next message, which must be of this kind; heartbeats are passed over unless asked for."""
+        while True:
+            async with asyncio.timeout(DEADLINE_SECONDS):
+                message = await self._received.get()
+            kind = message.WhichOneof("message")
+            if kind == field:
+                return message
+            assert kind == "heartbeat", f"{kind} came where {field} was due: {message}"
+
+    async def send(self, nonce: int, updates: Mapping[ServiceKey, bytes], **changes: object) -> None:
+        """A transaction in one part that replaces `updates`; its digest is right unless `changes` say otherwise."""
+        removals: tuple[ServiceKey, ...] = changes.pop("removals", ())  # type: ignore[assignment]  # by name
+        self.held = {**self.held, **updates}
+        for name in removals:
+            self.held.pop(name, None)
+        transaction = Transaction(
+            nonce=nonce,
+            position=Position("scripted", nonce),
+            updates=updates,
+            removals=removals,
+            facts=FACTS if nonce == 1 else None,
+            digest=digest_of(self.held),
+            in_sync=True,
+        )
+        part = transaction_to_pb(transaction)
+        for name, value in changes.items():
+            if name == "replaced_buckets":
+                part.replaced_buckets.extend(value)  # type: ignore[arg-type]  # numbers
+            else:
+                setattr(part, name, value)
+        await self._context.write(pb.StreamNodePlanResponse(transaction=part))
+
+    def end(self) -> None:
+        """Close the stream from the planner's side."""
+        self._over.set()
+
+    async def take_all(self, requests: AsyncIterator[pb.StreamNodePlanRequest]) -> None:
+        reading = asyncio.create_task(self._read(requests))
+        ending = asyncio.create_task(self._over.wait())
+        try:
+            await asyncio.wait({reading, ending}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            self.is_closed = True
+            reading.cancel()
+            ending.cancel()
+
+    async def _read(self, requests: AsyncIterator[pb.StreamNodePlanRequest]) -> None:
+        async for request in requests:
+            self._received.put_nowait(request)
+
+
+class ScriptedPlanner(pb_grpc.PlanServiceServicer):
+    """Hands each stream to the test."""
+
+    def __init__(self) -> None:
+        self._streams: asyncio.Queue[ScriptedStream] = asyncio.Queue()
+        self.address = ""
+
+    async def StreamNodePlan(  # noqa: N802 - the name in the proto
+        self, request_iterator: AsyncIterator[pb.StreamNodePlanRequest], context: grpc.aio.ServicerContext[Any, Any]
+    ) -> None:
+        stream = ScriptedStream(context)
+        self._streams.put_nowait(stream)
+        await stream.take_all(request_iterator)
+
+    async def stream(self) -> ScriptedStream:
+        """The next stream an enforcer opens."""
+        async with asyncio.timeout(DEADLINE_SECONDS):
+            return await self._streams.get()
+
+
+@asynccontextmanager
+async def scripted_planner(port: int = 0) -> AsyncIterator[ScriptedPlanner]:
+    """A planner on loopback."""
+    planner = ScriptedPlanner()
+    server = grpc.aio.server()
+    pb_grpc.add_PlanServiceServicer_to_server(planner, server)  # type: ignore[no-untyped-call]  # generated
+    planner.address = f"127.0.0.1:{server.add_insecure_port(f'127.0.0.1:{port}')}"
+    await server.start()
+    try:
+        yield planner
+    finally:
+        await server.stop(0)
