@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
 
 import pytest
 from conformance.alterations import ALTERATIONS
@@ -78,6 +80,39 @@ def test_a_wrong_plan_fails_the_same_rows_in_the_kernel_as_by_the_plan(impatient
     results = [result for group in groups(ALTERED_ROWS) for result in impatient.run_group(group, alter)]
     assert {result.row.id for result in results if not result.is_passed} == by_plan
     assert by_plan
+
+
+def test_traffic_that_must_not_fail_is_noticed_when_it_does(run: CatalogueRun) -> None:
+    row = next(row for row in ROWS if row.id == "125-IPv4")
+    first, emptied, *_ = row.steps
+    steady = replace(emptied, steady=first.probes[:1])
+    (result,) = run.executor.run_group([replace(row, steps=(first, steady))])
+    assert [failure.probe.startswith("steady ") for failure in result.failures] == [True]
+    assert "REJECT" in result.failures[0].observed
+
+
+def test_a_held_connection_that_breaks_is_noticed(run: CatalogueRun, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A node that forgets its connections at every step breaks each one that is open."""
+    row = next(row for row in ROWS if row.id == "100-IPv4")
+    apply = run.executor._apply
+
+    def forgetful(*arguments: Any) -> Any:
+        run.executor._topology.flush_conntrack()
+        return apply(*arguments)
+
+    monkeypatch.setattr(run.executor, "_apply", forgetful)
+    (result,) = run.executor.run_group([row])
+    assert result.failures
+    assert all(failure.probe.startswith("held ") for failure in result.failures)
+
+
+def test_a_refusal_that_does_not_happen_is_a_failure(run: CatalogueRun) -> None:
+    row = next(row for row in ROWS if row.id == "133-IPv4")
+    idle = replace(row.steps[1], events=())
+    (result,) = run.executor.run_group([replace(row, steps=(row.steps[0], idle))])
+    assert "no write could be refused" in result.failures[0].observed
+    (again,) = run.executor.run_group([row])
+    assert again.is_passed
 
 
 def test_stock_nft_lists_what_the_last_row_left(run: CatalogueRun) -> None:

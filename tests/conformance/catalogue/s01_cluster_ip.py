@@ -54,8 +54,8 @@ def rows() -> Iterator[Row]:
 def _host_network() -> Iterator[Row]:
     """Endpoints that are the node itself, and another node, as those of `default/kubernetes` are.
 
-    From outside only where no masquerade is asked for: what stays on the node passes no postrouting, so the endpoint sees
-    the client's address whatever the plan says, in every proxy.
+    From outside only where no masquerade is asked for: what stays on the node passes no postrouting, so the endpoint
+    sees the client's address whatever the plan says, in every proxy.
     """
     there, balanced = "192.168.0.3", "1.2.3.4"
     subject = service("svc1", SVC1, load_balancer=[balanced], etp="Local")

@@ -47,6 +47,7 @@ class Enforcer:
         self._dataplane = node.call(lambda: NftablesDataplane(node_settings=node_settings(settings)))
         self._store = PlanStore()
         self._programmed: Programmed | None = None
+        self._is_refusing = False
         self._nonce = 0
         self._reconciler: Reconciler[NftChange] = Reconciler(
             dataplane=self._dataplane,
@@ -60,7 +61,8 @@ class Enforcer:
         """Bring the kernel from whatever it has to this plan.
 
         Raises:
-            NotProgrammedError: it was not done in time, or what was acknowledged is not the whole plan.
+            NotProgrammedError: it was not done in time, or what was acknowledged is not the whole plan, or a refusal
+                that was asked for did not happen.
         """
         transaction = self._transaction(plan)
         changes = tuple(self._store.apply(transaction))
@@ -70,13 +72,18 @@ class Enforcer:
         programmed = self._programmed
         if programmed is None or programmed.programmed_digest != transaction.digest:
             raise NotProgrammedError(f"the enforcer acknowledged {programmed}, not {transaction.digest}")
+        if self._is_refusing:
+            raise NotProgrammedError("nothing was written, so no write could be refused")
 
     def fail_next_write(self) -> None:
         """Have the kernel refuse the next batch, once."""
         socket = self._dataplane._nft
         commit = socket.commit
 
+        self._is_refusing = True
+
         async def refuse(batch: Batch) -> None:
+            self._is_refusing = False
             socket.commit = commit  # type: ignore[method-assign]  # as it was
             raise NetlinkError(
                 errno=errno.ENOMEM, message_index=None, what=f"{len(batch.messages)} messages, on purpose"

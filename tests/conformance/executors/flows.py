@@ -54,8 +54,12 @@ class SteadyTraffic:
         while remaining:
             if self._is_ending.is_set():
                 remaining -= 1
-            for seen in prober.run([self._attempt] * _BURST):
-                self._kinds[words_of(self._probe, seen)] += 1
+            try:
+                seen = prober.run([self._attempt] * _BURST)
+            except OSError as error:
+                self._kinds[f"no more probes: {error}"] += 1
+                return
+            self._kinds.update(words_of(self._probe, one) for one in seen)
             self._has_begun.set()
 
 
@@ -66,9 +70,10 @@ class HeldFlow:
         if probe.expect.outcome is not Outcome.FORWARD:
             raise ValueError(f"a held connection needs endpoints: {probe}")
         self._probe = probe
-        self._stack = contextlib.ExitStack()
-        self._connections = [self._stack.enter_context(prober.open(attempt)) for _ in range(HELD_CONNECTIONS)]
-        self._first = [ask_again(one, ANSWER_SECONDS) for one in self._connections]
+        with contextlib.ExitStack() as stack:
+            self._connections = [stack.enter_context(prober.open(attempt)) for _ in range(HELD_CONNECTIONS)]
+            self._first = [ask_again(one, ANSWER_SECONDS) for one in self._connections]
+            self._stack = stack.pop_all()
 
     def __enter__(self) -> Self:
         return self
