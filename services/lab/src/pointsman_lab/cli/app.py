@@ -98,6 +98,29 @@ def trace(
     run(_trace(name, trace_id, limit, jaeger))
 
 
+@app.command()
+def explain(
+    node: Annotated[str, typer.Argument(help="The node that handles the packet.")],
+    source: Annotated[str, typer.Argument(help="Source address.")],
+    destination: Annotated[str, typer.Argument(help="Destination address.")],
+    port: Annotated[str, typer.Argument(help="PORT or PORT/PROTOCOL, such as 53/UDP.")],
+    name: Name = "default",
+) -> None:
+    """Say where a packet goes on a node, and why."""
+    run(_ask(name, "explain", node, source, destination, port))
+
+
+@app.command()
+def nodes(name: Name = "default") -> None:
+    """Say how far each node has come, as the planner knows it: one JSON object a line."""
+    run(_ask(name, "nodes"))
+
+
+async def _ask(name: str, *question: str) -> None:
+    async with Cluster.attach(DEFAULT_ROOT, name) as cluster:
+        print("\n".join(await cluster.ask_planner(*question)))
+
+
 async def _fail(message: str) -> None:
     raise LabUsageError(message)
 

@@ -87,6 +87,8 @@ The lab is up: {len(cluster.nodes)} nodes in {cluster.settings.zones} zones. End
   kubectl get endpointslices -A -w
 
   pointsman-lab status{option}
+  pointsman-lab nodes{option}
+  pointsman-lab explain{option} {node} SOURCE DESTINATION PORT
   pointsman-lab exec{option} {node} -- nft list ruleset
   pointsman-lab exec{option} outside -- curl -s http://{cluster.nodes[0].address.ipv4}:NODEPORT
   pointsman-lab fault --help

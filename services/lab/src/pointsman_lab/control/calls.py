@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The host's side of the control process: commands in places, processes, faults of the network, traces."""
 
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -8,9 +9,13 @@ import msgspec
 
 from pointsman_lab.control.methods import ExecResult
 from pointsman_lab.errors import RemoteError
+from pointsman_lab.net.topology import CONTROL, Topology
 from pointsman_lab.otlp.store import Span
 from pointsman_lab.rpc import RpcClient
 from pointsman_lab.supervise.process import ProcessInfo
+from pointsman_lab.supervise.services import PLANNER_PORT
+
+PLANNER_ADDRESS = f"{Topology(nodes=()).control_address.ipv4}:{PLANNER_PORT}"
 
 
 class ControlCalls:
@@ -39,6 +44,15 @@ class ControlCalls:
         if result.code != 0:
             raise RemoteError(f"{' '.join(argv)} on {node} ended with {result.code}: {result.stderr.strip()}")
         return result.stdout
+
+    async def ask_planner(self, *question: str) -> list[str]:
+        """The lines with which the planner answers a question of `pointsman_lab.inspect`.
+
+        Raises:
+            RemoteError: it cannot be reached, or refuses.
+        """
+        module = (sys.executable, "-m", "pointsman_lab.inspect")
+        return (await self.node_exec(CONTROL, *module, PLANNER_ADDRESS, *question)).splitlines()
 
     async def processes(self) -> dict[str, ProcessInfo]:
         """The lab's processes by name."""

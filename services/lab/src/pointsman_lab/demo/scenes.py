@@ -4,22 +4,22 @@
 from __future__ import annotations
 
 import json
-import sys
 import time
 from typing import TYPE_CHECKING, Any
 
 from pointsman_lab.apiserver.resources import DEPLOYMENTS
 from pointsman_lab.demo.observe import endpoint_clock
 from pointsman_lab.probe.outcome import Outcome, count_by_pod
-from pointsman_lab.supervise.services import PLANNER_PORT
 
 if TYPE_CHECKING:
     from pointsman_lab.cluster import Cluster
     from pointsman_lab.demo.story import Story
+    from pointsman_lab.probe.calls import RunningTraffic
 
 CLIENT = "default/client"
 OUTSIDE = "outside"
 _CONVERGED_SECONDS = 10.0
+_ATTEMPTS_MEANWHILE = 2000
 
 
 async def first_sync(cluster: Cluster, story: Story) -> None:
@@ -144,6 +144,7 @@ async def kill(cluster: Cluster, story: Story, process: str) -> None:
         await cluster.signal(process, "KILL", restart=False)
         await cluster.scale("shop", "frontend", replicas + 1)
         await cluster.wait_deployed("shop", "frontend")
+        await _asked_meanwhile(cluster, traffic)
         down = time.monotonic() - killed
         await cluster.start_process(process)
         nodes = await wait_synced(cluster)
@@ -158,6 +159,16 @@ async def kill(cluster: Cluster, story: Story, process: str) -> None:
     counts = count_by_pod(await cluster.probe(CLIENT, vip, 80, count=128))
     expected = set(await _ready_pods(cluster, "shop/frontend"))
     story.check("and the new pod takes its share", holds=set(counts) == expected, found=counts)
+
+
+async def _asked_meanwhile(cluster: Cluster, traffic: RunningTraffic) -> None:
+    """Wait until so many more connections were opened that a failure would show."""
+    enough = (await traffic.report()).attempts + _ATTEMPTS_MEANWHILE
+
+    async def are_enough() -> bool:
+        return (await traffic.report()).attempts >= enough
+
+    await cluster.wait_until(are_enough, f"{_ATTEMPTS_MEANWHILE} connections")
 
 
 async def crashes(cluster: Cluster, story: Story) -> None:
@@ -175,7 +186,7 @@ async def explain(cluster: Cluster, story: Story) -> None:
     story.chapter("7. Explain a packet")
     vip = (await cluster.service("shop", "catalog"))["spec"]["clusterIP"]
     client = next(pod for pod in await cluster.pods("default") if pod["metadata"]["name"] == "client")
-    lines = await ask_planner(cluster, "explain", client["spec"]["nodeName"], client["status"]["podIP"], vip, "80")
+    lines = await cluster.ask_planner("explain", client["spec"]["nodeName"], client["status"]["podIP"], vip, "80")
     story.text(lines)
     seen = count_by_pod(await cluster.probe(CLIENT, vip, 80, count=128))
     addresses = {pod["metadata"]["name"]: pod["status"].get("podIP") for pod in await cluster.pods("shop")}
@@ -216,19 +227,12 @@ async def trace(cluster: Cluster, story: Story) -> None:
 _SERVICES = {"pointsman-watcher", "pointsman-planner", "pointsman-enforcer"}
 
 
-async def ask_planner(cluster: Cluster, *question: str) -> list[str]:
-    """The lines that the planner answers a question of `pointsman_lab.inspect` with."""
-    address = f"{cluster.topology.control_address.ipv4}:{PLANNER_PORT}"
-    output = await cluster.node_exec("control", sys.executable, "-m", "pointsman_lab.inspect", address, *question)
-    return output.splitlines()
-
-
 async def wait_synced(cluster: Cluster) -> list[dict[str, Any]]:
     """Wait, but not for ever, until every node is synced; what the planner said last."""
     nodes: list[dict[str, Any]] = []
     deadline = time.monotonic() + _CONVERGED_SECONDS
     while time.monotonic() < deadline and not (nodes and are_synced(cluster, nodes)):
-        nodes = [json.loads(line) for line in await ask_planner(cluster, "nodes")]
+        nodes = [json.loads(line) for line in await cluster.ask_planner("nodes")]
     return nodes
 
 
