@@ -87,11 +87,8 @@ class World:
 
 
 def refuses(address: str, code: int = errno.EINVAL) -> Callable[[Message], int]:
-    packed = parse_address(address)
-    prefix = "add elements to service_ips:"
+    packed, prefix = parse_address(address), "add elements to service_ips:"
     return lambda message: code if message.what.startswith(prefix) and packed in message.payload else 0
-        code if message.what.startswith("add elements to service_ips:") and packed in message.payload else 0
-    )
 
 
 async def test_nothing_is_touched_before_the_node_is_known() -> None:

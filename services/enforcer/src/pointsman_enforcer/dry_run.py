@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from pointsman_chassis.errors import ConfigError
 from pointsman_enforcer.core.plan_store import PlanStore
@@ -12,6 +12,8 @@ from pointsman_enforcer.dataplane import exec  # noqa: A004 - the door is named 
 from pointsman_enforcer.dataplane.base import Dataplane, Found, UnsupportedPlanError
 from pointsman_enforcer.disk.plan_journal import FILE_NAME, load_plan
 from pointsman_model.wire.plan import PlanFormatError, decode_service_plan
+
+_CHECK_SECONDS_MAX: Final = 60.0
 
 
 async def dry_run(dataplane: Dataplane[Any], directory: Path) -> list[str]:
@@ -55,15 +57,28 @@ def _whole_change(dataplane: Dataplane[Any], store: PlanStore, problems: list[st
 
 
 def _checked(commands: list[str], found: Found) -> str:
-    """What `nft --check` says of the commands, where it can be asked: they need the table to be there."""
+    """What `nft --check` says of the commands, where it can be asked.
+
+    It is asked about our tables as a whole, written anew with the commands after them: nft 1.0.6 cannot relate a new
+    rule to a map of addresses and ports that it only knows from the kernel.
+    """
     nft = exec.find("nft")
     wanted = [command for command in commands if not command.startswith("#")]
+    if not wanted:
+        return "# nothing to check"
     if nft is None:
         return "# not checked: nft is not installed"
-    if not wanted or found is not Found.OURS:
-        return "# not checked: there is no table of ours to check against" if wanted else "# nothing to check"
+    if found is not Found.OURS:
+        return "# not checked: there are no tables of ours to check against"
     try:
-        exec.run([nft, "--check", "-f", "-"], stdin="\n".join(wanted).encode() + b"\n", timeout_seconds=60)
+        script = "\n".join([*(_rewritten(nft, family) for family in ("ip", "ip6")), *wanted, ""])
+        exec.run([nft, "--check", "-f", "-"], stdin=script.encode(), timeout_seconds=_CHECK_SECONDS_MAX)
     except exec.CommandError as error:
         return f"# nft --check: {error}"
     return "# nft --check: accepted"
+
+
+def _rewritten(nft: str, family: str) -> str:
+    """A table of ours as commands that delete it and make it again."""
+    listing = exec.run([nft, "list", "table", family, "pointsman"], timeout_seconds=_CHECK_SECONDS_MAX)
+    return f"delete table {family} pointsman\n{listing}"

@@ -25,26 +25,19 @@ import structlog
 
 from pointsman_chassis.clock import Clock
 from pointsman_chassis.errors import ApplyError
-from pointsman_enforcer.core.plan_session import Commit, Failure, Programmed
+from pointsman_enforcer.core.plan_session import Commit, Programmed
 from pointsman_enforcer.core.plan_store import PlanStore
-from pointsman_enforcer.core.transaction import Stage
 from pointsman_enforcer.dataplane.base import (
-    NODE,
     C,
     Dataplane,
     Found,
     KernelError,
-    OccupiedError,
-    UnsupportedPlanError,
 )
-from pointsman_enforcer.dataplane.failures import NEVER, FailureBook, Fault
+from pointsman_enforcer.dataplane.failures import NEVER, FailureBook
+from pointsman_enforcer.dataplane.programmer import Programmer
 from pointsman_enforcer.dataplane.work import ORIGINS_MAX, Pending, Step, Tally, chunks
-from pointsman_model.digest import plan_digest
 from pointsman_model.names import ServiceKey
-from pointsman_model.plan import NodeFacts, ServicePlan
-from pointsman_model.wire.plan import PlanFormatError, decode_service_plan
-
-_NO_PLAN = ServicePlan()
+from pointsman_model.plan import NodeFacts
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,14 +77,17 @@ class Reconciler(Generic[C]):
         self._clock = clock
         self._on_synced = on_synced
         self._limits = limits or ReconcilerLimits()
-        self._remembered: dict[ServiceKey, bytes] = {}
         self._dirty: dict[ServiceKey, int] = dict.fromkeys(store, 0)
         self.failures = FailureBook(
             retry_seconds_initial=self._limits.retry_seconds_initial, retry_seconds_max=self._limits.retry_seconds_max
         )
+        self._programmer = Programmer(
+            dataplane=dataplane, store=store, failures=self.failures, clock=clock, on_refusal=self._look_for_drift
+        )
         self._pending: Pending | None = None
         self._facts: NodeFacts | None = None
         self._must_observe = True
+        self._may_read_again = False
         self._observed_at = -NEVER
         self._is_replacing = False
         self._may_clean_up = False
@@ -143,12 +139,14 @@ class Reconciler(Generic[C]):
             raise ServicesFailedError(f"{len(self.failures)} services are not as planned")
 
     async def _sync(self, pending: Pending, tally: Tally) -> None:
+        self._may_read_again = True
         try:
-            await self._sync_once(pending, tally, may_read_again=True)
+            await self._sync_once(pending, tally)
         except _ReadAgain:
-            await self._sync_once(pending, tally, may_read_again=False)
+            self._may_read_again = False
+            await self._sync_once(pending, tally)
 
-    async def _sync_once(self, pending: Pending, tally: Tally, *, may_read_again: bool) -> None:
+    async def _sync_once(self, pending: Pending, tally: Tally) -> None:
         await self._catch_up(tally)
         if self._is_replacing:
             if not self._store.is_complete:
@@ -156,7 +154,7 @@ class Reconciler(Generic[C]):
             await self._replace_everything(tally)
         for key in self.failures.due(self._clock.monotonic()):
             self._dirty.setdefault(key, self.failures.programmed(key, 0))
-        await self._program_dirty(pending, tally, may_read_again=may_read_again)
+        await self._program_dirty(pending, tally)
         await self._program_node(tally, drop_unallocated=self._store.is_complete)
         await self._remove_leftovers(tally)
 
@@ -173,7 +171,7 @@ class Reconciler(Generic[C]):
             return
         tally.is_full = True
         self._mark_all()
-        self._remembered.clear()
+        self._programmer.forget()
         found = await self._dataplane.observe()
         self._observed_at = self._clock.monotonic()
         self._must_observe = False
@@ -190,170 +188,91 @@ class Reconciler(Generic[C]):
         """Put the whole plan in the place of a table of another schema, in one transaction."""
         await self._dataplane.prepare(whole_plan=True)
         self._is_replacing = False
-        steps = [step for key in list(self._dirty) if (step := self._step(key, tally)) is not None]
+        steps = self._steps(list(self._dirty), tally)
         steps.append(self._node_step(drop_unallocated=True))
         try:
-            applied = await self._dataplane.apply(self._sum(steps))
+            await self._programmer.apply_whole(steps, tally)
         except ApplyError as error:
             log = structlog.get_logger("reconciler")
             log.warning("replacing the table in one transaction failed; going on by service", error=str(error))
             for step in steps[:-1]:
                 self._dirty[step.key] = step.programmed_digest
             await self._dataplane.prepare()
-            return
-        tally.count(applied)
-        for step in steps:
-            self._succeed(step, tally)
 
-    async def _program_dirty(self, pending: Pending, tally: Tally, *, may_read_again: bool) -> None:
+    async def _program_dirty(self, pending: Pending, tally: Tally) -> None:
         """Program what is dirty now, in order; what becomes dirty meanwhile is left to the next sync."""
         groups = list(chunks(list(self._dirty), self._limits.services_per_change))
-        traced = {origin.service for origin in pending.origins}
+        traced = frozenset(origin.service for origin in pending.origins)
         if len(groups) > 1:
-            await self._program_many(groups, tally, traced, may_read_again=may_read_again)
+            await self._program_many(groups, tally, traced)
         elif groups:
-            await self._program(groups[0], tally, traced, may_read_again=may_read_again)
-        for key in tally.take_occupied():
-            await self._program([key], tally, traced, may_read_again=may_read_again)
-        for key in tally.take_occupied():
-            step = self._step(key, tally)
+            await self._program(groups[0], tally, traced)
+        for key, programmed in tally.take_occupied():
+            self._dirty[key] = programmed
+            await self._program([key], tally, traced)
+        for key, programmed in tally.take_occupied():
+            step = self._programmer.step(key, programmed, tally)
             if step is not None:
-                self._fail(step, Stage.APPLY, "its address is still programmed for another service", tally)
+                self._programmer.fail(step, "its address is still programmed for another service", tally)
 
     async def _program_many(
-        self, groups: Sequence[Sequence[ServiceKey]], tally: Tally, traced: set[ServiceKey], *, may_read_again: bool
+        self, groups: Sequence[Sequence[ServiceKey]], tally: Tally, traced: frozenset[ServiceKey]
     ) -> None:
         """Program group after group; while the kernel works on one, the next is rendered."""
         applying: asyncio.Task[None] | None = None
         try:
             for group in groups:
-                rendering_ns = self._clock.wall_ns()
-                steps = [step for key in group if (step := self._step(key, tally)) is not None]
+                started_ns = self._clock.wall_ns()
+                steps = self._steps(group, tally)
                 if applying is not None:
                     await applying
-                times = (rendering_ns, self._clock.wall_ns())
-                applying = asyncio.create_task(
-                    self._apply_traced(steps, tally, traced, times, may_read_again=may_read_again)
-                )
+                times = (started_ns, self._clock.wall_ns())
+                applying = asyncio.create_task(self._apply(steps, tally, traced, times))
                 await asyncio.sleep(0)
         finally:
             if applying is not None:
                 await applying
 
-    async def _program(
-        self, keys: Sequence[ServiceKey], tally: Tally, traced: set[ServiceKey], *, may_read_again: bool
-    ) -> None:
+    async def _program(self, keys: Sequence[ServiceKey], tally: Tally, traced: frozenset[ServiceKey]) -> None:
         """Program some services in one transaction."""
-        rendering_ns = self._clock.wall_ns()
-        steps = [step for key in keys if (step := self._step(key, tally)) is not None]
-        times = (rendering_ns, self._clock.wall_ns())
-        await self._apply_traced(steps, tally, traced, times, may_read_again=may_read_again)
+        started_ns = self._clock.wall_ns()
+        steps = self._steps(keys, tally)
+        await self._apply(steps, tally, traced, (started_ns, self._clock.wall_ns()))
 
-    async def _apply_traced(
-        self,
-        steps: Sequence[Step[C]],
-        tally: Tally,
-        traced: set[ServiceKey],
-        times: tuple[int, int],
-        *,
-        may_read_again: bool,
+    async def _apply(
+        self, steps: Sequence[Step[C]], tally: Tally, traced: frozenset[ServiceKey], times: tuple[int, int]
     ) -> None:
-        await self._apply(steps, tally, may_read_again=may_read_again)
+        await self._programmer.apply(steps, tally)
         if traced:
             done = (*times, self._clock.wall_ns())
             tally.timings.update({step.key: done for step in steps if step.key in traced})
 
-    def _step(self, key: ServiceKey, tally: Tally) -> Step[C] | None:
-        """Decode, render and compare one service, which is dirty no more; None when it failed."""
-        data = self._store.get(key)
-        programmed = self._dirty.pop(key, 0)
-        previous = self._remembered.get(key, b"")
-        stage = Stage.DECODE
-        try:
-            plan = _NO_PLAN if data is None else decode_service_plan(data)
-            stage = Stage.UNSUPPORTED
-            previous = self._claim(key, plan, previous)
-            rendering = self._dataplane.render(plan, previous)
-        except (PlanFormatError, UnsupportedPlanError) as error:
-            empty = self._dataplane.diff(previous, previous)
-            step = Step(
-                key=key, plan=data, programmed_digest=programmed, previous=previous, rendering=previous, change=empty
-            )
-            self._fail(step, stage, str(error), tally)
-            return None
-        return Step(
-            key=key,
-            plan=data,
-            programmed_digest=programmed,
-            previous=previous,
-            rendering=rendering,
-            change=self._dataplane.diff(previous, rendering),
-        )
+    def _steps(self, keys: Sequence[ServiceKey], tally: Tally) -> list[Step[C]]:
+        """What these services need, which from now on are dirty no more; those that failed are left out."""
+        found = []
+        for key in keys:
+            step = self._programmer.step(key, self._dirty.pop(key, 0), tally)
+            if step is not None:
+                found.append(step)
+        return found
 
-    def _claim(self, key: ServiceKey, plan: ServicePlan, remembered: bytes) -> bytes:
-        """What the kernel has of a service, and from now on is remembered to have."""
-        claimed = self._dataplane.claim(plan, remembered)
-        if claimed is not remembered:
-            self._remembered[key] = claimed
-        return claimed
-
-    async def _apply(self, steps: Sequence[Step[C]], tally: Tally, *, may_read_again: bool) -> None:
-        """Commit some services together; on refusal find the one that is to blame and commit the others."""
-        if not steps:
-            return
-        try:
-            applied = await self._dataplane.apply(self._sum(steps))
-        except OccupiedError:
-            if len(steps) == 1:
-                self._dirty[steps[0].key] = steps[0].programmed_digest
-                tally.occupied.append(steps[0].key)
-                return
-        except KernelError as error:
-            self._look_for_drift(error, may_read_again=may_read_again)
-            if len(steps) == 1:
-                self._fail(steps[0], Stage.APPLY, str(error), tally)
-                return
-        else:
-            tally.count(applied)
-            for step in steps:
-                self._succeed(step, tally)
-            return
-        middle = len(steps) // 2
-        await self._apply(steps[:middle], tally, may_read_again=may_read_again)
-        await self._apply(steps[middle:], tally, may_read_again=may_read_again)
-
-    def _look_for_drift(self, error: KernelError, *, may_read_again: bool) -> None:
+    def _look_for_drift(self, error: KernelError) -> None:
         """What the kernel refused may be due to drift: read back, but not again and again for a service that is bad."""
         if not error.outcome_known:
             raise error
         is_due = self._clock.monotonic() - self._observed_at >= self._limits.observe_interval_seconds
-        if may_read_again and is_due:
+        if self._may_read_again and is_due:
             structlog.get_logger("reconciler").warning("kernel refused a transaction; reading back", error=str(error))
             self._must_observe = True
             raise _ReadAgain
 
-    def _sum(self, steps: Sequence[Step[C]]) -> C:
-        """One change that does what all steps do."""
-        if len(steps) == 1:
-            return steps[0].change
-        total = self._dataplane.diff(b"", b"")
-        for step in steps:
-            total.include(step.change)
-        return total
-
     async def _program_node(self, tally: Tally, *, drop_unallocated: bool) -> None:
-        step = self._node_step(drop_unallocated=drop_unallocated)
-        if not step.change.is_empty:
-            tally.count(await self._dataplane.apply(step.change))
-        self._succeed(step, tally)
+        await self._programmer.apply_whole([self._node_step(drop_unallocated=drop_unallocated)], tally)
 
     def _node_step(self, *, drop_unallocated: bool) -> Step[C]:
         if self._facts is None:
             raise ValueError("nothing is programmed before the node's facts are known")
-        previous = self._dataplane.claim_node(self._remembered.get(NODE, b""))
-        rendering = self._dataplane.render_node(self._facts, drop_unallocated=drop_unallocated)
-        change = self._dataplane.diff(previous, rendering)
-        return Step(key=NODE, plan=None, programmed_digest=0, previous=previous, rendering=rendering, change=change)
+        return self._programmer.node_step(self._facts, drop_unallocated=drop_unallocated)
 
     async def _remove_leftovers(self, tally: Tally) -> None:
         """Mark and sweep: whatever was found, and no service of a whole plan has claimed, goes."""
@@ -367,27 +286,10 @@ class Reconciler(Generic[C]):
         self._has_leftovers = False
         structlog.get_logger("reconciler").info("removed what no plan asks for", elements=removed)
 
-    def _succeed(self, step: Step[C], tally: Tally) -> None:
-        if step.rendering:
-            self._remembered[step.key] = step.rendering
-        else:
-            self._remembered.pop(step.key, None)
-        tally.recovered += self.failures.clear(step.key)
-        tally.services += step.key is not NODE
-
-    def _fail(self, step: Step[C], stage: Stage, message: str, tally: Tally) -> None:
-        planned = 0 if step.plan is None else plan_digest(step.key, step.plan)
-        fault = Fault(stage=stage, message=message, planned_digest=planned, programmed_digest=step.programmed_digest)
-        if self.failures.enter(step.key, fault, self._clock.monotonic()):
-            tally.failures[step.key] = Failure(key=step.key, stage=stage, message=message)
-            log = structlog.get_logger("reconciler")
-            log.warning("service not programmed", service=str(step.key), stage=stage.name, error=message)
-
     def _mark_all(self) -> None:
         """Everything has to be compared again: what is planned, and what is remembered of services since removed."""
-        for key in (*self._store, *self._remembered):
-            if key != NODE:
-                self._dirty.setdefault(key, self.failures.programmed(key, self._store.digest_of(key)))
+        for key in (*self._store, *self._programmer.remembered()):
+            self._dirty.setdefault(key, self.failures.programmed(key, self._store.digest_of(key)))
 
     def _restore(self, asked: Pending | None) -> None:
         """Nothing was reported: what was asked for is still owed, unless newer came meanwhile."""

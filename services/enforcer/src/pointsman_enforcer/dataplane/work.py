@@ -42,7 +42,6 @@ class Step(Generic[C]):
     """As held; None when the service is to go."""
     programmed_digest: int
     """Of what the kernel has."""
-    previous: bytes
     rendering: bytes
     change: C
 
@@ -57,8 +56,9 @@ class Tally:
     seconds: float = 0.0
     is_full: bool = False
     """Whether everything was compared with the kernel."""
-    occupied: list[ServiceKey] = field(default_factory=list)
-    """Services whose address another one still has; that one may give it up in this very sync."""
+    occupied: list[tuple[ServiceKey, int]] = field(default_factory=list)
+    """Services whose address another one still has, with the digest of what the kernel has of them. The other one may
+    give it up in this very sync."""
     failures: dict[ServiceKey, Failure] = field(default_factory=dict)
     """New ones: what the planner has not been told."""
     recovered: int = 0
@@ -70,7 +70,7 @@ class Tally:
         """Whether there is anything to report that no transaction asked for."""
         return bool(self.services or self.recovered or self.failures or self.messages)
 
-    def take_occupied(self) -> list[ServiceKey]:
+    def take_occupied(self) -> list[tuple[ServiceKey, int]]:
         """The occupied services, which are to be tried again."""
         taken, self.occupied = self.occupied, []
         return taken

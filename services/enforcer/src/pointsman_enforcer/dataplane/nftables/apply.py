@@ -95,7 +95,7 @@ def describe(operations: Operations) -> Iterator[str]:
 
 
 def describe_chain(family: Family, name: str) -> str:
-    """One nft command that makes an endpoint chain with its rules."""
+    """The nft commands that make an endpoint chain with its rules, as lines."""
     chain = endpoint_chain_of(name)
     if chain is None:
         raise ValueError(f"{name} is no endpoint chain")
@@ -110,11 +110,10 @@ def describe_chain(family: Family, name: str) -> str:
         else f"numgen random mod {chain.slots}"
     )
     target = layout.NODEPORT_ENDPOINTS.name if is_nodeport else layout.ENDPOINTS.name
-    mark = "jump mark-for-masquerade; " if chain.masquerade else ""
-    rules = "; ".join(
-        f"dnat {keyword} to {key} . {each}{offset} map @{target}" for each in (pick, "numgen random mod 1")
-    )
-    return f"add chain {keyword} pointsman {name} {{ {mark}{rules}; counter drop; }}"
+    rules = ["jump mark-for-masquerade"] if chain.masquerade else []
+    rules += [f"dnat {keyword} to {key} . {each}{offset} map @{target}" for each in (pick, "numgen random mod 1")]
+    where = f"{keyword} pointsman {name}"
+    return "\n".join([f"add chain {where}", *(f"add rule {where} {rule}" for rule in (*rules, "counter drop"))])
 
 
 def _key_words(section: Section, key: bytes) -> str:

@@ -71,6 +71,11 @@ class NftablesDataplane:
         """Messages and bytes sent to the kernel since the start."""
         return self._nft.counters.messages, self._nft.counters.bytes
 
+    @property
+    def dumps(self) -> int:
+        """How often something was listed since the start."""
+        return self._nft.counters.dumps
+
     def configure(self, facts: NodeFacts) -> bool:
         """Take the facts; whether services must be rendered anew because a family gained or lost its detector."""
         before, settings_before = self._context, self.settings
