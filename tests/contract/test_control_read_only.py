@@ -4,6 +4,7 @@
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
+from unittest.mock import AsyncMock, patch
 
 import grpc
 import grpc.aio
@@ -13,6 +14,7 @@ from pointsman.control.v1 import control_service_pb2 as pb
 from pointsman.control.v1 import control_service_pb2_grpc as pb_grpc
 from pointsman.types.v1 import types_pb2
 from pointsman_model.names import ServiceKey, format_address, parse_address
+from pointsman_planner.core.status import NodeState, NodeStatus
 from support.cluster_objects import endpoint, endpoint_slice, node, service, service_cidr
 from support.model_enforcer import ModelEnforcer
 from support.plan_server import PlanServer, enforcer_client, eventually, plan_server
@@ -126,6 +128,15 @@ async def test_nodes_show_how_far_each_has_come() -> None:
         await eventually(lambda: bool(server.planner.sessions["node-a"].failures), "the nack")
         failed = (await stub.ListNodes(pb.ListNodesRequest())).nodes[0]
         assert (failed.state, failed.failures[0].message) == (pb.NodeStatus.STATE_NACKED, "no such thing")
+
+
+async def test_what_an_earlier_planner_recorded_does_not_count_as_converged() -> None:
+    recorded = NodeStatus(name="node-a", state=NodeState.SYNCED, desired_digest=7, programmed_digest=7, last_seen_ns=9)
+    async with controlled() as (server, stub):
+        with patch.object(server.store, "read", AsyncMock(return_value={"node-a": recorded})):
+            first = (await stub.ListNodes(pb.ListNodesRequest())).nodes[0]
+    assert (first.name, first.state) == ("node-a", pb.NodeStatus.STATE_DISCONNECTED)
+    assert (first.desired_digest, first.programmed_digest) == (0, 7)
 
 
 async def test_the_plan_of_a_node_is_what_its_enforcer_holds() -> None:

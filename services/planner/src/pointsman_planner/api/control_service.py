@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import grpc.aio
@@ -137,10 +138,14 @@ class ControlService(pb_grpc.ControlServiceServicer):
         return view_of(planned.state, self._planner.cluster.node_view(node_name))
 
     def _status(self, name: str, remote: dict[str, NodeStatus]) -> NodeStatus:
+        """What is known now; of a node that is not connected here, what was recorded last, but never as converged.
+
+        Whoever recorded it compared with an older plan: after a restart it would vouch for changes it never saw.
+        """
         session = self._planner.sessions.get(name)
         if session is not None:
             return self._plans.status(session)
-        return remote.get(name) or NodeStatus(name=name, state=NodeState.DISCONNECTED)
+        return replace(remote.get(name) or NodeStatus(name=name, state=_AWAY), state=_AWAY, desired_digest=0)
 
     def _require_in_sync(self) -> None:
         if not self._planner.is_in_sync:
@@ -151,6 +156,7 @@ class ControlService(pb_grpc.ControlServiceServicer):
             raise PeerError(f"node_name: there is no node {name!r}")
 
 
+_AWAY = NodeState.DISCONNECTED
 _DEFAULT_SETTINGS = DataplaneSettings(
     detect_local=DetectLocal.NONE, node_port_addresses=(Prefix(bytes(4), 0), Prefix(bytes(16), 0))
 )
