@@ -82,6 +82,7 @@ class PlanJournal:
         self._queue: list[Transaction] = []
         self._wake = asyncio.Event()
         self._must_rewrite = True
+        self._rewriting: asyncio.Future[int] | None = None
         self._log_bytes = self._snapshot_bytes = 0
 
     def resume(self, loaded: LoadResult) -> None:
@@ -115,6 +116,7 @@ class PlanJournal:
     async def close(self) -> None:
         """Write and flush what is left, if the disk lets us."""
         try:
+            await self._finish_rewrite()
             if self._queue or (self._must_rewrite and len(self._store)):
                 await self._write()
             if self._file is not None:
@@ -143,14 +145,22 @@ class PlanJournal:
         if self._file is not None:
             self._file.close()
             self._file = None
-        try:
-            self._snapshot_bytes = await asyncio.to_thread(_replace_file, self._path, snapshot)
-        except OSError:
-            self._must_rewrite = True
-            raise
-        self._log_bytes = self._snapshot_bytes
+        # Shielded: a thread cannot be cancelled, and two of them must never write the same file.
+        self._rewriting = asyncio.ensure_future(asyncio.to_thread(_replace_file, self._path, snapshot))
+        await self._finish_rewrite()
         if self._queue:
             await self._write()
+
+    async def _finish_rewrite(self) -> None:
+        """Wait for the file that is being written, if one is."""
+        if self._rewriting is None:
+            return
+        try:
+            self._log_bytes = self._snapshot_bytes = await asyncio.shield(self._rewriting)
+        except OSError:
+            self._rewriting, self._must_rewrite = None, True
+            raise
+        self._rewriting = None
 
     async def _flush_later(self) -> None:
         """Flush once, a moment from now, what was appended until then."""

@@ -1,0 +1,121 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Configuration in kube-proxy's words, and what it comes to on a node."""
+
+from __future__ import annotations
+
+import pytest
+
+from pointsman_chassis.errors import ConfigError
+from pointsman_chassis.settings import dump_settings, parse_settings
+from pointsman_enforcer.__main__ import node_name
+from pointsman_enforcer.dataplane.node_settings import DetectLocalMode, NodeSettings, effective_settings
+from pointsman_enforcer.health.bind_address import BindAddress, parse_bind_address
+from pointsman_enforcer.settings import KIND, EnforcerConfiguration
+from pointsman_model.names import Family, parse_address, parse_prefix
+from pointsman_model.plan import DetectLocal, NodeFacts
+
+HEAD = f"apiVersion: config.pointsman.io/v1alpha1\nkind: {KIND}\n"
+FACTS = NodeFacts(
+    name="n",
+    addresses=tuple(map(parse_address, ("192.168.0.2", "192.168.0.3", "2001:db8::1"))),
+    pod_cidrs=(parse_prefix("10.1.0.0/24"), parse_prefix("10.2.0.0/24")),
+)
+
+
+def parse(text: str) -> EnforcerConfiguration:
+    return parse_settings(HEAD + text, EnforcerConfiguration, KIND, source="test")
+
+
+def test_what_is_written_is_read_back() -> None:
+    config = parse("clusterCIDR: 10.0.0.0/8,fd00::/64\nnftables: {masqueradeBit: 3}\n")
+    assert parse_settings(dump_settings(config, KIND), EnforcerConfiguration, KIND, source="test") == config
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("clusterCIDR: 10.0.0.0/8,11.0.0.0/8", "clusterCIDR: give at most one block for each family"),
+        ("clusterCIDR: nonsense", "clusterCIDR: 'nonsense' is not a CIDR block"),
+        ("nodePortAddresses: [primary, 10.0.0.0/8]", "primary must be the only entry"),
+        ("nodePortAddresses: [x]", r"nodePortAddresses\[0\]"),
+        ("detectLocalMode: BridgeInterface", "detectLocal.bridgeInterface"),
+        ("detectLocalMode: InterfaceNamePrefix\ndetectLocal: {interfaceNamePrefix: 'a b'}", "interfaceNamePrefix"),
+        ("detectLocalMode: Guess", "detectLocalMode"),
+        ("nftables: {masqueradeBit: 32}", "masqueradeBit"),
+        ("nftables: {syncPeriod: 1s, minSyncPeriod: 2s}", "syncPeriod"),
+        ("healthzBindAddress: localhost:1", "healthzBindAddress: expected address:port"),
+        ("metricsBindAddress: 0.0.0.0:99999", "metricsBindAddress: port 99999"),
+        ("mode: ipvs", "mode"),
+        ("nodePortAdresses: []", "did you mean nodePortAddresses"),
+    ],
+)
+def test_a_mistake_is_named(text: str, words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        parse(text)
+
+
+def node_port_addresses(texts: str, facts: NodeFacts | None = FACTS) -> list[str]:
+    settings = parse(f"nodePortAddresses: {texts}").node_settings()
+    return [str(prefix) for prefix in effective_settings(settings, facts).node_port_addresses]
+
+
+def test_node_ports_answer_on_the_primary_addresses_unless_told_otherwise() -> None:
+    assert node_port_addresses("[primary]") == ["192.168.0.2/32", "2001:db8::1/128"]
+    assert node_port_addresses("[]") == node_port_addresses("[primary]")
+    assert node_port_addresses("[primary]", None) == []
+    loopback = NodeFacts(name="n", addresses=(parse_address("127.0.0.1"),))
+    assert node_port_addresses("[primary]", loopback) == []
+
+
+def test_a_family_that_the_list_leaves_out_answers_everywhere() -> None:
+    assert node_port_addresses("[10.0.0.0/8]") == ["10.0.0.0/8", "::/0"]
+    assert node_port_addresses("['2001:db8::/64', 10.0.0.0/8, 9.0.0.0/8]") == [
+        "9.0.0.0/8",
+        "10.0.0.0/8",
+        "2001:db8::/64",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("settings", "detector", "cidrs"),
+    [
+        (NodeSettings(), DetectLocal.NONE, []),
+        (NodeSettings(cluster_cidrs=(parse_prefix("10.0.0.0/8"),)), DetectLocal.CIDR, ["10.0.0.0/8"]),
+        (NodeSettings(detect_local_mode=DetectLocalMode.NODE_CIDR), DetectLocal.CIDR, ["10.1.0.0/24"]),
+        (
+            NodeSettings(detect_local_mode=DetectLocalMode.BRIDGE_INTERFACE, interface="br0"),
+            DetectLocal.BRIDGE_INTERFACE,
+            [],
+        ),
+        (
+            NodeSettings(detect_local_mode=DetectLocalMode.INTERFACE_NAME_PREFIX, interface="veth"),
+            DetectLocal.INTERFACE_PREFIX,
+            [],
+        ),
+    ],
+)
+def test_the_detector_follows_mode_and_facts(settings: NodeSettings, detector: DetectLocal, cidrs: list[str]) -> None:
+    found = effective_settings(settings, FACTS)
+    assert found.detect_local is detector
+    assert [str(prefix) for prefix in found.detect_local_cidrs] == cidrs
+    assert found.detects(Family.IPV6) == (detector in {DetectLocal.BRIDGE_INTERFACE, DetectLocal.INTERFACE_PREFIX})
+
+
+def test_node_cidr_without_facts_detects_nobody() -> None:
+    found = effective_settings(NodeSettings(detect_local_mode=DetectLocalMode.NODE_CIDR), None)
+    assert found.detect_local is DetectLocal.NONE
+
+
+def test_bind_addresses_take_a_default_port() -> None:
+    assert parse_bind_address("127.0.0.1", 10256, "x") == BindAddress("127.0.0.1", 10256)
+    assert parse_bind_address("[::1]:80", 10256, "x") == BindAddress("::1", 80)
+    assert parse_bind_address("::", 10256, "x") == BindAddress("::", 10256)
+    assert parse_bind_address("", 10256, "x") is None
+
+
+def test_the_node_is_named_by_configuration_then_environment_then_host(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NODE_NAME", "From-Environment")
+    assert node_name(" Node-1 ") == "node-1"
+    assert node_name("") == "from-environment"
+    monkeypatch.delenv("NODE_NAME")
+    assert node_name("") != ""
