@@ -273,7 +273,7 @@ async def test_the_number_of_streams_is_bounded_and_a_place_is_free_again_afterw
         async with Client(watcher.address) as second:
             assert await second.status() is grpc.StatusCode.RESOURCE_EXHAUSTED
     async with asyncio.timeout(DEADLINE_SECONDS):
-        while watcher.feed.subscriber_count:  # noqa: ASYNC110 - the feed has no event for tests
+        while watcher.feed.subscriber_count:
             await asyncio.sleep(0.005)
     async with Client(watcher.address) as third:
         await third.read_until("in_sync")
