@@ -14,13 +14,14 @@ import platform
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 
 import structlog
-from conformance import report
+from conformance import generated, report
 from conformance.executors import kernel, pure
-from conformance.model import EVERY_MODE, ProbeFailure, Row, RowResult
+from conformance.model import EVERY_MODE, ProbeFailure, Row, RowResult, RowSource
 from conformance.pipeline import describe
-from conformance.table import all_rows, runnable
+from conformance.table import CATALOGUE, all_rows, runnable
 
 KERNEL_MODES = frozenset({"nftables"})
 """Modes whose dataplane exists."""
@@ -36,7 +37,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if refusal:
         sys.stderr.write(f"conformance: {refusal}" + "\n")
         return 2
-    rows = [row for row in all_rows() if not options.section or row.section in options.section]
+    sources: list[RowSource] = [*CATALOGUE, partial(generated.rows, options.generate, seed=options.seed)]
+    rows = [row for row in all_rows(sources) if not options.section or row.section in options.section]
     if not rows:
         sys.stderr.write(f"conformance: there is no section {options.section}" + "\n")
         return 2
@@ -57,6 +59,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--mode", choices=sorted(EVERY_MODE), default="nftables", help="proxy mode (default nftables)")
     parser.add_argument("--executor", choices=[*EXECUTORS, "all"], default="all", help="default: all")
     parser.add_argument("--section", type=int, action="append", help="only this section; may be given again")
+    parser.add_argument("--generate", type=int, default=0, metavar="N", help="N random rows besides, in each family")
+    parser.add_argument("--seed", type=int, default=1, help="of the random rows")
     parser.add_argument("-v", "--verbose", action="store_true", help="print every row")
     return parser
 

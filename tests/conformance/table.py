@@ -45,6 +45,7 @@ SECTION_TITLES = {
     16: "IPVS specifics",
     17: "Forwarding hygiene",
     18: "Where modes differ",
+    19: "Generated, by the plan",
 }
 
 CATALOGUE: tuple[RowSource, ...] = (

@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from conformance import generated
 from conformance.alterations import ALTERATIONS
 from conformance.executors import pure
 from conformance.executors.kernel import KernelExecutor, groups
@@ -16,6 +17,7 @@ from conformance.table import all_rows, runnable
 
 pytestmark = pytest.mark.root
 ROWS = runnable(all_rows(), "nftables")
+GENERATED = tuple(generated.rows(8, seed=2026))
 ALTERED_ROWS = [
     row
     for row in ROWS
@@ -69,6 +71,12 @@ def impatient() -> Iterator[KernelExecutor]:
 @pytest.mark.parametrize("row", ROWS, ids=[row.id for row in ROWS])
 def test_packets_go_where_the_catalogue_says(run: CatalogueRun, row: Row) -> None:
     result = run.result(row)
+    assert result.is_passed, "\n".join([row.summary, *map(str, result.failures)])
+
+
+@pytest.mark.parametrize("row", GENERATED, ids=[row.id for row in GENERATED])
+def test_the_kernel_does_what_the_plan_says_of_random_clusters(run: CatalogueRun, row: Row) -> None:
+    (result,) = run.executor.run_group([row])
     assert result.is_passed, "\n".join([row.summary, *map(str, result.failures)])
 
 

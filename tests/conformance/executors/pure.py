@@ -34,13 +34,16 @@ def run_row(row: Row, alter: Alteration = unaltered) -> RowResult:
         settings = dataplane_settings(row.settings, plan.facts)
         for probe in step.probes:
             observed = trace(plan, settings, probe, row)
-            if observed != str(probe.expect):
-                failures.append(ProbeFailure(number, str(probe), str(probe.expect), observed))
+            if observed != probe.expect:
+                failures.append(ProbeFailure(number, str(probe), str(probe.expect), str(observed)))
     return RowResult(row, NAME, tuple(failures))
 
 
-def trace(plan: NodePlan, settings: DataplaneSettings, probe: Probe, row: Row) -> str:
-    """What becomes of a probe's packets by the plan, in the words of an expectation."""
+def trace(plan: NodePlan, settings: DataplaneSettings, probe: Probe, row: Row) -> Expectation:
+    """What becomes of a probe's packets by the plan.
+
+    An endpoint with twice the weight is there twice, so that a set that is not even never equals one that is.
+    """
     local = {parse_address(address) for address in row.node_addresses}
     destination, source = parse_address(probe.destination), parse_address(probe.source)
     packet = Packet(
@@ -53,8 +56,9 @@ def trace(plan: NodePlan, settings: DataplaneSettings, probe: Probe, row: Row) -
         destination_is_local=destination in local,
     )
     outcome = trace_packet(plan, settings, packet)
-    targets = [Target(format_address(one.address), one.port, one.masquerade) for one in outcome.candidates]
-    text = str(Expectation(_OUTCOMES[outcome.fate], tuple(sorted(targets))))
-    if any(candidate.weight != 1 for candidate in outcome.candidates):
-        text += " with unequal weights"
-    return text
+    targets = [
+        Target(format_address(one.address), one.port, one.masquerade)
+        for one in outcome.candidates
+        for _ in range(one.weight)
+    ]
+    return Expectation(_OUTCOMES[outcome.fate], tuple(sorted(targets)))

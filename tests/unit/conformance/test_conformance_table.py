@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
+from conformance import generated
 from conformance.addresses import twin_address, twin_row
 from conformance.model import EVERY_MODE, IpFamily, Outcome, Row
 from conformance.table import CATALOGUE, SECTION_TITLES, all_rows, runnable
@@ -38,7 +39,7 @@ def test_every_row_is_run_by_this_mode_or_says_why_not() -> None:
 
 
 def test_every_section_has_a_title() -> None:
-    assert {row.section for row in ROWS} == set(SECTION_TITLES)
+    assert {row.section for row in ROWS} == set(SECTION_TITLES) - {generated.SECTION}
 
 
 def test_two_rows_of_one_name_are_refused() -> None:
@@ -51,6 +52,15 @@ def test_another_source_of_rows_joins_the_table() -> None:
         yield replace(ROWS[0], number="generated-1")
 
     assert len(all_rows([*CATALOGUE, generated])) == len(ROWS) + 1
+
+
+def test_equal_seeds_generate_equal_rows_and_each_outcome_is_among_them() -> None:
+    first, again = (list(generated.rows(12, seed=5)) for _ in range(2))
+    assert first == again
+    assert len(first) == 24
+    assert first != list(generated.rows(12, seed=6))
+    outcomes = {probe.expect.outcome for row in first for step in row.steps for probe in step.probes}
+    assert outcomes == set(Outcome)
 
 
 @pytest.mark.parametrize(
