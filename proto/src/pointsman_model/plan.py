@@ -95,6 +95,8 @@ class ServicePortPlan:
     """Sorted."""
     endpoint_sets: tuple[tuple[PlanEndpoint, ...], ...] = ()
     """Each non-empty and sorted by address, then port, without duplicates."""
+    also_serving: tuple[PlanEndpoint, ...] = ()
+    """UDP and SCTP: endpoints in no set whose existing flows go on all the same. Sorted as the sets are."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

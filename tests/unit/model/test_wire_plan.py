@@ -3,12 +3,14 @@
 
 import contextlib
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pointsman.plan.v1 import plan_service_pb2 as pb
+from pointsman.types.v1 import types_pb2
 from pointsman_model.names import Family, Prefix, Protocol, make_prefix, parse_address, parse_prefix
 from pointsman_model.plan import (
     DROP,
@@ -74,12 +76,17 @@ def ports(draw: st.DrawFn) -> ServicePortPlan:
         frontends.append(
             Frontend(chosen, address, draw(_numbers), draw(verdicts), draw(verdicts), draw(verdicts), ranges)
         )
+    protocol = draw(st.sampled_from(Protocol))
+    others = st.just(set[tuple[bytes, int]]())
+    if protocol is not Protocol.TCP:
+        others = st.sets(st.tuples(addresses(family), _numbers), max_size=3)
     return ServicePortPlan(
         name=draw(st.sampled_from(["", "http"])),
-        protocol=draw(st.sampled_from(Protocol)),
+        protocol=protocol,
         family=family,
         frontends=tuple(frontends),
         endpoint_sets=endpoint_sets,
+        also_serving=tuple(PlanEndpoint(*pair) for pair in sorted(draw(others))),
     )
 
 
@@ -173,6 +180,27 @@ def test_a_broken_rule_is_named(name: str) -> None:
     assert decode_service_plan(message.SerializeToString()).ports
     broken(*BREAKS[name])(message)
     with pytest.raises(PlanFormatError, match=r"^ports\[0\]"):
+        decode_service_plan(message.SerializeToString())
+
+
+@pytest.mark.parametrize(
+    ("protocol", "change", "problem"),
+    [
+        (Protocol.TCP, {}, "is for UDP and SCTP only"),
+        (Protocol.UDP, {"weights": [2]}, "has neither weights nor hairpin"),
+        (Protocol.SCTP, {"hairpin": [0]}, "has neither weights nor hairpin"),
+        (Protocol.UDP, {"addresses": bytes(16)}, "16 address bytes for 1 ports"),
+        (Protocol.UDP, {"addresses": b"", "ports": []}, "an endpoint set is never empty"),
+    ],
+)
+def test_endpoints_that_keep_their_flows_are_checked(
+    protocol: Protocol, change: dict[str, bytes | list[int]], problem: str
+) -> None:
+    message = good()
+    message.ports[0].protocol = types_pb2.Protocol.ValueType(protocol)
+    fields: dict[str, Any] = {"addresses": bytes((10, 0, 0, 9)), "ports": [80]} | change
+    message.ports[0].also_serving.CopyFrom(pb.EndpointSet(**fields))
+    with pytest.raises(PlanFormatError, match=rf"^ports\[0\]\.also_serving: {problem}"):
         decode_service_plan(message.SerializeToString())
 
 

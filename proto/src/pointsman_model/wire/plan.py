@@ -85,6 +85,9 @@ def _add_port(message: pb.ServicePlan, port: ServicePortPlan) -> None:
             weights=weights if any(weight != 1 for weight in weights) else (),
             hairpin=[index for index, endpoint in enumerate(endpoints) if endpoint.hairpin],
         )
+    if port.also_serving:
+        added.also_serving.addresses = b"".join([endpoint.address for endpoint in port.also_serving])
+        added.also_serving.ports.extend([endpoint.port for endpoint in port.also_serving])
 
 
 def _add_frontend(message: pb.ServicePortPlan, frontend: Frontend) -> None:
@@ -132,7 +135,25 @@ def _port_plan(message: pb.ServicePortPlan, where: str) -> ServicePortPlan:
         _frontend(item, family, len(sets), f"{where}.frontends[{index}]")
         for index, item in enumerate(message.frontends)
     )
-    return ServicePortPlan(name=message.name, protocol=protocol, family=family, frontends=frontends, endpoint_sets=sets)
+    also_serving: tuple[PlanEndpoint, ...] = ()
+    if message.HasField("also_serving"):
+        also_serving = _also_serving(message.also_serving, protocol, family, f"{where}.also_serving")
+    return ServicePortPlan(
+        name=message.name,
+        protocol=protocol,
+        family=family,
+        frontends=frontends,
+        endpoint_sets=sets,
+        also_serving=also_serving,
+    )
+
+
+def _also_serving(message: pb.EndpointSet, protocol: Protocol, family: Family, where: str) -> tuple[PlanEndpoint, ...]:
+    if protocol is Protocol.TCP:
+        raise PlanFormatError(f"{where}: is for UDP and SCTP only")
+    if message.weights or message.hairpin:
+        raise PlanFormatError(f"{where}: has neither weights nor hairpin")
+    return _endpoint_set(message, family, where)
 
 
 def _endpoint_set(message: pb.EndpointSet, family: Family, where: str) -> tuple[PlanEndpoint, ...]:

@@ -654,6 +654,7 @@ class ServicePortPlan(_message.Message):
     FAMILY_FIELD_NUMBER: _builtins.int
     FRONTENDS_FIELD_NUMBER: _builtins.int
     ENDPOINT_SETS_FIELD_NUMBER: _builtins.int
+    ALSO_SERVING_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """spec.ports[].name."""
     protocol: _types_pb2.Protocol.ValueType
@@ -668,6 +669,13 @@ class ServicePortPlan(_message.Message):
     def endpoint_sets(self) -> _containers.RepeatedCompositeFieldContainer[Global___EndpointSet]:
         """Endpoint sets, named by index in Verdict.endpoint_set. Each set that a verdict names is non-empty."""
 
+    @_builtins.property
+    def also_serving(self) -> Global___EndpointSet:
+        """UDP and SCTP only: endpoints that are ready or serving (terminating ones too) and in no endpoint set, because policy, topology or termination
+        keeps new flows from them. Existing flows to them go on; those to any other endpoint are stale, and the enforcer ends them. Without weights and
+        hairpin; absent when there are none.
+        """
+
     def __init__(
         self,
         *,
@@ -676,10 +684,11 @@ class ServicePortPlan(_message.Message):
         family: _types_pb2.IPFamily.ValueType = ...,
         frontends: _abc.Iterable[Global___Frontend] | None = ...,
         endpoint_sets: _abc.Iterable[Global___EndpointSet] | None = ...,
+        also_serving: Global___EndpointSet | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["also_serving", b"also_serving"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["endpoint_sets", b"endpoint_sets", "family", b"family", "frontends", b"frontends", "name", b"name", "protocol", b"protocol"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["also_serving", b"also_serving", "endpoint_sets", b"endpoint_sets", "family", b"family", "frontends", b"frontends", "name", b"name", "protocol", b"protocol"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -17,7 +17,7 @@ An empty set becomes DROP when a usable endpoint exists anywhere, else REJECT. W
 from __future__ import annotations
 
 from pointsman_model.cluster import TrafficPolicy
-from pointsman_model.names import Family, Prefix, family_of, make_prefix
+from pointsman_model.names import Family, Prefix, Protocol, family_of, make_prefix
 from pointsman_model.plan import (
     DROP,
     REJECT,
@@ -83,6 +83,7 @@ def _plan_port(state: ServiceState, port: PortState, view: View, lost: frozenset
         family=port.family,
         frontends=_own(port, frontends, lost),
         endpoint_sets=sets.result(),
+        also_serving=() if port.protocol is Protocol.TCP else sets.left_out(port.endpoints),
     )
 
 
@@ -107,6 +108,15 @@ class _EndpointSets:
                 for e in endpoints
             )
             for endpoints in self._numbers
+        )
+
+    def left_out(self, endpoints: tuple[PortEndpoint, ...]) -> tuple[PlanEndpoint, ...]:
+        """Endpoints in no set that serve all the same: flows they have are theirs to the end."""
+        named = {(e.address, e.port) for members in self._numbers for e in members}
+        return tuple(
+            PlanEndpoint(e.address, e.port)
+            for e in endpoints
+            if (e.ready or e.serving) and (e.address, e.port) not in named
         )
 
 
