@@ -78,6 +78,18 @@ async def test_the_first_plan_makes_a_file_and_changes_are_appended(tmp_path: Pa
     assert after.st_size - before.st_size < 400
 
 
+async def test_a_change_is_in_the_file_at_once_however_close_to_the_one_before(tmp_path: Path) -> None:
+    """A killed process must find on disk what it had put into the kernel."""
+    async with journal(tmp_path) as held:
+        held.change({key(1): b"x"}, is_whole=True)
+        await held.is_written()
+        for turn in range(20):
+            held.change({key(2): bytes([turn])})
+            for _ in range(3):
+                await asyncio.sleep(0)
+            assert held.on_disk() == held.held()
+
+
 async def test_nothing_is_lost_when_the_process_is_asked_to_stop_at_once(tmp_path: Path) -> None:
     async with journal(tmp_path) as held:
         held.change({key(each): b"x" for each in range(2000)}, is_whole=True)

@@ -94,7 +94,7 @@ class Enforcer:
             retry_interval_seconds=max(1.0, config.nftables.min_sync_period),
             clock=self._clock,
         )
-        self._observer = SyncObserver(metrics=self._metrics, tracing=self._tracing, clock=self._clock)
+        self._observer = SyncObserver(metrics=self._metrics, tracing=self._tracing)
         self._stream: Any = None
         self._first_sync = asyncio.Event()
         self._instance = secrets.token_hex(8)

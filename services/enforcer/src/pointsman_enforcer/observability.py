@@ -10,7 +10,6 @@ from typing import Any
 
 import structlog
 
-from pointsman_chassis.clock import Clock
 from pointsman_chassis.tracing import AttributeValue, Tracing, is_sampled
 from pointsman_enforcer.core.plan_session import Programmed
 from pointsman_enforcer.core.plan_store import PlanStore
@@ -23,10 +22,9 @@ from pointsman_enforcer.metrics import EnforcerMetrics
 class SyncObserver:
     """Turns the reconciler's tallies into metrics and spans."""
 
-    def __init__(self, *, metrics: EnforcerMetrics, tracing: Tracing, clock: Clock) -> None:
+    def __init__(self, *, metrics: EnforcerMetrics, tracing: Tracing) -> None:
         self._metrics = metrics
         self._tracing = tracing
-        self._clock = clock
 
     def synced(self, pending: Pending, programmed: Programmed, tally: Tally) -> None:
         """One sync is over and reported."""
@@ -86,5 +84,3 @@ class SyncObserver:
         if failure is not None:
             apply.fail(failure.message)
         apply.end(applied_ns)
-        ack = self._tracing.span("ack", parent=origin.traceparent, start_ns=applied_ns, attributes=named)
-        ack.end(self._clock.wall_ns())

@@ -100,18 +100,27 @@ class PlanJournal:
         self._wake.set()
 
     async def run(self) -> None:
-        """Write until cancelled."""
+        """Write until cancelled: appends at once, flushes a moment after the first one that is not flushed."""
+        loop = asyncio.get_running_loop()
+        flush_at: float | None = None
         while True:
-            await self._wake.wait()
-            self._wake.clear()
             try:
+                try:
+                    async with asyncio.timeout_at(flush_at):
+                        await self._wake.wait()
+                except TimeoutError:
+                    flush_at = None
+                    await self._flush()
+                    continue
+                self._wake.clear()
                 await self._write()
+                if flush_at is None:
+                    flush_at = loop.time() + _FLUSH_SECONDS
             except OSError as error:
                 self._failed(error)
+                flush_at = None
                 await self._clock.sleep(_RETRY_SECONDS)
                 self._wake.set()
-                continue
-            await self._flush_later()
 
     async def close(self) -> None:
         """Write and flush what is left, if the disk lets us."""
@@ -162,13 +171,8 @@ class PlanJournal:
             raise
         self._rewriting = None
 
-    async def _flush_later(self) -> None:
-        """Flush once, a moment from now, what was appended until then."""
-        if self._file is None:
-            return
-        await self._clock.sleep(_FLUSH_SECONDS)
-        if self._queue:
-            await self._write()
+    async def _flush(self) -> None:
+        """Make durable what was appended."""
         if self._file is not None:
             await asyncio.to_thread(os.fsync, self._file.fileno())
 
