@@ -72,11 +72,11 @@ class ScriptedStream:
             in_sync=True,
         )
         part = transaction_to_pb(transaction)
-        for name, value in changes.items():
-            if name == "replaced_buckets":
+        for field, value in changes.items():
+            if field == "replaced_buckets":
                 part.replaced_buckets.extend(value)  # type: ignore[arg-type]  # numbers
             else:
-                setattr(part, name, value)
+                setattr(part, field, value)
         await self._context.write(pb.StreamNodePlanResponse(transaction=part))
 
     def end(self) -> None:
@@ -105,7 +105,7 @@ class ScriptedPlanner(pb_grpc.PlanServiceServicer):
         self._streams: asyncio.Queue[ScriptedStream] = asyncio.Queue()
         self.address = ""
 
-    async def StreamNodePlan(  # noqa: N802 - the name in the proto
+    async def StreamNodePlan(  # type: ignore[override]  # noqa: N802 - grpc.aio also takes a coroutine that writes
         self, request_iterator: AsyncIterator[pb.StreamNodePlanRequest], context: grpc.aio.ServicerContext[Any, Any]
     ) -> None:
         stream = ScriptedStream(context)
@@ -123,7 +123,7 @@ async def scripted_planner(port: int = 0) -> AsyncIterator[ScriptedPlanner]:
     """A planner on loopback."""
     planner = ScriptedPlanner()
     server = grpc.aio.server()
-    pb_grpc.add_PlanServiceServicer_to_server(planner, server)  # type: ignore[no-untyped-call]  # generated
+    pb_grpc.add_PlanServiceServicer_to_server(planner, server)
     planner.address = f"127.0.0.1:{server.add_insecure_port(f'127.0.0.1:{port}')}"
     await server.start()
     try:

@@ -61,7 +61,8 @@ SECTIONS: Final = tuple(
     for offset, family in enumerate((Family.IPV4, Family.IPV6))
 )
 """Every section, at the index that is its number."""
-_NUMBERS: Final = {(section.family, section.spec.name): section.number for section in SECTIONS}
+_NUMBERS: Final = {section.spec.name: section.number for section in SECTIONS if section.family is Family.IPV4}
+"""Of the IPv4 section of each set; the IPv6 one follows it. Looked up per element, so without hashing an enum."""
 SHARED: Final = frozenset(
     section.number for section in SECTIONS if section.spec in (layout.CLUSTER_IPS, layout.HAIRPIN)
 )
@@ -74,7 +75,7 @@ DISPATCH: Final = frozenset(
 
 def section_of(family: Family, spec: SetSpec) -> Section:
     """The section of a set in one family."""
-    return SECTIONS[_NUMBERS[family, spec.name]]
+    return SECTIONS[_NUMBERS[spec.name] + (family is Family.IPV6)]
 
 
 def pack(sections: Mapping[int, Records]) -> bytes:

@@ -123,7 +123,7 @@ def _render_frontend(
     verdicts = _effective(port, frontend, context)
     endpoints = section_of(family, layout.NODEPORT_ENDPOINTS if is_nodeport else layout.ENDPOINTS).number
     before = slots.get((endpoints, key), {})
-    targets: dict[Verdict, bytes] = {}
+    targets: dict[tuple[int, bool], bytes] = {}
     for place, index in zip(_SETS, _endpoint_sets(port, frontend, verdicts), strict=False):
         values = _slot_values(port.endpoint_sets[index], before, place.value)
         found = sections.setdefault(endpoints, {})
@@ -131,8 +131,9 @@ def _render_frontend(
             found[layout.slot_key(key, slot)] = value
         _add_hairpins(sections, family, port.endpoint_sets[index])
         for masquerade in (False, True):
-            verdict = Verdict(Action.FORWARD, index, masquerade)
-            targets[verdict] = packed.forward(slots=len(values), endpoints=place, masquerade=masquerade, hashed=hashed)
+            targets[index, masquerade] = packed.forward(
+                slots=len(values), endpoints=place, masquerade=masquerade, hashed=hashed
+            )
     _render_verdicts(sections, family, key, verdicts, targets, is_nodeport=is_nodeport)
     if frontend.kind is FrontendKind.CLUSTER_IP:
         _records(sections, family, layout.CLUSTER_IPS)[frontend.address] = b""
@@ -203,7 +204,7 @@ def _render_verdicts(
     family: Family,
     key: bytes,
     verdicts: _Verdicts,
-    targets: Mapping[Verdict, bytes],
+    targets: Mapping[tuple[int, bool], bytes],
     *,
     is_nodeport: bool,
 ) -> None:
@@ -226,9 +227,9 @@ def _render_verdicts(
     _records(sections, family, specs[2])[key] = host
 
 
-def _target(verdict: Verdict, targets: Mapping[Verdict, bytes]) -> bytes:
+def _target(verdict: Verdict, targets: Mapping[tuple[int, bool], bytes]) -> bytes:
     if verdict.action is Action.FORWARD:
-        return targets[verdict]
+        return targets[verdict.endpoint_set, verdict.masquerade]
     return packed.REJECT if verdict.action is Action.REJECT else packed.DROP
 
 

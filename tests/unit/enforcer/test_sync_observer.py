@@ -1,0 +1,77 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a sync leaves for people: spans for traced changes only, kube-proxy's metrics always."""
+
+from __future__ import annotations
+
+from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
+
+from pointsman_chassis.metrics import Registry
+from pointsman_chassis.tracing import Tracing
+from pointsman_chassis.tracing_otlp import OtlpTracer
+from pointsman_enforcer.core.plan_session import Failure, Programmed
+from pointsman_enforcer.core.transaction import ChangeOrigin, Position, Stage
+from pointsman_enforcer.dataplane.work import Pending, Tally
+from pointsman_enforcer.metrics import EnforcerMetrics
+from pointsman_enforcer.observability import SyncObserver
+from support.enforcer_plans import key
+
+TRACED = "00-" + "1" * 32 + "-" + "2" * 16 + "-01"
+UNTRACED = "00-" + "1" * 32 + "-" + "2" * 16 + "-00"
+
+
+class Kept(SpanExporter):
+    """Keeps what is exported."""
+
+    def __init__(self) -> None:
+        self.spans: list[object] = []
+
+    def export(self, spans: object) -> SpanExportResult:
+        self.spans.extend(spans)  # type: ignore[call-overload]  # a sequence of spans
+        return SpanExportResult.SUCCESS
+
+
+def observe(*origins: ChangeOrigin, tally: Tally | None = None) -> tuple[list[object], Registry]:
+    exporter, registry = Kept(), Registry(process=False)
+    tracer = OtlpTracer("test", {}, exporter=exporter)
+    observer = SyncObserver(metrics=EnforcerMetrics(registry), tracing=Tracing(tracer))
+    programmed = Programmed(
+        nonce=1, position=Position("e", 7), digest=1, programmed_digest=1, applied_at_ns=5_000_000_000
+    )
+    pending = Pending(stream=None, nonce=1, received_ns=4_000_000_000, origins=list(origins))
+    observer.synced(pending, programmed, tally or Tally(messages=2, bytes=224, services=1, seconds=0.001))
+    tracer.shutdown()
+    return exporter.spans, registry
+
+
+def test_a_traced_change_has_a_span_for_rendering_and_one_for_applying_under_its_parent() -> None:
+    tally = Tally(messages=2, bytes=224, services=1, timings={key(1): (10, 20, 30)})
+    spans, _ = observe(ChangeOrigin(key(1), TRACED), tally=tally)
+    found = {span.name: span for span in spans}  # type: ignore[attr-defined]  # spans of the SDK
+    assert set(found) == {"dataplane.render", "dataplane.apply"}
+    assert (found["dataplane.render"].start_time, found["dataplane.render"].end_time) == (10, 20)
+    assert (found["dataplane.apply"].start_time, found["dataplane.apply"].end_time) == (20, 30)
+    assert found["dataplane.apply"].attributes["pointsman.kernel_bytes"] == 224
+    assert {format(span.parent.span_id, "016x") for span in found.values()} == {"2" * 16}
+
+
+def test_an_untraced_change_has_none_and_one_trace_is_told_once() -> None:
+    assert observe(ChangeOrigin(key(1), UNTRACED), ChangeOrigin(key(2), ""))[0] == []
+    assert len(observe(ChangeOrigin(key(1), TRACED), ChangeOrigin(key(2), TRACED))[0]) == 2
+
+
+def test_a_failed_service_fails_its_span() -> None:
+    tally = Tally(failures={key(1): Failure(key=key(1), stage=Stage.APPLY, message="no room")})
+    spans, _ = observe(ChangeOrigin(key(1), TRACED), tally=tally)
+    [failed] = [span for span in spans if not span.status.is_ok and span.status.description]  # type: ignore[attr-defined]  # spans of the SDK
+    assert failed.status.description == "no room"  # type: ignore[attr-defined]  # a span of the SDK
+
+
+def test_figures_carry_kube_proxys_names() -> None:
+    _, registry = observe(ChangeOrigin(key(1), "", trigger_time_ns=3_000_000_000))
+    four = {"ip_family": "IPv4"}
+    assert registry.value("kubeproxy_sync_proxy_rules_duration_seconds_count", four) == 1
+    assert registry.value("kubeproxy_sync_partial_proxy_rules_duration_seconds_count", four) == 1
+    assert registry.value("kubeproxy_sync_proxy_rules_last_timestamp_seconds", four) == 5
+    assert registry.value("kubeproxy_network_programming_duration_seconds_sum", four) == 2
+    assert registry.value("pointsman_enforcer_kernel_bytes_total") == 224
+    assert registry.value("pointsman_enforcer_plan_revision") == 7
