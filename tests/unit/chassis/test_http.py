@@ -2,6 +2,7 @@
 """The HTTP server over real sockets, with polite clients and others."""
 
 import asyncio
+import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -175,3 +176,16 @@ async def test_the_metrics_page_shows_the_registry() -> None:
     answer = await exchange(port, get("/metrics"))
     await server.close()
     assert b"pointsman_streams 3.0" in answer
+
+
+async def test_a_server_may_answer_every_path_on_a_socket_it_is_given() -> None:
+    listener = socket.create_server(("127.0.0.1", 0))
+    port = listener.getsockname()[1]
+    server = HttpServer({"/hello": hello}, fallback=slowly)
+    await server.serve(listener)
+    try:
+        assert b"hello you" in await exchange(port, b"GET /hello HTTP/1.1\r\n\r\n")
+        assert b"X-Load: 1" in await exchange(port, b"GET /anything/else?x=1 HTTP/1.1\r\n\r\n")
+    finally:
+        await server.close()
+    assert listener.fileno() == -1

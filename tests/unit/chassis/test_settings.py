@@ -14,9 +14,11 @@ from pointsman_chassis.duration import Duration
 from pointsman_chassis.errors import ConfigError
 from pointsman_chassis.settings import (
     Settings,
+    decode_settings,
     dump_settings,
     load_settings,
     parse_settings,
+    parse_yaml,
     settings_as_data,
     write_settings,
 )
@@ -168,3 +170,57 @@ def test_no_value_of_any_shape_escapes_as_another_exception(value: object, field
     except ConfigError as error:
         outcome = str(error)
     assert field in outcome or outcome.startswith("Sample(")
+
+
+class Period(Settings, frozen=True, kw_only=True):
+    sync_period: Duration = Duration(30)
+    min_sync_period: Duration = Duration(1)
+    bits: int = 0
+
+    def problems(self) -> list[str]:
+        found = []
+        if self.min_sync_period > self.sync_period:
+            found.append("minSyncPeriod: must not be greater than syncPeriod")
+        if self.bits > 31:
+            found.append("bits: at most 31")
+        return found
+
+
+class Outer(Settings, frozen=True, kw_only=True):
+    nftables: Period = Period()
+
+
+def outer_problems(text: str) -> list[str]:
+    with pytest.raises(ConfigError) as caught:
+        parse_settings(HEAD + text, Outer, KIND, source="test.yaml")
+    return str(caught.value).split("\n  ")[1:]
+
+
+def test_all_problems_of_a_struct_are_reported_with_their_paths() -> None:
+    assert outer_problems("nftables: {syncPeriod: 1s, minSyncPeriod: 2s, bits: 32}") == [
+        "nftables.minSyncPeriod: must not be greater than syncPeriod",
+        "nftables.bits: at most 31",
+    ]
+
+
+def test_a_field_that_cannot_be_read_does_not_hide_what_is_wrong_with_others() -> None:
+    problems = outer_problems("nftables: {syncPeriod: x, minSyncPeriod: 40s, bits: 32, bit: 1}")
+    assert [problem.partition(":")[0] for problem in problems] == [
+        "nftables.bit",
+        "nftables.syncPeriod",
+        "nftables.bits",
+    ]
+
+
+def test_other_kinds_of_document_are_decoded_by_the_same_rules() -> None:
+    documents = parse_yaml("---\napiVersion: v1\nkind: Other\nnftables: {bits: 3}\n---\n", source="x")
+    assert len(documents) == 1
+    found = decode_settings(documents[0], Outer, "Other", source="x", api_version="v1")
+    assert found.nftables.bits == 3
+    with pytest.raises(ConfigError, match="apiVersion: expected v2, got 'v1'"):
+        decode_settings(documents[0], Outer, "Other", source="x", api_version="v2")
+
+
+def test_a_file_has_one_document() -> None:
+    with pytest.raises(ConfigError, match="one YAML document, got 2"):
+        parse_settings(f"{HEAD}---\n{HEAD}", Outer, KIND, source="x")

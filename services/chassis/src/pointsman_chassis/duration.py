@@ -6,8 +6,17 @@ from decimal import Decimal
 from types import MappingProxyType
 from typing import Final, Self
 
-_UNIT_SECONDS: Final = MappingProxyType({"ms": Decimal("0.001"), "s": Decimal(1), "m": Decimal(60), "h": Decimal(3600)})
-_PART: Final = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h)")
+_UNIT_SECONDS: Final = MappingProxyType(
+    {
+        "ns": Decimal("1e-9"),
+        "us": Decimal("1e-6"),
+        "ms": Decimal("0.001"),
+        "s": Decimal(1),
+        "m": Decimal(60),
+        "h": Decimal(3600),
+    }
+)
+_PART: Final = re.compile(r"(\d+(?:\.\d+)?)(ns|us|ms|s|m|h)")
 _WHOLE: Final = re.compile(rf"(?:{_PART.pattern})+")
 
 

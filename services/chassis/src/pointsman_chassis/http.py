@@ -7,6 +7,7 @@ request and the time to take the answer. A client that is slow on purpose costs 
 
 import asyncio
 import inspect
+import socket
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -50,11 +51,14 @@ class HttpServer:
         self,
         routes: Mapping[str, Handler],
         *,
+        fallback: Handler | None = None,
         connections_max: int = 64,
         request_timeout_seconds: float = 5.0,
         response_timeout_seconds: float = 10.0,
     ) -> None:
+        """`fallback` answers every path without a route; without it that is 404."""
         self._routes = dict(routes)
+        self._fallback = fallback
         self._connections_max = connections_max
         self._request_timeout = request_timeout_seconds
         self._response_timeout = response_timeout_seconds
@@ -67,6 +71,10 @@ class HttpServer:
         self._servers.append(server)
         bound: int = server.sockets[0].getsockname()[1]
         return bound
+
+    async def serve(self, listener: socket.socket) -> None:
+        """Start serving on a socket that is bound; it is closed with this server."""
+        self._servers.append(await asyncio.start_server(self._accept, sock=listener, limit=_HEADER_BYTES_MAX))
 
     async def close(self) -> None:
         """Stop listening and drop what is in progress. May be called twice."""
@@ -112,7 +120,7 @@ class HttpServer:
         if parsed is None:
             return "GET", _plain(HTTPStatus.BAD_REQUEST)
         method, request = parsed
-        handler = self._routes.get(request.path)
+        handler = self._routes.get(request.path, self._fallback)
         if handler is None:
             return method, _plain(HTTPStatus.NOT_FOUND)
         if method not in {"GET", "HEAD"}:

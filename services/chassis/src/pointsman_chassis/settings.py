@@ -2,15 +2,15 @@
 """Configuration files: YAML with apiVersion and kind, decoded strictly, every problem reported at once.
 
 A service declares its settings as `Settings` structs (snake_case fields, camelCase in the file) and calls
-`load_settings`. Unknown and duplicate fields, wrong types, missing values and whatever a struct's `__post_init__`
-rejects become one ConfigError that lists each with its path, for example `nodePortAddresses[1]: ...`. A process thus
-needs one attempt to learn all that is wrong. Nothing here reads the environment.
+`load_settings`. Unknown and duplicate fields, wrong types, missing values and whatever a struct's `problems` or its
+`__post_init__` finds become one ConfigError that lists each with its path, for example `nodePortAddresses[1]: ...`. A
+process thus needs one attempt to learn all that is wrong. Nothing here reads the environment.
 """
 
 import difflib
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Final, TypeVar, Union
 
@@ -20,7 +20,17 @@ import yaml
 from pointsman_chassis.duration import Duration
 from pointsman_chassis.errors import ConfigError
 
-__all__ = ["API_VERSION", "Duration", "Settings", "dump_settings", "load_settings", "parse_settings", "write_settings"]
+__all__ = [
+    "API_VERSION",
+    "Duration",
+    "Settings",
+    "decode_settings",
+    "dump_settings",
+    "load_settings",
+    "parse_settings",
+    "parse_yaml",
+    "write_settings",
+]
 
 API_VERSION: Final = "config.pointsman.io/v1alpha1"
 _SIZE_MAX_BYTES: Final = 1 << 20
@@ -28,6 +38,14 @@ _SIZE_MAX_BYTES: Final = 1 << 20
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True, rename="camel", forbid_unknown_fields=True):
     """Base of all settings structs: camelCase in the file. Subclasses repeat `frozen=True, kw_only=True`."""
+
+    def problems(self) -> Iterable[str]:
+        """What is wrong with values that are each of the right type, each beginning with the path of a field.
+
+        Also asked when some fields could not be decoded: these then have their defaults, and what is said about them
+        is left out.
+        """
+        return ()
 
 
 S = TypeVar("S", bound=Settings)
@@ -40,7 +58,7 @@ def load_settings(path: str | Path | None, settings_type: type[S], kind: str) ->
         ConfigError: the file cannot be read or is wrong; the message lists every problem.
     """
     if path is None:
-        return _convert_document({"apiVersion": API_VERSION, "kind": kind}, settings_type, kind, "defaults")
+        return decode_settings({"apiVersion": API_VERSION, "kind": kind}, settings_type, kind, source="defaults")
     try:
         content = Path(path).read_bytes()
     except OSError as error:
@@ -52,13 +70,40 @@ def load_settings(path: str | Path | None, settings_type: type[S], kind: str) ->
 
 def parse_settings(content: str | bytes, settings_type: type[S], kind: str, *, source: str) -> S:
     """Decode YAML text; `source` names it in error messages. Errors as in `load_settings`."""
+    documents = parse_yaml(content, source=source)
+    if len(documents) != 1:
+        raise ConfigError(f"configuration {source}: expected one YAML document, got {len(documents)}")
+    return decode_settings(documents[0], settings_type, kind, source=source)
+
+
+def parse_yaml(content: str | bytes, *, source: str) -> list[Any]:
+    """The documents of a YAML (or JSON) text as plain data, empty ones left out.
+
+    Raises:
+        ConfigError: the text is not YAML, or gives a field twice.
+    """
     try:
-        document = yaml.load(content, Loader=_StrictLoader)  # noqa: S506 - a SafeLoader that also refuses duplicates
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+        return [document for document in yaml.load_all(content, Loader=_StrictLoader) if document is not None]
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError, ValueError) as error:
         raise ConfigError(f"configuration {source} is not valid YAML: {error}") from error
-    if not isinstance(document, dict):
+
+
+def decode_settings(
+    document: object, settings_type: type[S], kind: str, *, source: str, api_version: str = API_VERSION
+) -> S:
+    """Decode plain data, as YAML gives it. Errors as in `load_settings`."""
+    if not isinstance(document, Mapping):
         raise ConfigError(f"configuration {source}: expected a mapping with apiVersion and kind at the top")
-    return _convert_document(document, settings_type, kind, source)
+    problems: list[str] = []
+    for name, expected in (("apiVersion", api_version), ("kind", kind)):
+        if document.get(name) != expected:
+            problems.append(f"{name}: expected {expected}, got {document.get(name)!r}")
+    fields = {key: value for key, value in document.items() if key not in {"apiVersion", "kind"}}
+    settings = _convert_struct(fields, settings_type, "", problems)
+    if problems or settings is None:
+        listed = "".join(f"\n  {problem}" for problem in problems)
+        raise ConfigError(f"configuration {source} is not valid:{listed}")
+    return settings
 
 
 def settings_as_data(settings: Settings) -> dict[str, Any]:
@@ -94,40 +139,47 @@ class _StrictLoader(yaml.SafeLoader):
         return super().construct_mapping(node, deep=deep)
 
 
-def _convert_document(document: Mapping[Any, Any], settings_type: type[S], kind: str, source: str) -> S:
-    problems: list[str] = []
-    for name, expected in (("apiVersion", API_VERSION), ("kind", kind)):
-        if document.get(name) != expected:
-            problems.append(f"{name}: expected {expected}, got {document.get(name)!r}")
-    fields = {key: value for key, value in document.items() if key not in {"apiVersion", "kind"}}
-    settings = _convert_struct(fields, settings_type, "", problems)
-    if problems or settings is None:
-        listed = "".join(f"\n  {problem}" for problem in problems)
-        raise ConfigError(f"configuration {source} is not valid:{listed}")
-    return settings
-
-
 def _convert_struct(value: object, struct_type: type[S], path: str, problems: list[str]) -> S | None:
     """The struct, or None after at least one problem was added."""
     if not isinstance(value, Mapping):
         problems.append(f"{path}: expected a mapping, got {_kind_of(value)}")
         return None
-    count_before = len(problems)
     fields = {field.encode_name: field for field in msgspec.structs.fields(struct_type)}
-    problems.extend(_unknown_field(path, key, list(fields)) for key in value if key not in fields)
+    unknown = [_unknown_field(path, key, list(fields)) for key in value if key not in fields]
+    problems.extend(unknown)
     arguments: dict[str, Any] = {}
+    wrong: list[str] = []
     for key, field in fields.items():
+        count_before = len(problems)
         if key in value:
             arguments[field.name] = _convert(value[key], field.type, _join(path, key), problems)
         elif field.required:
             problems.append(f"{_join(path, key)}: a value is required")
-    if len(problems) > count_before:
-        return None
+        if len(problems) > count_before:
+            arguments.pop(field.name, None)
+            wrong.append(key)
+    return _make(struct_type, arguments, path, problems, wrong=wrong, is_complete=not (wrong or unknown))
+
+
+def _make(
+    struct_type: type[S],
+    arguments: Mapping[str, Any],
+    path: str,
+    problems: list[str],
+    *,
+    wrong: list[str],
+    is_complete: bool,
+) -> S | None:
+    """The struct; its own problems are added, those that name a field in `wrong` left out."""
     try:
-        return struct_type(**arguments)
+        made = struct_type(**arguments)
     except (ValueError, TypeError) as error:
-        problems.append(f"{path}: {error}" if path else str(error))
+        if is_complete:
+            problems.append(f"{path}: {error}" if path else str(error))
         return None
+    found = [problem for problem in made.problems() if not any(key in problem for key in wrong)]
+    problems.extend(_join(path, problem) for problem in found)
+    return made if is_complete and not found else None
 
 
 def _convert(value: Any, annotation: Any, path: str, problems: list[str]) -> Any:
