@@ -77,5 +77,5 @@ demo: $(SETUP) ## a cluster on this machine, put to the test (root); KEEP=1 leav
 	KEEP=$(KEEP) $(BIN)/python -m pointsman_lab.demo
 
 .PHONY: bench
-bench: $(SETUP) ## latency, cost and memory at 1,000 and 10,000 services (root); writes build/bench/
+bench: $(SETUP) ## latency, cost, memory at 1,000 and 10,000 services, and lost connections (root); writes build/bench/
 	$(BIN)/python -m pointsman_lab.bench

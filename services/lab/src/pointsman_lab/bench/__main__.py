@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`make bench`: one lab, one node, 1,000 then 10,000 services of ten endpoints; writes build/bench/report.{json,md}.
+"""`make bench`: how fast and how dear a change is, and whether anything is lost; writes build/bench/.
 
-Nothing here is a test: figures depend on the machine, and each is printed beside its target.
+One lab with one node, 1,000 then 10,000 services of ten endpoints, for report.{json,md}; then one lab with two nodes
+and traffic, for lossless.{json,md}, whose figures go into report.json too. Nothing here is a test: figures depend on
+the machine, and each is printed beside its target.
 """
 
 from __future__ import annotations
@@ -12,9 +14,11 @@ import sys
 import time
 from pathlib import Path
 
+from pointsman_lab.bench import lossless, lossless_report
 from pointsman_lab.bench.load import load
 from pointsman_lab.bench.measure import Bench
 from pointsman_lab.bench.report import Figure, markdown, write
+from pointsman_lab.bench.scenarios import SCENARIOS
 from pointsman_lab.cluster import Cluster
 from pointsman_lab.demo.scenes import wait_synced
 from pointsman_lab.errors import LabError
@@ -57,20 +61,33 @@ def _say(text: str) -> None:
 
 
 def main() -> int:
-    """Measure, print, write; 1 when the lab does not start."""
+    """Measure, print, write; 1 when a lab does not start."""
     parser = argparse.ArgumentParser(prog="python -m pointsman_lab.bench", description=__doc__)
     parser.add_argument("--sizes", type=int, nargs="+", default=[1000, 10000], help="numbers of services")
     parser.add_argument("--changes", type=int, default=300, help="single changes for each figure")
     parser.add_argument("--output", type=Path, default=Path("build/bench"), help="where the reports go")
+    parser.add_argument("--only", choices=("changes", "lossless"), help="one of the two parts")
     parsed = parser.parse_args()
+    figures: list[Figure] = []
     try:
-        figures = asyncio.run(run(parsed.sizes, parsed.changes))
+        if parsed.only != "lossless":
+            figures += asyncio.run(run(parsed.sizes, parsed.changes))
+        if parsed.only != "changes":
+            figures += _lossless(parsed.output)
     except LabError as error:
         print(f"bench: {error}", file=sys.stderr)
         return 1
     write(parsed.output, figures, changes=parsed.changes)
     print(markdown(figures, changes=parsed.changes))
     return 0
+
+
+def _lossless(output: Path) -> list[Figure]:
+    """Measure, print and write the lossless report; its figures."""
+    results = asyncio.run(lossless.measure(_say))
+    lossless_report.write(output, results, allowance_seconds=lossless.ALLOWANCE_SECONDS)
+    print(lossless_report.markdown(results, allowance_seconds=lossless.ALLOWANCE_SECONDS))
+    return lossless_report.figures_of(results, services=len(SCENARIOS) + 1)
 
 
 if __name__ == "__main__":

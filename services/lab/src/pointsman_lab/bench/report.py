@@ -19,7 +19,7 @@ class Figure:
 
     name: str
     size: int
-    """Number of services, ten endpoints each."""
+    """Number of services; where they differ only by number, of ten endpoints each."""
     value: float
     unit: str
     percentile: int | None = None
@@ -60,7 +60,7 @@ def markdown(figures: Sequence[Figure], *, changes: int) -> str:
         f"Linux {platform.release()}, Python {platform.python_version()}. {changes} changes a figure, one at a time.",
         "Kernel commits are timed by an independent listener in the node's namespace.",
         "",
-        "| figure | services x 10 | percentile | value | unit | target | |",
+        "| figure | services | percentile | value | unit | target | |",
         "|---|---:|---:|---:|---|---:|---|",
     ]
     for figure in figures:
