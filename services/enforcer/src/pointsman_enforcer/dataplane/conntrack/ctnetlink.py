@@ -13,7 +13,7 @@ import struct
 from collections.abc import Iterator
 from typing import Final, NamedTuple
 
-from pointsman_enforcer.core.stale_flows import Flow, Query
+from pointsman_enforcer.core.stale_flows import Flow, Query, packed_endpoint
 from pointsman_enforcer.dataplane.nftables.attributes import attribute, nested, parse
 
 NETLINK_NETFILTER: Final = 12
@@ -22,6 +22,7 @@ NLMSG_DONE: Final = 3
 NLM_F_REQUEST: Final = 0x1
 NLM_F_DUMP_INTR: Final = 0x10
 NLM_F_DUMP: Final = 0x300
+NLA_F_NESTED: Final = 0x8000
 NFNL_SUBSYS_CTNETLINK: Final = 1
 IPCTNL_MSG_CT_NEW: Final = 0
 IPCTNL_MSG_CT_GET: Final = 1
@@ -54,11 +55,31 @@ _FAMILY: Final = {2: 4, 10: 6}
 _HEADER: Final = struct.Struct("=IHHII")
 _NFGEN: Final = struct.Struct("=BBH")
 _HEAD_BYTES: Final = 20
-_PAIRS: Final = {
-    # Both tuples as the kernel lays them out: source, destination, protocol, source port, destination port.
-    4: struct.Struct(">" + 2 * "12x4s4x4s8xB7xH6xH2x"),
-    6: struct.Struct(">" + 2 * "12x16s4x16s8xB7xH6xH2x"),
-}
+
+
+class _Usual(NamedTuple):
+    """How the kernel lays out an entry of a family when it is neither in a zone nor of a protocol without ports."""
+
+    original: bytes
+    """How the original tuple begins."""
+    reply: bytes
+    """How the reply tuple begins."""
+    pair: struct.Struct
+    """Both: source, destination, protocol, source port, destination port."""
+
+
+def _usual(family: int, address_bytes: int) -> _Usual:
+    pair = struct.Struct(">" + 2 * f"12x{address_bytes}s4x{address_bytes}s8xB7xH6xH2x")
+    inner = struct.pack(
+        "=HHHH", 12 + 2 * address_bytes, CTA_TUPLE_IP | NLA_F_NESTED, 4 + address_bytes, _SOURCE[family]
+    )
+    original, reply = (
+        struct.pack("=HH", pair.size // 2, kind | NLA_F_NESTED) + inner for kind in (CTA_TUPLE_ORIG, CTA_TUPLE_REPLY)
+    )
+    return _Usual(original, reply, pair)
+
+
+_USUAL: Final = {4: _usual(4, 4), 6: _usual(6, 16)}
 
 
 class Entry(NamedTuple):
@@ -82,9 +103,7 @@ class Reply(NamedTuple):
 
 def dump_request(query: Query, sequence: int) -> bytes:
     """Ask for the entries of a query."""
-    return _message(
-        IPCTNL_MSG_CT_GET, NLM_F_REQUEST | NLM_F_DUMP, query.family, sequence, b"".join(_filter_of(query))
-    )
+    return _message(IPCTNL_MSG_CT_GET, NLM_F_REQUEST | NLM_F_DUMP, query.family, sequence, b"".join(_filter_of(query)))
 
 
 def _filter_of(query: Query) -> tuple[bytes, bytes]:
@@ -144,7 +163,7 @@ def read_dump(datagram: bytes, sequence: int) -> Reply:
         interrupted = interrupted or bool(flags & NLM_F_DUMP_INTR)
         if kind in (NLMSG_ERROR, NLMSG_DONE):
             body = datagram[offset + 16 : offset + 20]
-            code = -struct.unpack("=i", body)[0] if len(body) == 4 else 0
+            code = -int(struct.unpack("=i", body)[0]) if len(body) == 4 else 0
             return Reply(entries, is_last=True, error=code, is_interrupted=interrupted)
         flow = _flow(datagram, offset, length)
         if flow is not None:
@@ -177,12 +196,28 @@ def _flow(datagram: bytes, offset: int, length: int) -> Flow | None:
 
     Nearly all entries have the kernel's usual layout, and one call takes them apart; a million of them matter.
     """
-    family = _FAMILY.get(datagram[offset + 16], 0)
-    start = offset + _HEAD_BYTES
-    pair = _PAIRS.get(family)
-    if pair is None:
+    family, start = _FAMILY.get(datagram[offset + 16], 0), offset + _HEAD_BYTES
+    usual = _USUAL.get(family)
+    if usual is None:
         return None
-    if length >= _HEAD_BYTES + pair.size and datagram[start : start + pair.size : pair.size // 2] == _LENGTHS[family]:
-        _, address, protocol, _, port, answering, _, _, reply_port, _ = pair.unpack_from(datagram, start)
-        return Flow(family, protocol, address, port, answering + reply_port.to_bytes(2, "big"))
+    if datagram.startswith(usual.original, start) and datagram.startswith(usual.reply, start + usual.pair.size // 2):
+        _, address, protocol, _, port, answering, _, _, answering_port, _ = usual.pair.unpack_from(datagram, start)
+        return Flow(family, protocol, address, port, packed_endpoint(answering, answering_port))
     return _flow_of_attributes(family, datagram[start : offset + length])
+
+
+def _flow_of_attributes(family: int, attributes: bytes) -> Flow | None:
+    try:
+        found = parse(attributes)
+        to, protocol, port = _end(found[CTA_TUPLE_ORIG], _DESTINATION[family], CTA_PROTO_DST_PORT)
+        answering, _, answering_port = _end(found[CTA_TUPLE_REPLY], _SOURCE[family], CTA_PROTO_SRC_PORT)
+    except KeyError:
+        return None
+    return Flow(family, protocol, to, int.from_bytes(port, "big"), answering + answering_port)
+
+
+def _end(tuple_: bytes, of_address: int, of_port: int) -> tuple[bytes, int, bytes]:
+    """Address, protocol and port of one end of a tuple."""
+    parts = parse(tuple_)
+    addresses, ports = parse(parts[CTA_TUPLE_IP]), parse(parts[CTA_TUPLE_PROTO])
+    return addresses[of_address], ports[CTA_PROTO_NUM][0], ports[of_port]
