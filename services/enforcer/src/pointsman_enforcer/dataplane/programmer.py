@@ -37,13 +37,18 @@ class Programmer(Generic[C]):
         failures: FailureBook,
         clock: Clock,
         on_refusal: Callable[[KernelError], None],
+        on_programmed: Callable[[ServiceKey, ServicePlan], None],
     ) -> None:
-        """`on_refusal` hears of each refused transaction, and raises when bisecting it is not the thing to do."""
+        """`on_refusal` hears of each refused transaction, and raises when bisecting it is not the thing to do.
+
+        `on_programmed` hears of each service once the kernel has it as planned; of a removed one, with an empty plan.
+        """
         self._dataplane = dataplane
         self._store = store
         self._failures = failures
         self._clock = clock
         self._on_refusal = on_refusal
+        self._on_programmed = on_programmed
         self._remembered: dict[ServiceKey, bytes] = {}
 
     def remembered(self) -> list[ServiceKey]:
@@ -70,6 +75,7 @@ class Programmer(Generic[C]):
         return Step(
             key=key,
             plan=data,
+            decoded=plan,
             programmed_digest=programmed_digest,
             rendering=rendering,
             change=self._dataplane.diff(previous, rendering),
@@ -80,7 +86,7 @@ class Programmer(Generic[C]):
         previous = self._dataplane.claim_node(self._remembered.get(NODE, b""))
         rendering = self._dataplane.render_node(facts, drop_unallocated=drop_unallocated)
         change = self._dataplane.diff(previous, rendering)
-        return Step(key=NODE, plan=None, programmed_digest=0, rendering=rendering, change=change)
+        return Step(key=NODE, plan=None, decoded=_NO_PLAN, programmed_digest=0, rendering=rendering, change=change)
 
     async def apply(self, steps: Sequence[Step[C]], tally: Tally) -> None:
         """Commit some services together; on refusal find the one that is to blame and commit the others.
@@ -141,7 +147,9 @@ class Programmer(Generic[C]):
         else:
             self._remembered.pop(step.key, None)
         tally.recovered += self._failures.clear(step.key)
-        tally.services += step.key is not NODE
+        if step.key is not NODE:
+            tally.services += 1
+            self._on_programmed(step.key, step.decoded)
 
     def _enter_failure(
         self,

@@ -37,7 +37,7 @@ from pointsman_enforcer.dataplane.failures import NEVER, FailureBook
 from pointsman_enforcer.dataplane.programmer import Programmer
 from pointsman_enforcer.dataplane.work import ORIGINS_MAX, Pending, Step, Tally, chunks
 from pointsman_model.names import ServiceKey
-from pointsman_model.plan import NodeFacts
+from pointsman_model.plan import NodeFacts, ServicePlan
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,8 +70,14 @@ class Reconciler(Generic[C]):
         store: PlanStore,
         clock: Clock,
         on_synced: Callable[[Pending, Programmed, Tally], None],
+        on_programmed: Callable[[ServiceKey, ServicePlan], None] = lambda _key, _plan: None,
         limits: ReconcilerLimits | None = None,
     ) -> None:
+        """Takes all services of `store` for dirty.
+
+        `on_programmed` hears of each service once the kernel has it as planned; of a removed one, with an empty plan.
+        `on_synced` hears of each sync that changed something.
+        """
         self._dataplane = dataplane
         self._store = store
         self._clock = clock
@@ -82,7 +88,12 @@ class Reconciler(Generic[C]):
             retry_seconds_initial=self._limits.retry_seconds_initial, retry_seconds_max=self._limits.retry_seconds_max
         )
         self._programmer = Programmer(
-            dataplane=dataplane, store=store, failures=self.failures, clock=clock, on_refusal=self._look_for_drift
+            dataplane=dataplane,
+            store=store,
+            failures=self.failures,
+            clock=clock,
+            on_refusal=self._look_for_drift,
+            on_programmed=on_programmed,
         )
         self._pending: Pending | None = None
         self._facts: NodeFacts | None = None

@@ -11,6 +11,7 @@ from pointsman_enforcer.core.plan_session import Failure
 from pointsman_enforcer.core.transaction import NO_POSITION, ChangeOrigin, Position
 from pointsman_enforcer.dataplane.base import Applied, C
 from pointsman_model.names import ServiceKey
+from pointsman_model.plan import ServicePlan
 
 ORIGINS_MAX: Final = 256
 """Changes that one sync remembers the origin of; more are programmed all the same, without a trace."""
@@ -40,6 +41,8 @@ class Step(Generic[C]):
     key: ServiceKey
     plan: bytes | None
     """As held; None when the service is to go."""
+    decoded: ServicePlan
+    """The same, decoded; an empty plan when the service is to go."""
     programmed_digest: int
     """Of what the kernel has."""
     rendering: bytes
