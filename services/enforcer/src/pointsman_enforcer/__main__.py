@@ -14,6 +14,7 @@ from pointsman_chassis.errors import ConfigError
 from pointsman_chassis.lifecycle import Stop, run
 from pointsman_chassis.logs import configure_logging
 from pointsman_chassis.settings import load_settings, write_settings
+from pointsman_enforcer.dataplane.conntrack import sysctls
 from pointsman_enforcer.settings import KIND, EnforcerConfiguration
 
 
@@ -45,6 +46,7 @@ async def _main(arguments: argparse.Namespace, stop: Stop) -> int:
         for line in await dry_run(make_dataplane(config), Path(config.state_directory)):
             sys.stdout.write(f"{line}\n")
         return 0
+    sysctls.apply(config.conntrack.sysctls())
     if arguments.init_only:
         make_dataplane(config).close()
         return 0
@@ -85,7 +87,11 @@ def _parser() -> argparse.ArgumentParser:
     add("--hostname-override", metavar="NAME", default="", help="name of the Node object")
     add("--cleanup", action="store_true", help="remove all rules and the plan on disk, and exit")
     add("--dry-run", action="store_true", help="print what the plan on disk would change in the kernel, and exit")
-    add("--init-only", action="store_true", help="check that this node can run the configured mode, and exit")
+    add(
+        "--init-only",
+        action="store_true",
+        help="set sysctls, check that this node can run the configured mode, and exit",
+    )
     add("--write-config-to", metavar="FILE", help="write the effective configuration, and exit")
     add("--version", action="store_true", help="print the version, and exit")
     return parser

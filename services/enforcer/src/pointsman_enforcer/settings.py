@@ -2,8 +2,8 @@
 """EnforcerConfiguration: kube-proxy's words wherever kube-proxy has one.
 
 `mode`, `hostnameOverride`, `detectLocalMode`, `detectLocal`, `clusterCIDR`, `nodePortAddresses`, `nftables`,
-`healthzBindAddress` and `metricsBindAddress` mean what they mean in a KubeProxyConfiguration, with two defaults of our
-own: the mode is nftables, and nftables.minSyncPeriod is 0s, because a sync here costs what changed.
+`conntrack`, `healthzBindAddress` and `metricsBindAddress` mean what they mean in a KubeProxyConfiguration, with two
+defaults of our own: the mode is nftables, and nftables.minSyncPeriod is 0s, because a sync here costs what changed.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from pointsman_chassis.duration import Duration
 from pointsman_chassis.logs import LogSettings
 from pointsman_chassis.settings import Settings
 from pointsman_chassis.tls import TransportSecurity
+from pointsman_enforcer.dataplane.conntrack.sysctls import ConntrackSysctls
 from pointsman_enforcer.dataplane.node_settings import DetectLocalMode, NodeSettings
 from pointsman_enforcer.health.bind_address import parse_bind_address
 from pointsman_model.names import Prefix, parse_prefix
@@ -23,6 +24,7 @@ from pointsman_model.names import Prefix, parse_prefix
 KIND: Final = "EnforcerConfiguration"
 HEALTHZ_PORT: Final = 10256
 METRICS_PORT: Final = 10249
+_INT_MAX: Final = 2**31 - 1
 
 
 class DetectLocalSettings(Settings, frozen=True):
@@ -54,6 +56,43 @@ class NftablesSettings(Settings, frozen=True):
             raise ValueError("syncPeriod: must be greater than 0s and not less than minSyncPeriod")
 
 
+class ConntrackSettings(Settings, frozen=True):
+    """The kernel's connection table, set at the start. 0, null and false leave alone what is there."""
+
+    max_per_core: int | None = 32768
+    """Entries for each core of the machine, up to 1048576 in all. The table is never made smaller."""
+    min: int | None = 131072
+    """Entries at least, whatever the number of cores; without effect when maxPerCore is 0."""
+    tcp_established_timeout: Duration | None = Duration(24 * 3600.0)
+    """How long an idle TCP connection is remembered."""
+    tcp_close_wait_timeout: Duration | None = Duration(3600.0)
+    """How long a half-closed TCP connection is remembered."""
+    tcp_be_liberal: bool = False
+    """Take TCP packets outside of the window for valid."""
+    udp_timeout: Duration | None = Duration(0.0)
+    """How long a UDP packet without an answer is remembered."""
+    udp_stream_timeout: Duration | None = Duration(0.0)
+    """How long an idle UDP flow with answers is remembered."""
+
+    def __post_init__(self) -> None:
+        """Check ranges."""
+        for name, value in (("maxPerCore", self.max_per_core), ("min", self.min)):
+            if value is not None and not 0 <= value <= _INT_MAX:
+                raise ValueError(f"{name}: expected 0..{_INT_MAX}")
+
+    def sysctls(self) -> ConntrackSysctls:
+        """As the code that writes them takes it."""
+        return ConntrackSysctls(
+            maximum_per_core=self.max_per_core or 0,
+            minimum=self.min or 0,
+            tcp_established_timeout=int(self.tcp_established_timeout or 0),
+            tcp_close_wait_timeout=int(self.tcp_close_wait_timeout or 0),
+            tcp_be_liberal=self.tcp_be_liberal,
+            udp_timeout=int(self.udp_timeout or 0),
+            udp_stream_timeout=int(self.udp_stream_timeout or 0),
+        )
+
+
 class EnforcerConfiguration(Settings, frozen=True):
     """The whole file."""
 
@@ -74,6 +113,7 @@ class EnforcerConfiguration(Settings, frozen=True):
     """Blocks of local addresses that accept node ports, or `primary` alone: the node's first address of each family.
     Of a family that the list does not mention, all addresses accept them."""
     nftables: NftablesSettings = NftablesSettings()
+    conntrack: ConntrackSettings = ConntrackSettings()
     healthz_bind_address: str = f"0.0.0.0:{HEALTHZ_PORT}"
     """Where /healthz and /livez are served; empty = nowhere."""
     metrics_bind_address: str = f"127.0.0.1:{METRICS_PORT}"
