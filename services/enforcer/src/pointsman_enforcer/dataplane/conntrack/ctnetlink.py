@@ -2,9 +2,12 @@
 """Messages of ctnetlink, the kernel's interface to its connection table. Pure: bytes in, bytes out.
 
 Numbers are named as in <linux/netfilter/nfnetlink_conntrack.h>. A dump is filtered inside the kernel (CTA_FILTER, since
-Linux 5.8; an older kernel ignores it and sends more, which costs time and changes no outcome). A deletion names an
-entry by its original tuple *and* its identity, so it finds its entry without a walk, and never hits a younger one that
-took the same tuple.
+Linux 5.8; an older kernel ignores it and sends more, which costs time and changes no outcome). IPv6 is filtered by
+port only: Linux compares IPv6 addresses the wrong way round (ctnetlink_filter_match_tuple takes ipv6_addr_cmp for an
+equality), seen up to 6.18.
+
+A deletion names an entry by its reply tuple, which holds the endpoint, and by its identity, into which the kernel mixes
+the original tuple. So it finds its entry without a walk, and never hits a younger one that goes somewhere else.
 """
 
 from __future__ import annotations
@@ -49,6 +52,8 @@ FILTER_PROTO_DST_PORT: Final = 1 << 5
 _SOURCE: Final = {4: 1, 6: 3}
 _DESTINATION: Final = {4: 2, 6: 4}
 """CTA_IP_V4_SRC, CTA_IP_V6_SRC; CTA_IP_V4_DST, CTA_IP_V6_DST."""
+_ADDRESS_FILTERS: Final = frozenset({4})
+"""Families whose addresses the kernel compares rightly."""
 _NFPROTO: Final = {4: 2, 6: 10}
 _FAMILY: Final = {2: 4, 10: 6}
 
@@ -111,14 +116,15 @@ def _filter_of(query: Query) -> tuple[bytes, bytes]:
     family, number = query.family, attribute(CTA_PROTO_NUM, bytes((query.protocol,)))
     if query.answering:
         address, port = query.answering[:-2], query.answering[-2:]
-        wanted = _tuple(
-            CTA_TUPLE_REPLY, attribute(_SOURCE[family], address), number, attribute(CTA_PROTO_SRC_PORT, port)
-        )
-        return _flags(reply=FILTER_IP_SRC | FILTER_PROTO_NUM | FILTER_PROTO_SRC_PORT), wanted
+        by_address = family in _ADDRESS_FILTERS
+        start = attribute(_SOURCE[family], address) if by_address else b""
+        wanted = _tuple(CTA_TUPLE_REPLY, start, number, attribute(CTA_PROTO_SRC_PORT, port))
+        fields = FILTER_PROTO_NUM | FILTER_PROTO_SRC_PORT | (FILTER_IP_SRC if by_address else 0)
+        return _flags(reply=fields), wanted
     if query.place is None:
         return _flags(original=FILTER_PROTO_NUM), _tuple(CTA_TUPLE_ORIG, b"", number, b"")
     port = attribute(CTA_PROTO_DST_PORT, query.place.port.to_bytes(2, "big"))
-    if not query.place.address:
+    if not query.place.address or family not in _ADDRESS_FILTERS:
         flags = _flags(original=FILTER_PROTO_NUM | FILTER_PROTO_DST_PORT)
         return flags, _tuple(CTA_TUPLE_ORIG, b"", number, port)
     to = attribute(_DESTINATION[family], query.place.address)
@@ -145,7 +151,7 @@ def deletion(entry: Entry, sequence: int) -> bytes | None:
     found = parse(entry.attributes)
     if CTA_ZONE in found or CTA_ID not in found or CTA_TUPLE_ZONE in parse(found[CTA_TUPLE_ORIG]):
         return None
-    payload = nested(CTA_TUPLE_ORIG, found[CTA_TUPLE_ORIG]) + attribute(CTA_ID, found[CTA_ID])
+    payload = nested(CTA_TUPLE_REPLY, found[CTA_TUPLE_REPLY]) + attribute(CTA_ID, found[CTA_ID])
     return _message(IPCTNL_MSG_CT_DELETE, NLM_F_REQUEST, entry.flow.family, sequence, payload)
 
 

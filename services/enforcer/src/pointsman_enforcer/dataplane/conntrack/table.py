@@ -75,6 +75,8 @@ class ConntrackTable:
     def end_flows(self, query: Query, is_stale: Callable[[Flow], bool]) -> int:
         """End the stale ones of the flows that a query names; how many there were.
 
+        `is_stale` may be asked about others of the same protocol, too: the kernel's filter is not always exact.
+
         Raises:
             InterruptedDumpError: entries may have been missed.
             OSError: the kernel refused.
