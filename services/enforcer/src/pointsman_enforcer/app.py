@@ -12,6 +12,7 @@ import contextlib
 import gc
 import os
 import secrets
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
@@ -28,6 +29,9 @@ from pointsman_chassis.tracing import Tracing
 from pointsman_enforcer.core.plan_session import Commit, Programmed
 from pointsman_enforcer.core.status import Health
 from pointsman_enforcer.dataplane.base import Dataplane
+from pointsman_enforcer.dataplane.conntrack.metrics import ConntrackMetrics
+from pointsman_enforcer.dataplane.conntrack.reconciler import ConntrackReconciler, Table
+from pointsman_enforcer.dataplane.conntrack.table import ConntrackTable
 from pointsman_enforcer.dataplane.reconciler import Reconciler, ServicesFailedError
 from pointsman_enforcer.dataplane.work import Pending, Tally
 from pointsman_enforcer.disk.plan_journal import PlanJournal, load_plan
@@ -68,8 +72,12 @@ class Enforcer:
         *,
         clock: Clock | None = None,
         dataplane: Dataplane[Any] | None = None,
+        open_conntrack: Callable[[], Table] | None = None,
     ) -> None:
-        """Loads the plan on disk and opens the kernel (or `dataplane`); raises ConfigError or UnsupportedError."""
+        """Loads the plan on disk and opens the kernel (or `dataplane`); raises ConfigError or UnsupportedError.
+
+        A dataplane that is handed in has no connection table, unless `open_conntrack` says how it is opened.
+        """
         self._config, self._node, self._clock = config, node, clock or SystemClock()
         self._registry = Registry()
         self._metrics = EnforcerMetrics(self._registry)
@@ -84,8 +92,20 @@ class Enforcer:
         if loaded.records:
             self._journal.resume(loaded)
         self._dataplane = dataplane or make_dataplane(config)
+        self._conntrack: ConntrackReconciler | None = None
+        if dataplane is None or open_conntrack is not None:
+            self._conntrack = ConntrackReconciler(
+                node_port_blocks=lambda: self._dataplane.settings.node_port_addresses,
+                metrics=ConntrackMetrics(self._registry),
+                clock=self._clock,
+                open_table=open_conntrack or ConntrackTable,
+            )
         self._reconciler: Reconciler[Any] = Reconciler(
-            dataplane=self._dataplane, store=self._store, clock=self._clock, on_synced=self._synced
+            dataplane=self._dataplane,
+            store=self._store,
+            clock=self._clock,
+            on_synced=self._synced,
+            flows=self._conntrack,
         )
         self._runner = BoundedRunner(
             self._reconciler.run,
@@ -108,6 +128,8 @@ class Enforcer:
         servers = await self._listen()
         async with asyncio.TaskGroup() as group:
             work = {"reconciler": self._runner.run(), "journal": self._journal.run(), "plan-stream": self._follow()}
+            if self._conntrack is not None:
+                work["conntrack"] = self._conntrack.run()
             tasks = [group.create_task(task_boundary(name, each)) for name, each in work.items()]
             await stop.wait()
             structlog.get_logger("app").info("stopping; what is programmed stays", reason=stop.reason)

@@ -17,6 +17,7 @@ from pointsman_enforcer.core.plan_store import PlanStore
 from pointsman_enforcer.core.transaction import Stage
 from pointsman_enforcer.dataplane.base import NODE, C, Dataplane, KernelError, OccupiedError, UnsupportedPlanError
 from pointsman_enforcer.dataplane.failures import FailureBook, Fault
+from pointsman_enforcer.dataplane.flows import Flows
 from pointsman_enforcer.dataplane.work import Step, Tally
 from pointsman_model.digest import plan_digest
 from pointsman_model.names import ServiceKey
@@ -38,6 +39,7 @@ class Programmer(Generic[C]):
         clock: Clock,
         on_refusal: Callable[[KernelError], None],
         on_programmed: Callable[[ServiceKey, ServicePlan], None],
+        flows: Flows,
     ) -> None:
         """`on_refusal` hears of each refused transaction, and raises when bisecting it is not the thing to do.
 
@@ -49,6 +51,7 @@ class Programmer(Generic[C]):
         self._clock = clock
         self._on_refusal = on_refusal
         self._on_programmed = on_programmed
+        self._flows = flows
         self._remembered: dict[ServiceKey, bytes] = {}
 
     def remembered(self) -> list[ServiceKey]:
@@ -72,6 +75,7 @@ class Programmer(Generic[C]):
         except (PlanFormatError, UnsupportedPlanError) as error:
             self._enter_failure(key, data, tally, programmed_digest=programmed_digest, stage=stage, message=str(error))
             return None
+        self._flows.expect(key, plan)
         return Step(
             key=key,
             plan=data,
@@ -149,6 +153,7 @@ class Programmer(Generic[C]):
         tally.recovered += self._failures.clear(step.key)
         if step.key is not NODE:
             tally.services += 1
+            self._flows.programmed(step.key)
             self._on_programmed(step.key, step.decoded)
 
     def _enter_failure(

@@ -9,6 +9,7 @@ services in order, a bounded number to a kernel transaction, and reports once at
     node       node port addresses; service CIDRs when everything else is programmed and the plan is whole
     leftovers  what was found in the kernel and no plan asks for, once a planner's stream is in sync
     report     failures and the ack, with the digest of what the kernel has
+    flows      those that go where no rule sends them any more are somebody else's work, which begins after the report
 
 A service that fails keeps its last good state and is tried again with backoff if that can help. Nothing is removed
 before a whole plan is known, nor while a service is failed: what it had last may not be findable by its new plan.
@@ -34,6 +35,7 @@ from pointsman_enforcer.dataplane.base import (
     KernelError,
 )
 from pointsman_enforcer.dataplane.failures import NEVER, FailureBook
+from pointsman_enforcer.dataplane.flows import Flows, NoFlows
 from pointsman_enforcer.dataplane.programmer import Programmer
 from pointsman_enforcer.dataplane.work import ORIGINS_MAX, Pending, Step, Tally, chunks
 from pointsman_model.names import ServiceKey
@@ -71,6 +73,7 @@ class Reconciler(Generic[C]):
         clock: Clock,
         on_synced: Callable[[Pending, Programmed, Tally], None],
         on_programmed: Callable[[ServiceKey, ServicePlan], None] = lambda _key, _plan: None,
+        flows: Flows | None = None,
         limits: ReconcilerLimits | None = None,
     ) -> None:
         """Takes all services of `store` for dirty.
@@ -82,6 +85,7 @@ class Reconciler(Generic[C]):
         self._store = store
         self._clock = clock
         self._on_synced = on_synced
+        self._flows: Flows = flows or NoFlows()
         self._limits = limits or ReconcilerLimits()
         self._dirty: dict[ServiceKey, int] = dict.fromkeys(store, 0)
         self.failures = FailureBook(
@@ -94,6 +98,7 @@ class Reconciler(Generic[C]):
             clock=clock,
             on_refusal=self._look_for_drift,
             on_programmed=on_programmed,
+            flows=self._flows,
         )
         self._pending: Pending | None = None
         self._facts: NodeFacts | None = None
@@ -146,6 +151,7 @@ class Reconciler(Generic[C]):
             return
         if asked is not None or tally.is_news or tally.is_full:
             self._report(pending, tally, started)
+        self._flows.synced(is_confirmed=self._may_clean_up and self._store.is_complete)
         if self.failures.next_retry() < NEVER:
             raise ServicesFailedError(f"{len(self.failures)} services are not as planned")
 
@@ -183,6 +189,7 @@ class Reconciler(Generic[C]):
         tally.is_full = True
         self._mark_all()
         self._programmer.forget()
+        self._flows.suspect_all()
         found = await self._dataplane.observe()
         self._observed_at = self._clock.monotonic()
         self._must_observe = False
