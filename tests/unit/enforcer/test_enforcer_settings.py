@@ -42,7 +42,12 @@ def test_what_is_written_is_read_back() -> None:
         ("detectLocalMode: InterfaceNamePrefix\ndetectLocal: {interfaceNamePrefix: 'a b'}", "interfaceNamePrefix"),
         ("detectLocalMode: Guess", "detectLocalMode"),
         ("nftables: {masqueradeBit: 32}", "masqueradeBit"),
-        ("nftables: {syncPeriod: 1s, minSyncPeriod: 2s}", "syncPeriod"),
+        ("nftables: {syncPeriod: 1s, minSyncPeriod: 2s}", "nftables.minSyncPeriod: must not be greater"),
+        ("nftables: {syncPeriod: 0s}", "nftables.syncPeriod: must be greater than 0s"),
+        ("conntrack: {maxPerCore: -1}", "conntrack.maxPerCore: -1 is not within"),
+        ("bindAddress: here", "bindAddress: 'here' is not an IP address"),
+        ("oomScoreAdj: -1001", "oomScoreAdj: -1001 is not within -1000..1000"),
+        ("metricsBindAddress: 0.0.0.0:0", "metricsBindAddress: port 0"),
         ("healthzBindAddress: localhost:1", "healthzBindAddress: expected address:port"),
         ("metricsBindAddress: 0.0.0.0:99999", "metricsBindAddress: port 99999"),
         ("mode: ipvs", "mode"),
@@ -52,6 +57,42 @@ def test_what_is_written_is_read_back() -> None:
 def test_a_mistake_is_named(text: str, words: str) -> None:
     with pytest.raises(ConfigError, match=words):
         parse(text)
+
+
+def test_all_mistakes_are_named_at_once() -> None:
+    text = """
+mode: magic
+clusterCIDR: 10.0.0.0/8,11.0.0.0/8
+nodePortAddresses: [x, 10.0.0.0/8, y]
+nftables: {masqueradeBit: 40, syncPeriod: 1s, minSyncPeriod: 2s, bit: 1}
+conntrack: {min: -1}
+detectLocalMode: InterfaceNamePrefix
+healthzBindAddress: "10.0.0.1:0"
+oomScoreAdj: many
+"""
+    with pytest.raises(ConfigError) as caught:
+        parse(text)
+    paths = [line.strip().partition(":")[0] for line in str(caught.value).splitlines()[1:]]
+    assert sorted(paths) == [
+        "clusterCIDR",
+        "conntrack.min",
+        "detectLocal.interfaceNamePrefix",
+        "healthzBindAddress",
+        "mode",
+        "nftables.bit",
+        "nftables.masqueradeBit",
+        "nftables.minSyncPeriod",
+        "nodePortAddresses[0]",
+        "nodePortAddresses[2]",
+        "oomScoreAdj",
+    ]
+
+
+def test_a_specific_bind_address_is_the_primary_address_of_its_family() -> None:
+    settings = parse("bindAddress: 192.168.0.9").node_settings()
+    found = effective_settings(settings, FACTS).node_port_addresses
+    assert [str(prefix) for prefix in found] == ["192.168.0.9/32", "2001:db8::1/128"]
+    assert parse("bindAddress: '::'").node_settings().primary_address is None
 
 
 def node_port_addresses(texts: str, facts: NodeFacts | None = FACTS) -> list[str]:

@@ -1,13 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """EnforcerConfiguration: kube-proxy's words wherever kube-proxy has one.
 
-`mode`, `hostnameOverride`, `detectLocalMode`, `detectLocal`, `clusterCIDR`, `nodePortAddresses`, `nftables`,
-`conntrack`, `healthzBindAddress` and `metricsBindAddress` mean what they mean in a KubeProxyConfiguration, with two
-defaults of our own: the mode is nftables, and nftables.minSyncPeriod is 0s, because a sync here costs what changed.
+Every field of a KubeProxyConfiguration (v1alpha1) that means something here has its name, its meaning and its default,
+with three defaults of our own: the mode is nftables, nftables.minSyncPeriod is 0s because a sync here costs what
+changed, and logs are JSON. What has no meaning here is not accepted; `pointsman-enforcer --convert-config` says why.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Final, Literal
 
 from msgspec import field
@@ -16,10 +17,10 @@ from pointsman_chassis.duration import Duration
 from pointsman_chassis.logs import LogSettings
 from pointsman_chassis.settings import Settings
 from pointsman_chassis.tls import TransportSecurity
+from pointsman_enforcer import validation
 from pointsman_enforcer.dataplane.conntrack.sysctls import ConntrackSysctls
 from pointsman_enforcer.dataplane.node_settings import DetectLocalMode, NodeSettings
-from pointsman_enforcer.health.bind_address import parse_bind_address
-from pointsman_model.names import Prefix, parse_prefix
+from pointsman_model.names import parse_address, parse_prefix
 
 KIND: Final = "EnforcerConfiguration"
 HEALTHZ_PORT: Final = 10256
@@ -48,12 +49,10 @@ class NftablesSettings(Settings, frozen=True):
     min_sync_period: Duration = Duration(0.0)
     """Least time between two syncs. Changes that come meanwhile are programmed together."""
 
-    def __post_init__(self) -> None:
-        """Check ranges."""
-        if not 0 <= self.masquerade_bit <= 31:
-            raise ValueError("masqueradeBit: expected 0..31")
-        if self.sync_period <= 0 or self.min_sync_period > self.sync_period:
-            raise ValueError("syncPeriod: must be greater than 0s and not less than minSyncPeriod")
+    def problems(self) -> Iterator[str]:
+        """See `Settings.problems`."""
+        yield from validation.range_problems("masqueradeBit", self.masquerade_bit, 0, 31)
+        yield from validation.sync_period_problems(self.sync_period, self.min_sync_period)
 
 
 class ConntrackSettings(Settings, frozen=True):
@@ -74,11 +73,10 @@ class ConntrackSettings(Settings, frozen=True):
     udp_stream_timeout: Duration | None = Duration(0.0)
     """How long an idle UDP flow with answers is remembered."""
 
-    def __post_init__(self) -> None:
-        """Check ranges."""
-        for name, value in (("maxPerCore", self.max_per_core), ("min", self.min)):
-            if value is not None and not 0 <= value <= _INT_MAX:
-                raise ValueError(f"{name}: expected 0..{_INT_MAX}")
+    def problems(self) -> Iterator[str]:
+        """See `Settings.problems`."""
+        yield from validation.range_problems("maxPerCore", self.max_per_core or 0, 0, _INT_MAX)
+        yield from validation.range_problems("min", self.min or 0, 0, _INT_MAX)
 
     def sysctls(self) -> ConntrackSysctls:
         """As the code that writes them takes it."""
@@ -100,6 +98,9 @@ class EnforcerConfiguration(Settings, frozen=True):
     """How packets are moved. An unusable mode ends the process; there is no fallback."""
     hostname_override: str = ""
     """Name of the Node object; empty = environment variable NODE_NAME, else the host's name."""
+    bind_address: str = "0.0.0.0"  # noqa: S104 - kube-proxy's default; nothing is bound to it
+    """A specific address takes the place of the node's primary address of its family, for nodePortAddresses
+    `primary`; 0.0.0.0 and :: leave it to the Node object. Nothing is bound to it."""
     planner_addresses: tuple[str, ...] = ()
     """host:port of each planner. Not a Service address: it must work before any Service does."""
     state_directory: str = "/var/lib/pointsman"
@@ -115,69 +116,53 @@ class EnforcerConfiguration(Settings, frozen=True):
     nftables: NftablesSettings = NftablesSettings()
     conntrack: ConntrackSettings = ConntrackSettings()
     healthz_bind_address: str = f"0.0.0.0:{HEALTHZ_PORT}"
-    """Where /healthz and /livez are served; empty = nowhere."""
+    """Where /healthz and /livez are served; without a port that is 10256; empty = nowhere. 0.0.0.0 and :: both stand
+    for all addresses of both families, here and below."""
     metrics_bind_address: str = f"127.0.0.1:{METRICS_PORT}"
-    """Where /metrics, /proxyMode, /configz and /statusz are served; empty = nowhere."""
+    """Where /metrics, /proxyMode, /configz and /statusz are served; without a port that is 10249; empty = nowhere."""
     bind_address_hard_fail: bool = False
-    """End the process when one of these addresses cannot be bound; else go on and say so."""
+    """End the process when one of these addresses cannot be bound; else say so and try again every 5 seconds."""
+    oom_score_adj: int = -999
+    """How unlikely the kernel is to end this process when memory runs out, -1000..1000. A process without
+    CAP_SYS_RESOURCE cannot lower it, says so and goes on."""
     security: TransportSecurity = TransportSecurity()
     """How planners are reached."""
     logging: LogSettings = LogSettings()
 
-    def __post_init__(self) -> None:
-        """Check what one field says of another."""
-        self.node_settings()
-        parse_bind_address(self.healthz_bind_address, HEALTHZ_PORT, "healthzBindAddress")
-        parse_bind_address(self.metrics_bind_address, METRICS_PORT, "metricsBindAddress")
+    def problems(self) -> Iterator[str]:
+        """See `Settings.problems`."""
+        detect_local = self.detect_local
+        yield from validation.address_problems("bindAddress", self.bind_address)
+        yield from validation.cluster_cidr_problems(self.cluster_cidr)
+        yield from validation.detect_local_problems(
+            DetectLocalMode(self.detect_local_mode),
+            bridge_interface=detect_local.bridge_interface,
+            interface_name_prefix=detect_local.interface_name_prefix,
+        )
+        yield from validation.node_port_addresses_problems(self.node_port_addresses)
+        yield from validation.bind_address_problems("healthzBindAddress", self.healthz_bind_address, HEALTHZ_PORT)
+        yield from validation.bind_address_problems("metricsBindAddress", self.metrics_bind_address, METRICS_PORT)
+        yield from validation.range_problems("oomScoreAdj", self.oom_score_adj, -1000, 1000)
 
     def node_settings(self) -> NodeSettings:
-        """The part the dataplane needs; ValueError says which field is wrong."""
+        """The part the dataplane needs."""
         mode = DetectLocalMode(self.detect_local_mode)
+        interfaces = {
+            DetectLocalMode.BRIDGE_INTERFACE: self.detect_local.bridge_interface,
+            DetectLocalMode.INTERFACE_NAME_PREFIX: self.detect_local.interface_name_prefix,
+        }
+        texts = self.node_port_addresses
+        is_primary = not texts or validation.PRIMARY in texts
         return NodeSettings(
             detect_local_mode=mode,
-            cluster_cidrs=_cluster_cidrs(self.cluster_cidr),
-            interface=_interface(mode, self.detect_local),
+            cluster_cidrs=tuple(map(parse_prefix, validation.split_cidrs(self.cluster_cidr))),
+            interface=interfaces.get(mode, ""),
             masquerade_all=self.nftables.masquerade_all,
-            node_port_addresses=_node_port_addresses(self.node_port_addresses),
+            node_port_addresses=None if is_primary else tuple(map(parse_prefix, texts)),
+            primary_address=_specific(parse_address(self.bind_address)),
         )
 
 
-def _cluster_cidrs(text: str) -> tuple[Prefix, ...]:
-    cidrs = []
-    for part in filter(None, (piece.strip() for piece in text.split(","))):
-        try:
-            cidrs.append(parse_prefix(part))
-        except ValueError as error:
-            raise ValueError(f"clusterCIDR: {error}") from error
-    if len(cidrs) > len({prefix.family for prefix in cidrs}):
-        raise ValueError("clusterCIDR: give at most one block for each family")
-    return tuple(cidrs)
-
-
-def _interface(mode: DetectLocalMode, settings: DetectLocalSettings) -> str:
-    wanted = {
-        DetectLocalMode.BRIDGE_INTERFACE: ("bridgeInterface", settings.bridge_interface),
-        DetectLocalMode.INTERFACE_NAME_PREFIX: ("interfaceNamePrefix", settings.interface_name_prefix),
-    }
-    if mode not in wanted:
-        return ""
-    name, value = wanted[mode]
-    if not value or len(value) > 15 or not value.isascii() or any(mark in value for mark in ' /:*"'):
-        raise ValueError(f"detectLocal.{name}: {mode.value} needs the name of an interface, 1 to 15 characters")
-    return value
-
-
-def _node_port_addresses(texts: tuple[str, ...]) -> tuple[Prefix, ...] | None:
-    if not texts:
-        return None
-    if "primary" in texts:
-        if len(texts) > 1:
-            raise ValueError("nodePortAddresses: primary must be the only entry")
-        return None
-    prefixes = []
-    for index, text in enumerate(texts):
-        try:
-            prefixes.append(parse_prefix(text))
-        except ValueError as error:
-            raise ValueError(f"nodePortAddresses[{index}]: {error}") from error
-    return tuple(prefixes)
+def _specific(address: bytes) -> bytes | None:
+    """The address, or None for one that stands for all."""
+    return address if any(address) else None

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Final
 
-from pointsman_model.names import Family, Prefix, is_loopback, make_prefix
+from pointsman_model.names import Family, Prefix, family_of, is_loopback, make_prefix
 from pointsman_model.plan import DataplaneSettings, DetectLocal, NodeFacts
 
 EVERYWHERE: Final = {Family.IPV4: make_prefix(bytes(4), 0), Family.IPV6: make_prefix(bytes(16), 0)}
@@ -31,6 +31,8 @@ class NodeSettings:
     interface: str = ""
     masquerade_all: bool = False
     node_port_addresses: tuple[Prefix, ...] | None = None
+    primary_address: bytes | None = None
+    """Takes the place of what the facts say is the primary address of its family."""
 
 
 def effective_settings(settings: NodeSettings, facts: NodeFacts | None) -> DataplaneSettings:
@@ -64,10 +66,17 @@ def _node_port_addresses(settings: NodeSettings, facts: NodeFacts | None) -> tup
     found: list[Prefix] = []
     for family in Family:
         if settings.node_port_addresses is None:
-            address = facts.primary_address(family) if facts is not None else None
+            address = _primary_address(settings, facts, family)
             if address is not None and not is_loopback(address):
                 found.append(make_prefix(address, family.address_bits))
             continue
         mine = [prefix for prefix in settings.node_port_addresses if prefix.family is family]
         found += sorted(mine) or [EVERYWHERE[family]]
     return tuple(found)
+
+
+def _primary_address(settings: NodeSettings, facts: NodeFacts | None, family: Family) -> bytes | None:
+    configured = settings.primary_address
+    if configured is not None and family_of(configured) is family:
+        return configured
+    return facts.primary_address(family) if facts is not None else None

@@ -1,0 +1,105 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a configuration may say, by kube-proxy's rules; shared by our own configuration and by the converter of theirs.
+
+Each function yields problems, each of which begins with the path of the field, and nothing when all is well.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Final
+
+from pointsman_enforcer.dataplane.node_settings import DetectLocalMode
+from pointsman_enforcer.health.bind_address import parse_bind_address
+from pointsman_model.names import Prefix, parse_address, parse_prefix
+
+PRIMARY: Final = "primary"
+_INTERFACE_FIELDS: Final = {
+    DetectLocalMode.BRIDGE_INTERFACE: "bridgeInterface",
+    DetectLocalMode.INTERFACE_NAME_PREFIX: "interfaceNamePrefix",
+}
+_INTERFACE_CHARACTERS_MAX: Final = 15
+
+
+def split_cidrs(text: str) -> list[str]:
+    """The parts of a list separated by commas."""
+    return [part for part in (piece.strip() for piece in text.split(",")) if part]
+
+
+def cluster_cidr_problems(text: str) -> Iterator[str]:
+    """`clusterCIDR`: at most one block for each family."""
+    found: list[Prefix] = []
+    for part in split_cidrs(text):
+        try:
+            found.append(parse_prefix(part))
+        except ValueError as error:
+            yield f"clusterCIDR: {error}"
+    if len(found) > len({prefix.family for prefix in found}):
+        yield "clusterCIDR: give at most one block for each family"
+
+
+def node_port_addresses_problems(texts: Sequence[str]) -> Iterator[str]:
+    """`nodePortAddresses`: blocks, or the word `primary` alone."""
+    if PRIMARY in texts and len(texts) > 1:
+        yield "nodePortAddresses: primary must be the only entry"
+    yield from block_problems("nodePortAddresses", [text if text != PRIMARY else "0.0.0.0/0" for text in texts])
+
+
+def block_problems(name: str, texts: Sequence[str]) -> Iterator[str]:
+    """A list of CIDR blocks."""
+    for index, text in enumerate(texts):
+        try:
+            parse_prefix(text)
+        except ValueError as error:
+            yield f"{name}[{index}]: {error}"
+
+
+def detect_local_problems(mode: DetectLocalMode, *, bridge_interface: str, interface_name_prefix: str) -> Iterator[str]:
+    """`detectLocal`: the field that the mode needs."""
+    names = {
+        DetectLocalMode.BRIDGE_INTERFACE: bridge_interface,
+        DetectLocalMode.INTERFACE_NAME_PREFIX: interface_name_prefix,
+    }
+    if mode in names and not _is_interface(names[mode]):
+        yield (
+            f"detectLocal.{_INTERFACE_FIELDS[mode]}: {mode.value} needs the name of an interface, 1 to "
+            f"{_INTERFACE_CHARACTERS_MAX} characters without space, quote, '/', ':' and '*'"
+        )
+
+
+def _is_interface(name: str) -> bool:
+    is_short = 0 < len(name) <= _INTERFACE_CHARACTERS_MAX
+    return is_short and name.isascii() and name.isprintable() and not any(mark in name for mark in ' /:*"')
+
+
+def bind_address_problems(name: str, text: str, default_port: int) -> Iterator[str]:
+    """An address to listen on, with or without a port; empty is allowed."""
+    try:
+        address = parse_bind_address(text, default_port, name)
+    except ValueError as error:
+        yield str(error)
+    else:
+        if address is not None and address.port == 0:
+            yield f"{name}: port 0 is not within 1..65535"
+
+
+def address_problems(name: str, text: str) -> Iterator[str]:
+    """An IP address."""
+    try:
+        parse_address(text)
+    except ValueError as error:
+        yield f"{name}: {error}"
+
+
+def sync_period_problems(sync_period: float, min_sync_period: float) -> Iterator[str]:
+    """`syncPeriod` and `minSyncPeriod` of one section."""
+    if sync_period <= 0:
+        yield "syncPeriod: must be greater than 0s"
+    elif min_sync_period > sync_period:
+        yield "minSyncPeriod: must not be greater than syncPeriod"
+
+
+def range_problems(name: str, value: int, low: int, high: int) -> Iterator[str]:
+    """An integer within bounds."""
+    if not low <= value <= high:
+        yield f"{name}: {value} is not within {low}..{high}"
