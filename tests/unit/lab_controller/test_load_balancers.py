@@ -3,7 +3,7 @@
 
 from typing import Any
 
-from pointsman_lab.controller.loadbalancers import outside_routes, plan_ingress
+from pointsman_lab.controller.loadbalancers import ingress_addresses, outside_routes, plan_ingress
 from support.lab_objects import Object, service
 
 NODES = ["node-1", "node-2", "node-3"]
@@ -54,3 +54,10 @@ def test_the_local_policy_leads_to_nodes_with_ready_endpoints() -> None:
     assert outside_routes([local], slices, NODES) == {"198.51.100.1": ("node-2",), "203.0.113.77": ("node-2",)}
     assert outside_routes([local], [], NODES)["198.51.100.1"] == tuple(NODES)
     assert outside_routes([balanced()], slices, NODES) == {"198.51.100.1": tuple(NODES)}
+
+
+def test_addresses_that_no_route_can_lead_to_are_passed_over() -> None:
+    hostile = balanced(externalIPs=["127.0.0.1", "224.0.0.1", "::", "nonsense", "203.0.113.77"])
+    hostile["status"]["loadBalancer"]["ingress"] += [{"ip": 7}, {"ip": "999.1.1.1"}, {"hostname": "x"}, None]
+    assert ingress_addresses(hostile) == ("198.51.100.1",)
+    assert set(outside_routes([hostile], [], NODES)) == {"198.51.100.1", "203.0.113.77"}

@@ -11,7 +11,16 @@ from pointsman_lab.net.topology import LOAD_BALANCER_POOLS
 def ingress_addresses(service: Object) -> tuple[str, ...]:
     """The load balancer addresses a Service has now."""
     entries = (status(service).get("loadBalancer") or {}).get("ingress") or ()
-    return tuple(str(entry["ip"]) for entry in entries if entry.get("ip"))
+    return tuple(str(entry["ip"]) for entry in entries if isinstance(entry, dict) and _is_unicast(entry.get("ip")))
+
+
+def _is_unicast(address: object) -> bool:
+    """Whether it is text that a route can lead to; others may have written the status, or an external IP."""
+    try:
+        ip = ipaddress.ip_address(address) if isinstance(address, str) else None
+    except ValueError:
+        return False
+    return ip is not None and not (ip.is_loopback or ip.is_multicast or ip.is_unspecified)
 
 
 def has_outside_addresses(service: Object) -> bool:
@@ -68,7 +77,8 @@ def outside_routes(
     """
     routes: dict[str, tuple[str, ...]] = {}
     for service in services:
-        addresses = (*ingress_addresses(service), *(spec(service).get("externalIPs") or ()))
+        external = (ip for ip in spec(service).get("externalIPs") or () if _is_unicast(ip))
+        addresses = (*ingress_addresses(service), *external)
         if not addresses:
             continue
         via = tuple(nodes)

@@ -35,6 +35,8 @@ from pointsman_lab.controller.state import RESOURCES, ROUTES_KEY, ClusterState, 
 from pointsman_lab.errors import NetworkError
 from pointsman_lab.net.fabric import Fabric
 
+_MALFORMED = (AttributeError, LookupError, TypeError, ValueError)
+"""What a decision raises over an object that is not as the API has it."""
 _RETRY_SECONDS = 0.2
 _log = logging.getLogger(__name__)
 
@@ -116,6 +118,9 @@ class Controllers:
             except (ApiConflictError, ApiUnavailableError, NetworkError) as error:
                 _log.info("%s %s: %s; trying again", kind, object_key, error)
                 retry.append((kind, object_key))
+            except _MALFORMED:
+                # The API server checks less than a real one. Its next version brings the object here again.
+                _log.exception("%s %s cannot be read; left as it is", kind, object_key)
         if retry:
             await asyncio.sleep(_RETRY_SECONDS)
             self.state.dirty.update(dict.fromkeys(retry))

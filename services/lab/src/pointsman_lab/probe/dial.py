@@ -3,7 +3,9 @@
 
 import asyncio
 import errno
+import os
 import socket
+import struct
 import time
 
 import msgspec
@@ -14,6 +16,9 @@ from pointsman_lab.probe.outcome import Answer, Outcome, Probe
 _ANSWER_BYTES_MAX = 4096
 _ANSWER = msgspec.json.Decoder(Answer)
 _UNREACHABLE = frozenset({errno.EHOSTUNREACH, errno.ENETUNREACH, errno.EACCES, errno.EPERM, errno.EHOSTDOWN})
+_RECEIVE_ERRORS = {socket.AF_INET: (socket.IPPROTO_IP, 11), socket.AF_INET6: (socket.IPPROTO_IPV6, 25)}
+"""IP_RECVERR and IPV6_RECVERR, by the level they belong to."""
+_EXTENDED_ERROR = struct.Struct("I")
 _RESET = frozenset({errno.ECONNRESET, errno.EPIPE, errno.ECONNABORTED})
 
 
@@ -62,8 +67,41 @@ async def ask(sock: socket.socket, text: str) -> Answer:
 
 
 async def connect(sock: socket.socket, ip: str, port: int) -> None:
-    """Connects; for UDP that only sets the peer, so that ICMP errors are reported."""
-    await asyncio.get_running_loop().sock_connect(sock, (ip, port))
+    """Connects; for UDP that only sets the peer, so that ICMP errors are reported.
+
+    Between namespaces of one machine the refusal of a SYN arrives while connect() still holds the socket, and TCP
+    passes over it until it repeats the SYN a second later. The error queue has it at once.
+
+    Raises:
+        OSError: refused, unreachable, or no answer.
+    """
+    receive_errors = _RECEIVE_ERRORS[sock.family]
+    sock.setsockopt(*receive_errors, 1)
+    try:
+        error = sock.connect_ex((ip, port))
+        if error == errno.EINPROGRESS and sock.type == socket.SOCK_STREAM:
+            error = _queued_error(sock) or error
+    finally:
+        # Later errors are hints only, which an established connection outlives.
+        sock.setsockopt(*receive_errors, 0)
+    if error == errno.EINPROGRESS:
+        await asyncio.get_running_loop().sock_connect(sock, (ip, port))
+    elif error:
+        raise OSError(error, os.strerror(error))
+
+
+def _queued_error(sock: socket.socket) -> int:
+    """The number of the ICMP error in a socket's error queue, 0 when there is none."""
+    try:
+        _, control, _, _ = sock.recvmsg(512, 512, socket.MSG_ERRQUEUE)
+    except BlockingIOError:
+        return 0
+    numbers = [
+        _EXTENDED_ERROR.unpack_from(data)[0]
+        for level, kind, data in control
+        if (level, kind) == _RECEIVE_ERRORS[sock.family]
+    ]
+    return int(numbers[0]) if numbers else 0
 
 
 async def probe_once(
