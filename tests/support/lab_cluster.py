@@ -17,6 +17,8 @@ from pointsman_lab.settings import LabSettings
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
+ALL_SERVICES = ("redis", "otlp", "watcher", "planner", "enforcer")
+
 
 @contextlib.asynccontextmanager
 async def lab(**settings: Any) -> AsyncIterator[Cluster]:
