@@ -92,6 +92,7 @@ class ConntrackReconciler:
         self._index = FlowIndex()
         self._table: Table | None = None
         self._wanted = asyncio.Event()
+        self._is_looking = False
         self._failing = ""
         self._backoff = Backoff(
             initial_seconds=self._limits.retry_seconds_initial, maximum_seconds=self._limits.retry_seconds_max
@@ -114,13 +115,21 @@ class ConntrackReconciler:
         if is_confirmed and self._index.has_suspects:
             self._wanted.set()
 
+    @property
+    def is_idle(self) -> bool:
+        """Whether everything suspect that may be looked into has been."""
+        return not (self._wanted.is_set() or self._is_looking)
+
     async def run(self) -> None:
         """Look into what is suspect, until cancelled."""
         try:
             while True:
                 await self._wanted.wait()
                 self._wanted.clear()
-                await self._clock.sleep(await self._look_once())
+                self._is_looking = True
+                rest = await self._look_once()
+                self._is_looking = False
+                await self._clock.sleep(rest)
         finally:
             if self._table is not None:
                 self._table.stop()
