@@ -27,8 +27,18 @@ def test_idle_is_healthy_for_ever() -> None:
     assert health.status(1e9).is_healthy
 
 
+def test_a_start_is_healthy_however_long_it_takes() -> None:
+    health = Health(timeout_seconds=60)
+    health.queued(0)
+    assert health.status(1e9).is_healthy
+    health.synced(1e9)
+    health.queued(1e9)
+    assert not health.status(2e9).is_healthy
+
+
 def test_an_update_that_waits_too_long_is_unhealthy_until_it_is_done() -> None:
     health = Health(timeout_seconds=60)
+    health.synced(99)
     health.queued(100)
     health.queued(150)
     assert health.status(159).is_healthy
@@ -53,6 +63,7 @@ async def test_healthz_asks_for_eligibility_and_livez_does_not(
     if facts is not None:
         health.learn(facts)
     if waits:
+        health.synced(0)
         health.queued(0)
         await clock.advance(61)
     registry = Registry(process=False)

@@ -19,12 +19,10 @@ from typing import Any, Final
 import structlog
 
 from pointsman_chassis.clock import Clock, SystemClock
-from pointsman_chassis.errors import ConfigError, PointsmanError
-from pointsman_chassis.http import Handler, HttpServer
+from pointsman_chassis.errors import PointsmanError
 from pointsman_chassis.lifecycle import Stop, task_boundary
 from pointsman_chassis.metrics import Registry
 from pointsman_chassis.runner import BoundedRunner
-from pointsman_chassis.settings import settings_as_data
 from pointsman_chassis.tracing import Tracing
 from pointsman_enforcer.core.plan_session import Commit, Programmed
 from pointsman_enforcer.core.status import Health
@@ -35,11 +33,10 @@ from pointsman_enforcer.dataplane.conntrack.table import ConntrackTable
 from pointsman_enforcer.dataplane.reconciler import Reconciler, ServicesFailedError
 from pointsman_enforcer.dataplane.work import Pending, Tally
 from pointsman_enforcer.disk.plan_journal import PlanJournal, load_plan
-from pointsman_enforcer.health.bind_address import BindAddress, parse_bind_address
-from pointsman_enforcer.health.routes import health_routes, metrics_routes, status_route
+from pointsman_enforcer.health.serving import Serving
 from pointsman_enforcer.metrics import EnforcerMetrics
 from pointsman_enforcer.observability import SyncObserver
-from pointsman_enforcer.settings import HEALTHZ_PORT, METRICS_PORT, EnforcerConfiguration
+from pointsman_enforcer.settings import EnforcerConfiguration
 
 _GC_THRESHOLD: Final = 50_000
 """A plan is ten thousand long-lived byte strings: looking through them for cycles every 700 objects is a waste."""
@@ -100,11 +97,20 @@ class Enforcer:
                 clock=self._clock,
                 open_table=open_conntrack or ConntrackTable,
             )
+        self._serving = Serving(
+            config=config,
+            health=self._health,
+            registry=self._registry,
+            metrics=self._metrics,
+            clock=self._clock,
+            describe=self._status,
+        )
         self._reconciler: Reconciler[Any] = Reconciler(
             dataplane=self._dataplane,
             store=self._store,
             clock=self._clock,
             on_synced=self._synced,
+            on_programmed=self._serving.programmed,
             flows=self._conntrack,
         )
         self._runner = BoundedRunner(
@@ -125,9 +131,10 @@ class Enforcer:
         if self._store.facts is not None:
             self._health.learn(self._store.facts)
             self._request_sync()
-        servers = await self._listen()
+        await self._serving.open()
         async with asyncio.TaskGroup() as group:
             work = {"reconciler": self._runner.run(), "journal": self._journal.run(), "plan-stream": self._follow()}
+            work.update(self._serving.work())
             if self._conntrack is not None:
                 work["conntrack"] = self._conntrack.run()
             tasks = [group.create_task(task_boundary(name, each)) for name, each in work.items()]
@@ -135,8 +142,7 @@ class Enforcer:
             structlog.get_logger("app").info("stopping; what is programmed stays", reason=stop.reason)
             for task in tasks:
                 task.cancel()
-        for server in servers:
-            await server.close()
+        await self._serving.close()
         await self._journal.close()
         await self._tracing.shutdown()
         self._dataplane.close()
@@ -195,6 +201,7 @@ class Enforcer:
             self._stream.report(pending.stream, programmed)
         self._first_sync.set()
         self._health.synced(self._clock.monotonic())
+        self._serving.synced(self._dataplane.settings.node_port_addresses)
         self._observer.synced(pending, programmed, tally)
         self._observer.gauges(self._store, self._reconciler)
 
@@ -203,33 +210,6 @@ class Enforcer:
             return
         self._metrics.refused()
         structlog.get_logger("app").error("sync failed; what is programmed stays; trying again", error=str(error))
-
-    async def _listen(self) -> list[HttpServer]:
-        config = self._config
-        health = health_routes(self._health, self._metrics, self._clock)
-        figures = metrics_routes(
-            registry=self._registry, mode=config.mode, config=settings_as_data(config), healthz=health["/healthz"]
-        )
-        figures["/statusz"] = status_route(self._status)
-        wanted = (
-            ("healthzBindAddress", parse_bind_address(config.healthz_bind_address, HEALTHZ_PORT, ""), health),
-            ("metricsBindAddress", parse_bind_address(config.metrics_bind_address, METRICS_PORT, ""), figures),
-        )
-        return [server for name, address, routes in wanted if (server := await self._serve(name, address, routes))]
-
-    async def _serve(self, name: str, address: BindAddress | None, routes: dict[str, Handler]) -> HttpServer | None:
-        if address is None:
-            return None
-        server = HttpServer(routes)
-        try:
-            await server.listen(address.host, address.port)
-        except OSError as error:
-            if self._config.bind_address_hard_fail:
-                raise ConfigError(f"{name}: cannot listen on {address.host}:{address.port}: {error}") from error
-            log = structlog.get_logger("app")
-            log.warning("not listening; services are not affected", address=address, field=name, error=str(error))
-            return None
-        return server
 
     def _status(self) -> dict[str, Any]:
         """For /statusz."""

@@ -2,8 +2,9 @@
 """Whether this node is healthy, by kube-proxy's rules.
 
 A family is unhealthy when an update has been waiting for longer than the timeout with no successful sync since; an
-enforcer with nothing to do stays healthy for ever, with or without a planner (fail static). `/healthz` also asks
-whether the node may take load balancer traffic, `/livez` does not.
+enforcer with nothing to do stays healthy for ever, with or without a planner (fail static), and so does one that is
+still starting, whose node has the rules of its predecessor. `/healthz` also asks whether the node may take load
+balancer traffic, `/livez` does not.
 """
 
 from __future__ import annotations
@@ -19,6 +20,12 @@ class _FamilyHealth:
     queued_at: float | None = None
     """Since when an update has been waiting, monotonic seconds; None when none is."""
     synced_at: float | None = None
+
+    def is_healthy(self, now: float, timeout_seconds: float) -> bool:
+        """Whether nothing has waited for too long. Until a first sync has succeeded it is a start, which is healthy."""
+        if self.queued_at is None or self.synced_at is None:
+            return True
+        return now - self.queued_at < timeout_seconds
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,10 +79,7 @@ class Health:
     def status(self, now: float) -> HealthStatus:
         """The present state."""
         families = {
-            family: FamilyStatus(
-                is_healthy=health.queued_at is None or now - health.queued_at < self.timeout_seconds,
-                synced_at=health.synced_at,
-            )
+            family: FamilyStatus(is_healthy=health.is_healthy(now, self.timeout_seconds), synced_at=health.synced_at)
             for family, health in self._families.items()
         }
         return HealthStatus(
