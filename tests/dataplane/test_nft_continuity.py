@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What outlives a change of elements or of the skeleton: connections, and the pick of a hashed chain."""
+"""What outlives a change of elements or of the skeleton: connections."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from pointsman_enforcer.dataplane.nftables.chains import EndpointChain
 from pointsman_enforcer.dataplane.nftables.elements import add_elements, add_keys, delete_keys, flush_set
 from pointsman_enforcer.dataplane.nftables.message import Family
 from pointsman_enforcer.dataplane.nftables.settings import SkeletonSettings
-from pointsman_enforcer.dataplane.nftables.skeleton import replacement, skeleton
+from pointsman_enforcer.dataplane.nftables.skeleton import skeleton
 from support.nft_world import ECHO_PORT, TCP, UDP, World
-from support.traffic import DROP, REJECT, EchoServer, Reply, answered, parse_reply, probe, seen
+from support.traffic import DROP, REJECT, EchoServer, Reply, parse_reply, probe, seen
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -31,18 +31,6 @@ PORT = 80
 def world(request: pytest.FixtureRequest) -> Iterator[World]:
     with World(request.param) as made:
         yield made
-
-
-def test_a_hashed_chain_always_picks_the_same_endpoint_for_a_client(world: World) -> None:
-    world.install(world.cluster_ip("cluster-2-hash"))
-    picks = []
-    for namespace, source in ((world.client, world.at.client), (world.client, world.at.blocked)):
-        replies = {answered(namespace, world.at.cluster_ip, source=source).name for _ in range(8)}
-        assert len(replies) == 1
-        picks.append(replies)
-    world.commit(replacement(world.table, world.settings()), world.cluster_ip("cluster-2-hash"))
-    again = answered(world.client, world.at.cluster_ip, source=world.at.client).name
-    assert {again} == picks[0]
 
 
 def test_connections_outlive_the_removal_of_everything_they_were_made_with(world: World) -> None:

@@ -9,14 +9,15 @@ from __future__ import annotations
 import ipaddress
 import os
 import re
+import struct
 from pathlib import Path
 
 import pytest
 
 from pointsman_enforcer.dataplane.nftables import layout
 from pointsman_enforcer.dataplane.nftables.chains import endpoint_chains
-from pointsman_enforcer.dataplane.nftables.elements import add_elements, add_keys, add_ranges
-from pointsman_enforcer.dataplane.nftables.message import Batch, Family, Table
+from pointsman_enforcer.dataplane.nftables.elements import add_elements, add_keys, add_ranges, add_timed
+from pointsman_enforcer.dataplane.nftables.message import Batch, Family, Message, Table
 from pointsman_enforcer.dataplane.nftables.netlink import NftSocket
 from pointsman_enforcer.dataplane.nftables.settings import PodInterface, PodPrefix, SkeletonSettings
 from pointsman_enforcer.dataplane.nftables.skeleton import skeleton
@@ -37,7 +38,7 @@ def full_table(family: Family) -> Batch:
 
     batch = Batch()
     batch.extend(skeleton(table, SkeletonSettings(pods=PodPrefix(network=ipaddress.ip_network(at.pods)))))
-    for chain in (*endpoint_chains(2), *endpoint_chains(2, hashed=True)):
+    for chain in (*endpoint_chains(2), *endpoint_chains(251, affinity_seconds=10800)):
         batch.extend(chain.messages(table))
     keys = [layout.frontend_key(packed(at.cluster_ip), protocol, 80) for protocol in (TCP, UDP, SCTP)]
     outside = layout.frontend_key(packed(at.load_balancer), TCP, 443)
@@ -55,6 +56,7 @@ def full_table(family: Family) -> Batch:
     batch.extend(
         add_elements(table, layout.NODEPORT_ENDPOINTS, [(layout.slot_key(port, slot), value) for slot in slots])
     )
+    batch.extend(affinity_elements(table, keys[0], port, value))
     batch.extend(add_keys(table, layout.CLUSTER_IPS, [packed(at.cluster_ip)]))
     batch.extend(add_keys(table, layout.HAIRPIN, [layout.hairpin_key(packed(at.pod1))]))
     batch.extend(add_keys(table, layout.FIREWALLED, [outside]))
@@ -66,14 +68,30 @@ def full_table(family: Family) -> Batch:
     return batch
 
 
+def affinity_elements(table: Table, key: bytes, port: bytes, value: bytes) -> list[Message]:
+    """One port of two frontends, with one endpoint and one client."""
+    number, member = struct.pack("=I", 0xC0010000), struct.pack("=I", 0xC0010007)
+    client = layout.packed(ADDRESSES[table.family].client, table.family)
+    endpoint = bytes((TCP, 0, 0, 0)) + member
+    return [
+        *add_elements(table, layout.AFFINITY_IDS, [(key, number)]),
+        *add_elements(table, layout.AFFINITY_NODEPORT_IDS, [(port, number)]),
+        *add_elements(table, layout.AFFINITY_PICKS, [(layout.slot_key(number, slot), member) for slot in (0, 1)]),
+        *add_elements(table, layout.AFFINITY_ENDPOINTS, [(endpoint, value)]),
+        *add_elements(table, layout.AFFINITY_LOCAL_ENDPOINTS, [(endpoint, value)]),
+        *add_timed(table, layout.AFFINITY, [(number + client, member, 10_800_000, 10_000_000)]),
+    ]
+
+
 def canonical(listing: str) -> str:
-    """Elements of hash sets come in any order: one per line, sorted. The hash of the skeleton is left out."""
+    """Elements of hash sets come in any order: one per line, sorted. The skeleton's hash and times are left out."""
 
     def sorted_elements(match: re.Match[str]) -> str:
         elements = sorted(re.split(r",\s+", match[1]))
         return "elements = {\n\t\t\t" + ",\n\t\t\t".join(elements) + "\n\t\t}"
 
     listing = re.sub(r"elements = \{ (.*?) \}", sorted_elements, listing, flags=re.DOTALL)
+    listing = re.sub(r"expires [0-9a-z]+", "expires TIME", listing)
     return re.sub(r"skeleton [0-9a-f]{16}", "skeleton HASH", listing)
 
 

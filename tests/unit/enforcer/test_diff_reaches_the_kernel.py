@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 from pointsman_enforcer.dataplane.base import Found
 from pointsman_enforcer.dataplane.nftables.backend import NftablesDataplane
 from pointsman_enforcer.dataplane.nftables.change import diff
+from pointsman_enforcer.dataplane.nftables.message import Family as NftFamily
 from pointsman_enforcer.dataplane.nftables.render import RenderContext, render_service
 from pointsman_enforcer.dataplane.node_settings import NodeSettings
 from pointsman_model.names import Family, parse_prefix
@@ -25,14 +27,38 @@ plans = st.tuples(*(st.one_of(st.just(ServicePlan()), service_plans(owner)) for 
 
 
 def slots_forgotten(kernel: FakeNftables) -> dict[object, object]:
-    """The kernel's state with the endpoints of each frontend as a multiset: which slot one stands in may differ."""
+    """The kernel's state as far as it must be the same: which slot an endpoint stands in may differ, and which number a
+    port with session affinity has."""
+    elements = kernel.elements()
+    ports: dict[tuple[NftFamily, int], list[bytes]] = {}
+    for (family, _, name), found in elements.items():
+        if name in {"affinity_ids", "affinity_nodeport_ids"}:
+            for element in sorted(found):
+                ports.setdefault((family, number(element.data) >> 16), []).append(element.key)
+
+    def renamed(family: NftFamily, value: bytes) -> object:
+        return sorted(ports[family, number(value) >> 16]), number(value) & 0xFFFF
+
     state: dict[object, object] = {}
-    for where, elements in kernel.elements().items():
-        if where[2] in ("endpoints", "nodeport_endpoints"):
-            state[where] = sorted((element.key[:-4], element.data) for element in elements)
+    for where, found in elements.items():
+        family, _, name = where
+        if name in {"endpoints", "nodeport_endpoints"}:
+            state[where] = sorted((element.key[:-4], element.data) for element in found)
+        elif name in {"affinity_ids", "affinity_nodeport_ids"}:
+            state[where] = {element.key: renamed(family, element.data) for element in found}
+        elif name == "affinity_picks":
+            state[where] = sorted(
+                (renamed(family, each.key[:4]), each.key[4:], renamed(family, each.data)) for each in found
+            )
+        elif name.startswith("affinity_"):
+            state[where] = sorted((each.key[:4], renamed(family, each.key[4:]), each.data) for each in found)
         else:
-            state[where] = elements
+            state[where] = found
     return state
+
+
+def number(value: bytes) -> int:
+    return int.from_bytes(value, sys.byteorder)
 
 
 async def fresh(kernel: FakeNftables) -> NftablesDataplane:

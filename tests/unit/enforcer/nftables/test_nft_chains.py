@@ -32,7 +32,7 @@ CHAINS = st.builds(
     frontend=st.sampled_from(Frontend),
     endpoints=st.sampled_from(EndpointSet),
     masquerade=st.booleans(),
-    hashed=st.booleans(),
+    affinity_seconds=st.one_of(st.just(0), st.integers(1, 86400)),
 )
 
 
@@ -52,7 +52,7 @@ def test_the_variants_of_one_size_are_distinct_and_named_as_documented() -> None
         "cluster-3", "cluster-3-masq", "local-3", "local-3-masq",
         "nodeport-cluster-3", "nodeport-cluster-3-masq", "nodeport-local-3", "nodeport-local-3-masq",
     ]  # fmt: skip
-    assert len({chain.name for chain in endpoint_chains(3) + endpoint_chains(3, hashed=True)}) == 16
+    assert len({chain.name for chain in endpoint_chains(3) + endpoint_chains(3, affinity_seconds=10800)}) == 16
 
 
 @pytest.mark.parametrize("slots", [0, -1, 65536])

@@ -11,8 +11,8 @@ import sys
 from collections.abc import Callable, Iterator
 from typing import Final
 
-from pointsman_enforcer.dataplane.nftables import elements, layout
-from pointsman_enforcer.dataplane.nftables.chains import HASH_SEED, EndpointSet, endpoint_chain_of
+from pointsman_enforcer.dataplane.nftables import affinity_rules, elements, layout
+from pointsman_enforcer.dataplane.nftables.chains import EndpointSet, endpoint_chain_of
 from pointsman_enforcer.dataplane.nftables.change import Operations
 from pointsman_enforcer.dataplane.nftables.message import Family, Message, Table
 from pointsman_enforcer.dataplane.nftables.packed import (
@@ -24,6 +24,7 @@ from pointsman_enforcer.dataplane.nftables.packed import (
     frontend_of,
 )
 from pointsman_enforcer.dataplane.nftables.sets import Field
+from pointsman_model.affinity import HASH_SEED
 from pointsman_model.names import Protocol, format_address
 
 TABLES: Final = {family: Table(family=family) for family in Family}
@@ -104,14 +105,20 @@ def describe_chain(family: Family, name: str) -> str:
     key = "meta l4proto . th dport" if is_nodeport else f"{keyword} daddr . meta l4proto . th dport"
     base = chain.endpoints.value
     offset = f" offset {base}" if chain.endpoints is EndpointSet.LOCAL else ""
-    pick = (
-        f"jhash {keyword} saddr mod {chain.slots} seed 0x{HASH_SEED:x}"
-        if chain.hashed
-        else f"numgen random mod {chain.slots}"
-    )
     target = layout.NODEPORT_ENDPOINTS.name if is_nodeport else layout.ENDPOINTS.name
     rules = ["jump mark-for-masquerade"] if chain.masquerade else []
-    rules += [f"dnat {keyword} to {key} . {each}{offset} map @{target}" for each in (pick, "numgen random mod 1")]
+    if chain.affinity_seconds:
+        rules += affinity_rules.describe(
+            family,
+            ids=layout.AFFINITY_NODEPORT_IDS if is_nodeport else layout.AFFINITY_IDS,
+            frontend=key,
+            endpoints=layout.AFFINITY_LOCAL_ENDPOINTS if offset else layout.AFFINITY_ENDPOINTS,
+            pick=f"jhash {keyword} saddr mod {chain.slots} seed 0x{HASH_SEED:x}{offset}",
+            timeout_seconds=chain.affinity_seconds,
+        )
+    else:
+        picks = (f"numgen random mod {chain.slots}", "numgen random mod 1")
+        rules += [f"dnat {keyword} to {key} . {pick}{offset} map @{target}" for pick in picks]
     where = f"{keyword} pointsman {name}"
     return "\n".join([f"add chain {where}", *(f"add rule {where} {rule}" for rule in (*rules, "counter drop"))])
 
@@ -140,6 +147,7 @@ def _words(family: Family, fields: tuple[Field, ...], data: bytes) -> list[str]:
         Field.PORT: lambda raw: str(int.from_bytes(raw[:2])),
         Field.SLOT: lambda raw: str(int.from_bytes(raw, sys.byteorder)),
         Field.MARK: lambda raw: f"0x{int.from_bytes(raw, sys.byteorder):x}",
+        Field.PRIORITY: affinity_rules.describe_number,
     }
     words = []
     offset = 0

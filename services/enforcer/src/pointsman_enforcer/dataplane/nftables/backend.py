@@ -8,8 +8,9 @@ replaced with its whole content in one transaction.
 
 from __future__ import annotations
 
+import errno
 import ipaddress
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Final, TypeVar
 
@@ -17,6 +18,7 @@ import structlog
 
 from pointsman_enforcer.dataplane.base import Applied, Found, KernelError, ProxyMode
 from pointsman_enforcer.dataplane.nftables import cleanup, layout, packed
+from pointsman_enforcer.dataplane.nftables.affinity_memory import AffinityClient, Memory, memory_of, seeds_of
 from pointsman_enforcer.dataplane.nftables.apply import (
     TABLES,
     chain_messages,
@@ -26,6 +28,7 @@ from pointsman_enforcer.dataplane.nftables.apply import (
     messages,
 )
 from pointsman_enforcer.dataplane.nftables.change import Ledger, NftChange, diff
+from pointsman_enforcer.dataplane.nftables.elements import add_timed
 from pointsman_enforcer.dataplane.nftables.errors import DumpInterruptedError, NetlinkError, NftablesError
 from pointsman_enforcer.dataplane.nftables.kernel import NftKernel
 from pointsman_enforcer.dataplane.nftables.message import Batch, Family, Message
@@ -41,6 +44,8 @@ from pointsman_model.names import Prefix
 from pointsman_model.plan import DataplaneSettings, DetectLocal, NodeFacts, ServicePlan
 
 _DUMP_ATTEMPTS: Final = 10
+_SEEDS_PER_BATCH: Final = 500
+_ALREADY_THERE: Final = (errno.EBUSY, errno.EEXIST)
 Result = TypeVar("Result")
 
 
@@ -135,7 +140,7 @@ class NftablesDataplane:
 
     def render(self, plan: ServicePlan, previous: bytes) -> bytes:
         """See `Dataplane.render`."""
-        return render_service(plan, previous, self._context)
+        return render_service(plan, previous, self._context, self._ledger.numbers)
 
     def render_node(self, facts: NodeFacts, *, drop_unallocated: bool) -> bytes:
         """See `Dataplane.render_node`."""
@@ -163,6 +168,37 @@ class NftablesDataplane:
         self._chains.update(chains)
         self._ledger.commit(change)
         return applied
+
+    def affinity_memory(self) -> Memory:
+        """Every client that the kernel remembers; see affinity_memory.py."""
+        memory: Memory = {}
+        for family, table in TABLES.items():
+            elements = self._retried(lambda of=table: list(self._nft.dump_elements(of, layout.AFFINITY)))
+            memory |= memory_of(family, elements)
+        return memory
+
+    async def seed_affinity(self, plan: ServicePlan, rendering: bytes, clients: Sequence[AffinityClient]) -> int:
+        """Make the kernel remember clients of a service that it does not know yet; how many it took.
+
+        A client that connected here before keeps the endpoint it has.
+        """
+        seeds = [
+            add_timed(TABLES[family], layout.AFFINITY, [seed]) for family, seed in seeds_of(plan, rendering, clients)
+        ]
+        taken = 0
+        for start in range(0, len(seeds), _SEEDS_PER_BATCH):
+            batch = [message for messages in seeds[start : start + _SEEDS_PER_BATCH] for message in messages]
+            while batch:
+                try:
+                    await self._nft.commit(Batch(batch))
+                except NetlinkError as error:
+                    if error.errno not in _ALREADY_THERE or error.message_index is None:
+                        raise KernelError(str(error), outcome_known=error.outcome_known) from error
+                    del batch[error.message_index]
+                else:
+                    taken += len(batch)
+                    break
+        return taken
 
     def leftover(self) -> Iterator[NftChange]:
         """Removals of what was found and not claimed; after the last one, nothing is left to claim."""

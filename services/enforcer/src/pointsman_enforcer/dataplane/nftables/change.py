@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple, Self
 
 from pointsman_enforcer.dataplane.base import OccupiedError
+from pointsman_enforcer.dataplane.nftables.affinity import PortNumbers
 from pointsman_enforcer.dataplane.nftables.packed import DISPATCH, SECTIONS, SHARED, Records, bodies, records
 
 
@@ -111,6 +112,8 @@ class Ledger:
         self._counts: dict[int, dict[bytes, int]] = {number: {} for number in SHARED}
         self._taken: dict[int, set[bytes]] = {number: set() for number in DISPATCH}
         self._unclaimed: dict[int, set[bytes]] = {number: set() for number in SHARED}
+        self.numbers = PortNumbers()
+        """Of ports with session affinity."""
 
     def found(self, number: int, key: bytes) -> None:
         """The kernel has a shared element that no service has asked for yet."""
@@ -149,6 +152,7 @@ class Ledger:
 
     def commit(self, change: NftChange) -> None:
         """The kernel has made the change."""
+        self.numbers.commit(change.removals, change.additions)
         for number in DISPATCH:
             self._taken[number].difference_update(change.removals.get(number, ()))
             self._taken[number].update(change.additions.get(number, ()))

@@ -25,6 +25,7 @@ ICMPV6_PORT_UNREACHABLE: Final = 4
 class Meta(IntEnum):
     """`meta` keys."""
 
+    PRIORITY = 2
     MARK = 3
     IIFNAME = 6
     L4PROTO = 16
@@ -101,6 +102,32 @@ def lookup_value(register: int, name: str, into: int) -> bytes:
 def lookup_verdict(register: int, name: str) -> bytes:
     """`vmap @name`: do what the map says for the key; leave the rule when it has nothing."""
     return _expression("lookup", _reg(2, register), u32(3, uapi.NFT_REG_VERDICT), text(1, name))
+
+
+def update_element(register: int, data: int, name: str, timeout_ms: int) -> bytes:
+    """`update @map { KEY timeout T : DATA }`: add the element if it is not there, and let its time begin anew.
+
+    The value of one that is there stays. Leave the rule when the map is full.
+    """
+    return _expression(
+        "dynset",
+        text(uapi.NFTA_DYNSET_SET_NAME, name),
+        u32(uapi.NFTA_DYNSET_OP, uapi.NFT_DYNSET_OP_UPDATE),
+        _reg(uapi.NFTA_DYNSET_SREG_KEY, register),
+        _reg(uapi.NFTA_DYNSET_SREG_DATA, data),
+        u64(uapi.NFTA_DYNSET_TIMEOUT, timeout_ms),
+    )
+
+
+def delete_element(register: int, data: int, name: str) -> bytes:
+    """`delete @map { KEY : DATA }`: of a map, too, the key alone counts; one that is not there is no matter."""
+    return _expression(
+        "dynset",
+        text(uapi.NFTA_DYNSET_SET_NAME, name),
+        u32(uapi.NFTA_DYNSET_OP, uapi.NFT_DYNSET_OP_DELETE),
+        _reg(uapi.NFTA_DYNSET_SREG_KEY, register),
+        _reg(uapi.NFTA_DYNSET_SREG_DATA, data),
+    )
 
 
 def numgen_random(register: int, modulus: int, offset: int = 0) -> bytes:

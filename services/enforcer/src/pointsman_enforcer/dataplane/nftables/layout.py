@@ -4,8 +4,8 @@
 A *frontend* is (address, protocol, port) or, for a node port, (protocol, port). Its *slots* number the endpoints of its
 two sets: the cluster set from 0, the local set from `LOCAL_SLOT_BASE`.
 
-Packed numbers are big-endian, as in a packet, except the slot and the mark: the kernel makes those itself (numgen,
-jhash, meta mark), in the byte order of the host.
+Packed numbers are big-endian, as in a packet, except slot, mark and priority: the kernel makes those itself (numgen,
+jhash, meta mark, meta priority), in the byte order of the host.
 """
 
 from __future__ import annotations
@@ -71,6 +71,34 @@ ALLOWED_SOURCES: Final = SetSpec(
 HAIRPIN: Final = SetSpec(
     name="hairpin", key=(Field.ADDRESS, Field.ADDRESS), words="endpoints here that may be sent to themselves"
 )
+AFFINITY_MAX: Final = 1 << 20
+"""Most clients that are remembered, of all services of one family together. Memory is taken as they come."""
+AFFINITY_IDS: Final = SetSpec(
+    name="affinity_ids", key=_FRONTEND, data=(Field.PRIORITY,), words="which port with session affinity an address is"
+)
+AFFINITY_NODEPORT_IDS: Final = SetSpec(
+    name="affinity_nodeport_ids", key=_NODEPORT, data=(Field.PRIORITY,), words="the same for node ports"
+)
+AFFINITY_PICKS: Final = SetSpec(
+    name="affinity_picks",
+    key=(Field.PRIORITY, Field.SLOT),
+    data=(Field.PRIORITY,),
+    words="first endpoint by port and hash of the client",
+)
+AFFINITY_ENDPOINTS: Final = SetSpec(
+    name="affinity_endpoints", key=(Field.PROTOCOL, Field.PRIORITY), data=_ENDPOINT, words="who may be remembered"
+)
+AFFINITY_LOCAL_ENDPOINTS: Final = SetSpec(
+    name="affinity_local_endpoints", key=(Field.PROTOCOL, Field.PRIORITY), data=_ENDPOINT, words="the local ones"
+)
+AFFINITY: Final = SetSpec(
+    name="affinity",
+    key=(Field.PRIORITY, Field.ADDRESS),
+    data=(Field.PRIORITY,),
+    timeout=True,
+    size=AFFINITY_MAX,
+    words="the memory: endpoint by port and client",
+)
 STATE: Final = SetSpec(name="state", key=(Field.MARK,), words="what this table was made from: 1 skeleton, 2 plan")
 
 ALL_SETS: Final = (
@@ -88,6 +116,12 @@ ALL_SETS: Final = (
     FIREWALLED,
     ALLOWED_SOURCES,
     HAIRPIN,
+    AFFINITY_IDS,
+    AFFINITY_NODEPORT_IDS,
+    AFFINITY_PICKS,
+    AFFINITY_ENDPOINTS,
+    AFFINITY_LOCAL_ENDPOINTS,
+    AFFINITY,
     STATE,
 )
 

@@ -9,11 +9,13 @@ A hundred thousand endpoints are kept as packed bytes, one string for each front
 
 from __future__ import annotations
 
+from collections import ChainMap
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Final
 
 from pointsman_enforcer.dataplane.nftables import layout
+from pointsman_enforcer.dataplane.nftables.affinity import ID_SPECS, SET_SPECS, port_of
 from pointsman_enforcer.dataplane.nftables.change import Ledger, NftChange
 from pointsman_enforcer.dataplane.nftables.elements import Element
 from pointsman_enforcer.dataplane.nftables.message import Family
@@ -22,10 +24,20 @@ from pointsman_enforcer.dataplane.nftables.render import family_of, frontend_key
 from pointsman_enforcer.dataplane.nftables.sets import SetSpec
 from pointsman_model.plan import FrontendKind, ServicePlan
 
-_DISPATCH_SPECS: Final = (layout.SERVICE_IPS, layout.SERVICE_IPS_FROM_POD, layout.SERVICE_IPS_FROM_HOST)
-_NODEPORT_SPECS: Final = (layout.NODEPORTS, layout.NODEPORTS_FROM_POD, layout.NODEPORTS_FROM_HOST)
-_SUFFIXED: Final = (layout.ENDPOINTS, layout.NODEPORT_ENDPOINTS, layout.ALLOWED_SOURCES)
-"""Maps whose key is a frontend's key and something more: grouped by frontend."""
+_DISPATCH_SPECS: Final = (
+    layout.SERVICE_IPS,
+    layout.SERVICE_IPS_FROM_POD,
+    layout.SERVICE_IPS_FROM_HOST,
+    layout.AFFINITY_IDS,
+)
+_NODEPORT_SPECS: Final = (
+    layout.NODEPORTS,
+    layout.NODEPORTS_FROM_POD,
+    layout.NODEPORTS_FROM_HOST,
+    layout.AFFINITY_NODEPORT_IDS,
+)
+_SUFFIXED: Final = (layout.ENDPOINTS, layout.NODEPORT_ENDPOINTS, layout.ALLOWED_SOURCES, layout.AFFINITY_PICKS)
+"""Maps whose key is a frontend's key, or a port's number, and something more: grouped by what is in front."""
 _NODE_SPECS: Final = (layout.NODEPORT_ADDRESSES, layout.SERVICE_CIDRS)
 _LEFTOVER_CHUNK: Final = 2000
 
@@ -38,11 +50,13 @@ class Observation:
 
     _single: dict[int, Records] = field(default_factory=dict)
     _grouped: dict[int, dict[bytes, bytearray]] = field(default_factory=dict)
+    _members: dict[int, dict[bytes, Records]] = field(default_factory=dict)
+    """Endpoints of ports with session affinity, by section and the port's number."""
 
     def read(self, family: Family, dump: Dump, ledger: Ledger) -> None:
         """Read all sets of one family's table; shared elements go to the ledger."""
         for spec in layout.ALL_SETS:
-            if spec is layout.STATE:
+            if spec in (layout.STATE, layout.AFFINITY):
                 continue
             section = section_of(family, spec)
             if section.number in SHARED:
@@ -50,11 +64,17 @@ class Observation:
                     ledger.found(section.number, element.key)
             elif spec in _SUFFIXED:
                 self._read_grouped(section, dump(spec))
+            elif spec in SET_SPECS:
+                for element in dump(spec):
+                    group = self._members.setdefault(section.number, {}).setdefault(port_of(element.key[4:]), {})
+                    group[element.key] = element.data
             elif spec.interval:
                 self._single[section.number] = {first + last: b"" for first, last in _ranges(dump(spec))}
             else:
                 convert = target_of if spec.verdicts else bytes
                 self._single[section.number] = {element.key: convert(element.data) for element in dump(spec)}
+                if spec in ID_SPECS:
+                    ledger.numbers.found(section.number, self._single[section.number])
 
     def claim(self, plan: ServicePlan) -> dict[int, Records]:
         """Take out everything under the keys of a plan's frontends."""
@@ -70,7 +90,19 @@ class Observation:
                     self._take(claimed, family, (*_DISPATCH_SPECS, layout.FIREWALLED), key)
                     self._take_group(claimed, section_of(family, layout.ENDPOINTS), key)
                     self._take_group(claimed, section_of(family, layout.ALLOWED_SOURCES), key)
+        self._claim_affinity(claimed)
         return claimed
+
+    def _claim_affinity(self, claimed: dict[int, Records]) -> None:
+        """Also take out what stands under the numbers that the claimed frontends have."""
+        for family in Family:
+            ids = [claimed.get(section_of(family, spec).number, {}) for spec in ID_SPECS]
+            for number in {number for found in ids for number in found.values()}:
+                self._take_group(claimed, section_of(family, layout.AFFINITY_PICKS), number)
+                for section in (section_of(family, spec).number for spec in SET_SPECS):
+                    members = self._members.get(section, {}).pop(number, None)
+                    if members:
+                        claimed.setdefault(section, {}).update(members)
 
     def claim_node(self) -> dict[int, Records]:
         """Take out what belongs to the node."""
@@ -81,7 +113,8 @@ class Observation:
         """Removals of all that is left, dispatch before endpoints, in changes of bounded size."""
         ledger_part = {number: dict.fromkeys(keys, b"") for number, keys in ledger.unclaimed().items()}
         grouped = {number: _ungroup(number, groups) for number, groups in self._grouped.items()}
-        for sections in (self._single, grouped, ledger_part):
+        members = {number: dict(ChainMap(*groups.values())) for number, groups in self._members.items()}
+        for sections in (self._single, grouped, members, ledger_part):
             for number, found in sections.items():
                 items = list(found.items())
                 for start in range(0, len(items), _LEFTOVER_CHUNK):

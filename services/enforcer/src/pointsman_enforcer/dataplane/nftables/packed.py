@@ -5,7 +5,7 @@ A rendering is a sequence of sections, one for each set it has elements in, asce
 
     1 byte section number, 4 bytes length, then records of fixed width: key, value; sorted by key
 
-Keys and values of data maps are exactly those of the kernel. The value of a verdict map is four bytes, a target, not
+Keys and values of data maps are exactly those of the kernel. The value of a verdict map is eight bytes, a target, not
 the name of a chain. In interval sets the key is first and last key of the range, and there is no value.
 """
 
@@ -29,7 +29,7 @@ from pointsman_enforcer.dataplane.nftables.message import Family
 from pointsman_enforcer.dataplane.nftables.sets import SetSpec
 
 _HEAD: Final = struct.Struct(">BI")
-_TARGET: Final = struct.Struct(">HBB")
+_TARGET: Final = struct.Struct(">HBBI")
 TARGET_BYTES: Final = _TARGET.size
 Records = dict[bytes, bytes]
 
@@ -138,27 +138,22 @@ class Kind:
 
 _LOCAL: Final = 1
 _MASQUERADE: Final = 2
-_HASHED: Final = 4
 
-REJECT: Final = _TARGET.pack(0, Kind.REJECT, 0)
-DROP: Final = _TARGET.pack(0, Kind.DROP, 0)
-UNKNOWN: Final = _TARGET.pack(0, Kind.UNKNOWN, 0)
+REJECT: Final = _TARGET.pack(0, Kind.REJECT, 0, 0)
+DROP: Final = _TARGET.pack(0, Kind.DROP, 0, 0)
+UNKNOWN: Final = _TARGET.pack(0, Kind.UNKNOWN, 0, 0)
 
 
-def forward(*, slots: int, endpoints: EndpointSet, masquerade: bool, hashed: bool) -> bytes:
-    """The target that picks among `slots` slots."""
-    flags = (
-        (_LOCAL if endpoints is EndpointSet.LOCAL else 0)
-        | (_MASQUERADE if masquerade else 0)
-        | (_HASHED if hashed else 0)
-    )
-    return _TARGET.pack(slots, Kind.FORWARD, flags)
+def forward(*, slots: int, endpoints: EndpointSet, masquerade: bool, affinity_seconds: int = 0) -> bytes:
+    """The target that picks among `slots` slots, or that many buckets of the clients it remembers for so long."""
+    flags = (_LOCAL if endpoints is EndpointSet.LOCAL else 0) | (_MASQUERADE if masquerade else 0)
+    return _TARGET.pack(slots, Kind.FORWARD, flags, affinity_seconds)
 
 
 @lru_cache(maxsize=1024)
 def chain_name(target: bytes, frontend: Frontend) -> bytes:
     """The chain a target stands for, for a verdict of a map of service IPs or of node ports."""
-    slots, kind, flags = _TARGET.unpack(target)
+    slots, kind, flags, affinity_seconds = _TARGET.unpack(target)
     if kind == Kind.REJECT:
         return REJECT_CHAIN.encode()
     if kind == Kind.DROP:
@@ -170,7 +165,7 @@ def chain_name(target: bytes, frontend: Frontend) -> bytes:
         frontend=frontend,
         endpoints=EndpointSet.LOCAL if flags & _LOCAL else EndpointSet.CLUSTER,
         masquerade=bool(flags & _MASQUERADE),
-        hashed=bool(flags & _HASHED),
+        affinity_seconds=affinity_seconds,
     )
     return chain.name.encode()
 
@@ -186,7 +181,12 @@ def target_of(chain: bytes) -> bytes:
     found = endpoint_chain_of(name)
     if found is None:
         return UNKNOWN
-    return forward(slots=found.slots, endpoints=found.endpoints, masquerade=found.masquerade, hashed=found.hashed)
+    return forward(
+        slots=found.slots,
+        endpoints=found.endpoints,
+        masquerade=found.masquerade,
+        affinity_seconds=found.affinity_seconds,
+    )
 
 
 def frontend_of(section: Section) -> Frontend:

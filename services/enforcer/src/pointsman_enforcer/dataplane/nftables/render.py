@@ -6,6 +6,7 @@
     cluster IP                    cluster_ips                       (shared: counted over services)
     endpoint to be hairpinned     hairpin                           (shared)
     source ranges                 firewalled, allowed_sources
+    session affinity              affinity_*, in place of the endpoint maps (affinity.py)
 
 The rule that masquerades what is not from a pod stands in front of the dispatch of cluster IPs, so the verdicts of a
 cluster IP are rendered without it; a plan that asks for anything else there cannot be expressed and is refused.
@@ -17,10 +18,11 @@ import ipaddress
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from pointsman_enforcer.dataplane.base import UnsupportedPlanError
 from pointsman_enforcer.dataplane.nftables import layout, packed
+from pointsman_enforcer.dataplane.nftables.affinity import ID_SPECS, AffinityPort, PortNumbers, previous_members
 from pointsman_enforcer.dataplane.nftables.chains import EndpointSet
 from pointsman_enforcer.dataplane.nftables.message import Family
 from pointsman_enforcer.dataplane.nftables.packed import Records, section_of
@@ -42,6 +44,8 @@ from pointsman_model.plan import (
 _SLOT_BYTES: Final = 4
 _FAMILIES: Final = {names.Family.IPV4: Family.IPV4, names.Family.IPV6: Family.IPV6}
 _SETS: Final = (EndpointSet.CLUSTER, EndpointSet.LOCAL)
+_Targets = dict[tuple[int, bool], bytes]
+"""Where a verdict leads, by its endpoint set and whether it masquerades."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,13 +69,25 @@ class _Verdicts:
     """Whether pods can be told from others at all."""
 
 
+class _Affinity(NamedTuple):
+    """What the ports of a service with session affinity have in common."""
+
+    numbers: PortNumbers
+    members: Mapping[tuple[Family, bytes], Mapping[bytes, bytes]]
+    seconds: int
+
+
 def family_of(family: names.Family) -> Family:
     """The table's family for a family of addresses."""
     return _FAMILIES[family]
 
 
-def render_service(plan: ServicePlan, previous: bytes, context: RenderContext) -> bytes:
-    """The rendering of a service; `previous` decides only which slot an endpoint stands in.
+def render_service(
+    plan: ServicePlan, previous: bytes, context: RenderContext, numbers: PortNumbers | None = None
+) -> bytes:
+    """The rendering of a service; `previous` decides only which slot or number an endpoint has.
+
+    `numbers` are those of all services, so that ports with session affinity differ.
 
     Raises:
         UnsupportedPlanError: the plan cannot be expressed here.
@@ -79,12 +95,16 @@ def render_service(plan: ServicePlan, previous: bytes, context: RenderContext) -
     missing = sorted(set(plan.required_capabilities) - context.capabilities)
     if missing:
         raise UnsupportedPlanError(f"the plan requires {', '.join(missing)}, which this dataplane lacks")
-    hashed = plan.affinity_timeout_seconds > 0
+    seconds = plan.affinity_timeout_seconds
     sections: dict[int, Records] = {}
-    slots = {} if hashed else _previous_slots(previous)
+    slots = {} if seconds else _previous_slots(previous)
+    affinity = _Affinity(numbers or PortNumbers(), previous_members(previous), seconds) if seconds else None
     for port in plan.ports:
+        targets = None if affinity is None else _render_affinity(sections, port, affinity, context)
         for frontend in port.frontends:
-            _render_frontend(sections, port, frontend, slots, context, hashed=hashed)
+            verdicts = _effective(port, frontend, context)
+            chosen = _render_endpoints(sections, port, frontend, verdicts, slots) if targets is None else targets
+            _render_frontend(sections, port, frontend, verdicts, chosen)
     return packed.pack(sections)
 
 
@@ -112,18 +132,62 @@ def _render_frontend(
     sections: dict[int, Records],
     port: ServicePortPlan,
     frontend: Frontend,
-    slots: Mapping[tuple[int, bytes], Mapping[int, bytes]],
-    context: RenderContext,
-    *,
-    hashed: bool,
+    verdicts: _Verdicts,
+    targets: _Targets,
 ) -> None:
     family = family_of(port.family)
-    is_nodeport = frontend.kind is FrontendKind.NODE_PORT
     key = frontend_key(port, frontend)
-    verdicts = _effective(port, frontend, context)
+    _render_verdicts(sections, family, key, verdicts, targets, is_nodeport=frontend.kind is FrontendKind.NODE_PORT)
+    if frontend.kind is FrontendKind.CLUSTER_IP:
+        _records(sections, family, layout.CLUSTER_IPS)[frontend.address] = b""
+    if frontend.source_ranges:
+        _render_source_ranges(sections, family, key, frontend)
+
+
+def _render_affinity(
+    sections: dict[int, Records], port: ServicePortPlan, affinity: _Affinity, context: RenderContext
+) -> _Targets:
+    """Number, picks and endpoints of a port; where verdicts of any of its frontends lead."""
+    family = family_of(port.family)
+    if not port.frontends:
+        return {}
+    maps = [section_of(family, ID_SPECS[frontend.kind is FrontendKind.NODE_PORT]).number for frontend in port.frontends]
+    keys = [frontend_key(port, frontend) for frontend in port.frontends]
+    number = affinity.numbers.promise(maps[0], keys[0])
+    for section, key in zip(maps, keys, strict=True):
+        sections.setdefault(section, {})[key] = number
+    named = {
+        index: port.endpoint_sets[index]
+        for frontend in port.frontends
+        for index in _endpoint_sets(port, frontend, _effective(port, frontend, context))
+    }
+    for endpoints in named.values():
+        _add_hairpins(sections, family, endpoints)
+    rendered = AffinityPort(family, port.protocol, number, affinity.members.get((family, number), {}))
+    buckets = rendered.render(sections, named)
+    return {
+        (index, masquerade): packed.forward(
+            slots=buckets[index], endpoints=_SETS[index], masquerade=masquerade, affinity_seconds=affinity.seconds
+        )
+        for index in named
+        for masquerade in (False, True)
+    }
+
+
+def _render_endpoints(
+    sections: dict[int, Records],
+    port: ServicePortPlan,
+    frontend: Frontend,
+    verdicts: _Verdicts,
+    slots: Mapping[tuple[int, bytes], Mapping[int, bytes]],
+) -> _Targets:
+    """A frontend's endpoints in their slots; where its verdicts lead."""
+    family = family_of(port.family)
+    key = frontend_key(port, frontend)
+    is_nodeport = frontend.kind is FrontendKind.NODE_PORT
     endpoints = section_of(family, layout.NODEPORT_ENDPOINTS if is_nodeport else layout.ENDPOINTS).number
     before = slots.get((endpoints, key), {})
-    targets: dict[tuple[int, bool], bytes] = {}
+    targets: _Targets = {}
     for place, index in zip(_SETS, _endpoint_sets(port, frontend, verdicts), strict=False):
         values = _slot_values(port.endpoint_sets[index], before, place.value)
         found = sections.setdefault(endpoints, {})
@@ -131,14 +195,8 @@ def _render_frontend(
             found[layout.slot_key(key, slot)] = value
         _add_hairpins(sections, family, port.endpoint_sets[index])
         for masquerade in (False, True):
-            targets[index, masquerade] = packed.forward(
-                slots=len(values), endpoints=place, masquerade=masquerade, hashed=hashed
-            )
-    _render_verdicts(sections, family, key, verdicts, targets, is_nodeport=is_nodeport)
-    if frontend.kind is FrontendKind.CLUSTER_IP:
-        _records(sections, family, layout.CLUSTER_IPS)[frontend.address] = b""
-    if frontend.source_ranges:
-        _render_source_ranges(sections, family, key, frontend)
+            targets[index, masquerade] = packed.forward(slots=len(values), endpoints=place, masquerade=masquerade)
+    return targets
 
 
 def _effective(port: ServicePortPlan, frontend: Frontend, context: RenderContext) -> _Verdicts:
@@ -204,7 +262,7 @@ def _render_verdicts(
     family: Family,
     key: bytes,
     verdicts: _Verdicts,
-    targets: Mapping[tuple[int, bool], bytes],
+    targets: _Targets,
     *,
     is_nodeport: bool,
 ) -> None:
@@ -227,7 +285,7 @@ def _render_verdicts(
     _records(sections, family, specs[2])[key] = host
 
 
-def _target(verdict: Verdict, targets: Mapping[tuple[int, bool], bytes]) -> bytes:
+def _target(verdict: Verdict, targets: _Targets) -> bytes:
     if verdict.action is Action.FORWARD:
         return targets[verdict.endpoint_set, verdict.masquerade]
     return packed.REJECT if verdict.action is Action.REJECT else packed.DROP

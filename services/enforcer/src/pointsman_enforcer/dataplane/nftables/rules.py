@@ -13,15 +13,9 @@ from typing import TYPE_CHECKING, Final
 
 from pointsman_enforcer.dataplane.nftables import expressions as nft
 from pointsman_enforcer.dataplane.nftables import layout, uapi
-from pointsman_enforcer.dataplane.nftables.chains import (
-    DROP_CHAIN,
-    MARK_CHAIN,
-    REJECT_CHAIN,
-    daddr,
-    frontend_fields,
-    nodeport_fields,
-    saddr,
-)
+from pointsman_enforcer.dataplane.nftables.affinity_rules import BORROWED_PRIORITY
+from pointsman_enforcer.dataplane.nftables.chains import DROP_CHAIN, MARK_CHAIN, REJECT_CHAIN
+from pointsman_enforcer.dataplane.nftables.fields import daddr, frontend_fields, nodeport_fields, saddr
 from pointsman_enforcer.dataplane.nftables.message import Family
 from pointsman_enforcer.dataplane.nftables.settings import PodPrefix
 
@@ -164,8 +158,12 @@ def _postrouting(family: Family, settings: SkeletonSettings) -> list[Rule]:
         nft.bitwise(0, _host_u32(nft.IPS_DST_NAT), _host_u32(0)),
         nft.cmp(0, _host_u32(0), equal=False),
     ]
+    lent = _host_u32(BORROWED_PRIORITY)
+    borrowed = [nft.meta(0, nft.Meta.PRIORITY), nft.bitwise(0, lent, _host_u32(0)), nft.cmp(0, lent)]
+    restore = [nft.immediate(0, _host_u32(0)), nft.meta_set(nft.Meta.PRIORITY, 0)]
     to_itself = [saddr(family, 0), daddr(family, family.address_bytes // 4), nft.lookup(0, layout.HAIRPIN.name)]
     return [
+        ([*translated, *borrowed, *restore], "session affinity has used it"),
         ([*marked, *_mark(settings, set_bit=False), nft.masquerade()], ""),
         ([*translated, *to_itself, nft.masquerade()], "an endpoint that was sent to itself"),
     ]

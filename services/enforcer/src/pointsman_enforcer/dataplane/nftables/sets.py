@@ -4,7 +4,7 @@
 nft stores beside each set how its keys are to be printed. For plain keys a number for the type is enough. The slot of
 an endpoint is a number that nft has no type name for, so the maps that contain it are declared by expression
 (`typeof ip daddr . meta l4proto . th dport . numgen random mod 65536`). That form prints well in nft 1.0.6 and, unlike
-the type `mark`, can also be loaded back from what was printed.
+the type `mark`, can also be loaded back from what was printed. Maps with a priority are declared so, too.
 """
 
 from __future__ import annotations
@@ -39,6 +39,8 @@ class Field(Enum):
     PORT = "port"
     SLOT = "slot"
     MARK = "mark"
+    PRIORITY = "priority"
+    """Of the packet (`meta priority`): four bytes that rules hand from one lookup to the next, see affinity.py."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,6 +54,7 @@ class SetSpec:
         verdicts: the value is the name of a chain to go to.
         interval: elements are ranges of keys, both ends included.
         timeout: elements may expire, and rules may add some.
+        size: most elements it may have, 0 for no limit.
         words: comment for people.
     """
 
@@ -61,6 +64,7 @@ class SetSpec:
     verdicts: bool = False
     interval: bool = False
     timeout: bool = False
+    size: int = 0
     words: str = ""
 
     @property
@@ -75,6 +79,11 @@ class SetSpec:
     def data_bytes(self, family: Family) -> int:
         """Length of an encoded value; 0 for sets and verdict maps."""
         return sum(_padded(field, family) for field in self.data)
+
+    @property
+    def by_expression(self) -> bool:
+        """Whether a part has no type name that could be loaded back."""
+        return not {Field.SLOT, Field.PRIORITY}.isdisjoint(self.key + self.data)
 
 
 def add_set(table: Table, spec: SetSpec, number: int) -> Message:
@@ -96,6 +105,8 @@ def add_set(table: Table, spec: SetSpec, number: int) -> Message:
             nested(uapi.NFTA_LIST_ELEM, u32(uapi.NFTA_SET_FIELD_LEN, _length(field, family))) for field in spec.key
         )
         parts.append(nested(uapi.NFTA_SET_DESC, nested(uapi.NFTA_SET_DESC_CONCAT, *lengths)))
+    if spec.size:
+        parts.append(nested(uapi.NFTA_SET_DESC, u32(uapi.NFTA_SET_DESC_SIZE, spec.size)))
     parts.append(attribute(uapi.NFTA_SET_USERDATA, _userdata(spec, family)))
     return Message(
         kind=uapi.NFT_MSG_NEWSET,
@@ -118,7 +129,7 @@ def _flags(spec: SetSpec) -> int:
 def _length(field: Field, family: Family) -> int:
     if field is Field.ADDRESS:
         return family.address_bytes
-    return {Field.PROTOCOL: 1, Field.PORT: 2, Field.SLOT: 4, Field.MARK: 4}[field]
+    return {Field.PROTOCOL: 1, Field.PORT: 2, Field.SLOT: 4, Field.MARK: 4, Field.PRIORITY: 4}[field]
 
 
 def _padded(field: Field, family: Family) -> int:
@@ -136,14 +147,14 @@ def _type_number(fields: tuple[Field, ...], family: Family) -> int:
 def _datatype(field: Field, family: Family) -> int:
     if field is Field.ADDRESS:
         return 7 if family is Family.IPV4 else 8
-    return {Field.PROTOCOL: 12, Field.PORT: 13, Field.SLOT: 4, Field.MARK: 19}[field]
+    return {Field.PROTOCOL: 12, Field.PORT: 13, Field.SLOT: 4, Field.MARK: 19, Field.PRIORITY: 23}[field]
 
 
 def _userdata(spec: SetSpec, family: Family) -> bytes:
     parts = [_number(uapi.UDATA_SET_KEYBYTEORDER, _byteorder(spec.key))]
     if spec.is_map:
         parts.append(_number(uapi.UDATA_SET_DATABYTEORDER, _byteorder(spec.data)))
-    if Field.SLOT in spec.key:
+    if spec.by_expression:
         parts.append(userdata(uapi.UDATA_SET_KEY_TYPEOF, _typeof(spec.key, family)))
         parts.append(userdata(uapi.UDATA_SET_DATA_TYPEOF, _typeof(spec.data, family)))
     if spec.is_map:
@@ -157,11 +168,13 @@ def _byteorder(fields: tuple[Field, ...]) -> int:
     """Concatenations and verdicts have none of their own."""
     if len(fields) != 1:
         return 0
-    return _BYTEORDER_HOST if fields[0] in (Field.SLOT, Field.MARK) else _BYTEORDER_BIG
+    return _BYTEORDER_HOST if fields[0] in (Field.SLOT, Field.MARK, Field.PRIORITY) else _BYTEORDER_BIG
 
 
 def _typeof(fields: tuple[Field, ...], family: Family) -> bytes:
-    """The expression nft prints after `typeof`: always a concatenation here."""
+    """The expression nft prints after `typeof`."""
+    if len(fields) == 1:
+        return _typeof_field(fields[0], family)
     parts = (userdata(index, _typeof_field(field, family)) for index, field in enumerate(fields))
     return _number(0, _TYPEOF_CONCAT) + userdata(1, b"".join(parts))
 
@@ -172,6 +185,8 @@ def _typeof_field(field: Field, family: Family) -> bytes:
         return _typeof_expression(_TYPEOF_PAYLOAD, header, daddr)
     if field is Field.PROTOCOL:
         return _typeof_expression(_TYPEOF_META, 16)
+    if field is Field.PRIORITY:
+        return _typeof_expression(_TYPEOF_META, 2)
     if field is Field.PORT:
         return _typeof_expression(_TYPEOF_PAYLOAD, _HEADER_TRANSPORT, _TRANSPORT_DPORT)
     return _typeof_expression(_TYPEOF_NUMGEN, 1, SLOTS, 0)

@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from pointsman_enforcer.dataplane.nftables.elements import Element
     from pointsman_enforcer.dataplane.nftables.settings import SkeletonSettings
 
-SCHEMA: Final = 1
+SCHEMA: Final = 2
 """Raised whenever a set, a key layout or the meaning of a chain name changes: such a table is replaced, not adopted."""
 
 _TABLE_WORDS: Final = "Pointsman: Kubernetes Services. Changes made by hand are undone."

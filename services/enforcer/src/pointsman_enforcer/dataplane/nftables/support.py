@@ -14,7 +14,7 @@ from pointsman_enforcer.dataplane.nftables.netlink import NftSocket
 from pointsman_enforcer.dataplane.nftables.settings import SkeletonSettings
 from pointsman_enforcer.dataplane.nftables.skeleton import replacement
 
-CAPABILITIES: Final = frozenset({"source-ranges", "weights", "affinity-hashed"})
+CAPABILITIES: Final = frozenset({"source-ranges", "weights", "affinity"})
 """Names this backend answers to in ServicePlan.required_capabilities."""
 _PROBE_TABLE: Final = "pointsman-probe"
 
@@ -50,7 +50,7 @@ def nft_version() -> str:
 def _probe_family(nft: NftSocket, table: Table) -> None:
     batch = Batch()
     batch.extend(replacement(table, SkeletonSettings()))
-    for chain in (*endpoint_chains(1), *endpoint_chains(1, hashed=True)):
+    for chain in (*endpoint_chains(1), *endpoint_chains(1, affinity_seconds=1)):
         batch.extend(chain.messages(table))
     batch.extend([delete_table(table)])
     nft.commit_blocking(batch)

@@ -82,6 +82,7 @@ NFTA_SET_DESC: Final = 9
 NFTA_SET_ID: Final = 10
 NFTA_SET_TIMEOUT: Final = 11
 NFTA_SET_USERDATA: Final = 13
+NFTA_SET_DESC_SIZE: Final = 1
 NFTA_SET_DESC_CONCAT: Final = 2
 NFTA_SET_FIELD_LEN: Final = 1
 NFTA_SET_ELEM_LIST_TABLE: Final = 1
@@ -101,6 +102,12 @@ NFTA_VERDICT_CHAIN: Final = 2
 NFTA_EXPR_NAME: Final = 1
 NFTA_EXPR_DATA: Final = 2
 
+NFTA_DYNSET_SET_NAME: Final = 1
+NFTA_DYNSET_OP: Final = 3
+NFTA_DYNSET_SREG_KEY: Final = 4
+NFTA_DYNSET_SREG_DATA: Final = 5
+NFTA_DYNSET_TIMEOUT: Final = 6
+
 # Set flags and element flags.
 NFT_SET_INTERVAL: Final = 0x4
 NFT_SET_MAP: Final = 0x8
@@ -109,6 +116,10 @@ NFT_SET_EVAL: Final = 0x20
 NFT_SET_CONCAT: Final = 0x80
 NFT_SET_ELEM_INTERVAL_END: Final = 0x1
 NFT_DATA_VERDICT: Final = 0xFFFFFF00
+
+# What a rule does to a set.
+NFT_DYNSET_OP_UPDATE: Final = 1
+NFT_DYNSET_OP_DELETE: Final = 2
 
 # Verdicts.
 NF_DROP: Final = 0
