@@ -129,6 +129,29 @@ def test_delete_collection_takes_what_is_selected(registry: Registry) -> None:
     assert registry.list(CONFIGMAPS).objects == []
 
 
+def test_what_is_in_a_deleted_namespace_can_be_deleted_by_name_until_it_is_emptied(registry: Registry) -> None:
+    work: list[Any] = []
+    registry.empty_namespaces_with(work.append)
+    registry.create(NAMESPACES, {"metadata": {"name": "shop"}})
+    for name in ("a", "b"):
+        registry.create(CONFIGMAPS, {"metadata": {"name": name}}, "shop")
+    _, is_gone = registry.delete(NAMESPACES, "", "shop")
+    assert not is_gone
+    registry.delete(CONFIGMAPS, "shop", "a")
+    with pytest.raises(ApiError, match="being terminated"):
+        registry.create(CONFIGMAPS, {"metadata": {"name": "c"}}, "shop")
+    work.pop()()
+    assert "shop" not in {o.name for o in registry.list(NAMESPACES).objects}
+    registry.create(NAMESPACES, {"metadata": {"name": "shop"}})
+    registry.create(CONFIGMAPS, {"metadata": {"name": "a"}}, "shop")
+    registry.delete(NAMESPACES, "", "shop")
+    registry.delete(CONFIGMAPS, "shop", "a")
+    registry.create(NAMESPACES, {"metadata": {"name": "shop"}})
+    registry.create(CONFIGMAPS, {"metadata": {"name": "new"}}, "shop")
+    work.pop()()
+    assert registry.get(CONFIGMAPS, "shop", "new")
+
+
 def test_namespace_empties_itself_and_goes_when_its_last_pod_has(registry: Registry) -> None:
     registry.create(NAMESPACES, {"metadata": {"name": "shop"}})
     registry.create(CONFIGMAPS, {"metadata": {"name": "c"}}, "shop")

@@ -37,12 +37,17 @@ class DeleteOptions:
 
 
 class Deletion:
-    """Deletes objects of a store, now or in steps."""
+    """Deletes objects of a store, now or in steps.
+
+    `schedule` is handed the work of emptying a namespace; by default it is done at once. In a cluster a controller does
+    it a moment later, so that `kubectl delete -f` still finds what its files name after their namespace.
+    """
 
     def __init__(self, store: ObjectStore, *, now: Callable[[], str]) -> None:
         self._store = store
         self._now = now
         self._terminating: set[str] = set()
+        self.schedule: Callable[[Callable[[], None]], object] = lambda work: work()
 
     def delete(self, resource: Resource, before: StoredObject, options: DeleteOptions) -> tuple[StoredObject, bool]:
         """Delete an object or mark it; gives the state it is in, and whether it is gone.
@@ -119,11 +124,13 @@ class Deletion:
             body["status"] = {"phase": "Terminating"}
             before = self._mark(NAMESPACES, before, body, 0)
             self._terminating.add(before.name)
-            self._empty(before.name)
+            self.schedule(lambda: self._empty(before.name))
         self._finish_namespace(before.name)
         return before, self._store.get(NAMESPACES, before.name) is None
 
     def _empty(self, namespace: str) -> None:
+        if namespace not in self._terminating:
+            return  # gone already; another may have its name
         for collection in self._store.collections():
             for stored in [found for found in collection.objects.values() if found.namespace == namespace]:
                 self.delete(collection.resource, stored, DeleteOptions())

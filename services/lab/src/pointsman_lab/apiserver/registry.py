@@ -68,6 +68,10 @@ class Registry:
         self._new_suffix = new_suffix
         self._deletion = Deletion(store, now=now)
 
+    def empty_namespaces_with(self, schedule: Callable[[Callable[[], None]], object]) -> None:
+        """Have the content of a deleted namespace removed when `schedule` calls its argument, not at once."""
+        self._deletion.schedule = schedule
+
     def get(self, resource: Resource, namespace: str, name: str) -> StoredObject:
         """Give one object (ApiError 404 when there is none)."""
         found = self.store.get(resource, object_key(namespace if resource.namespaced else "", name))

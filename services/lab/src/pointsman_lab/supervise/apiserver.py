@@ -18,6 +18,9 @@ from pointsman_lab.net.topology import Topology
 from pointsman_lab.pki import pki_paths
 from pointsman_lab.supervise.services import API_PORT
 
+_NAMESPACE_SECONDS = 1.0
+"""Until the content of a deleted namespace goes: about what a namespace controller takes."""
+
 
 async def serve(pki_directory: Path, host_socket: socket.socket) -> None:
     """Serves until SIGTERM.
@@ -28,11 +31,13 @@ async def serve(pki_directory: Path, host_socket: socket.socket) -> None:
     pki = pki_paths(pki_directory)
     addresses = tuple(Topology(nodes=()).control_address)
     registry = new_cluster(ClusterOptions(api_addresses=addresses, api_port=API_PORT))
+    loop = asyncio.get_running_loop()
+    registry.empty_namespaces_with(lambda work: loop.call_later(_NAMESPACE_SECONDS, work))
     tls = server_tls(pki.server_certificate, pki.server_key, pki.ca)
     server = ApiServer(registry, ServerOptions(tls=tls, anonymous=False))
     await server.start([host_socket, *(socket.create_server((ip, API_PORT), family=_family(ip)) for ip in addresses)])
     ended = asyncio.Event()
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, ended.set)
+    loop.add_signal_handler(signal.SIGTERM, ended.set)
     await ended.wait()
     await server.stop()
 
