@@ -25,6 +25,7 @@ __all__ = [
     "Duration",
     "Settings",
     "decode_settings",
+    "dump_document",
     "dump_settings",
     "load_settings",
     "parse_settings",
@@ -34,6 +35,9 @@ __all__ = [
 
 API_VERSION: Final = "config.pointsman.io/v1alpha1"
 _SIZE_MAX_BYTES: Final = 1 << 20
+_SHOWN_CHARACTERS_MAX: Final = 100
+_CONSTRUCTOR_ERRORS: Final = (ValueError, TypeError, LookupError, AttributeError)
+"""What PyYAML's constructors let through for values such as `2001-13-45`, `!!int ''` and `!!timestamp x`."""
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True, rename="camel", forbid_unknown_fields=True):
@@ -84,7 +88,7 @@ def parse_yaml(content: str | bytes, *, source: str) -> list[Any]:
     """
     try:
         return [document for document in yaml.load_all(content, Loader=_StrictLoader) if document is not None]
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError, ValueError) as error:
+    except (yaml.YAMLError, RecursionError, *_CONSTRUCTOR_ERRORS) as error:
         raise ConfigError(f"configuration {source} is not valid YAML: {error}") from error
 
 
@@ -97,7 +101,7 @@ def decode_settings(
     problems: list[str] = []
     for name, expected in (("apiVersion", api_version), ("kind", kind)):
         if document.get(name) != expected:
-            problems.append(f"{name}: expected {expected}, got {document.get(name)!r}")
+            problems.append(f"{name}: expected {expected}, got {_shown(document.get(name))}")
     fields = {key: value for key, value in document.items() if key not in {"apiVersion", "kind"}}
     settings = _convert_struct(fields, settings_type, "", problems)
     if problems or settings is None:
@@ -113,8 +117,12 @@ def settings_as_data(settings: Settings) -> dict[str, Any]:
 
 def dump_settings(settings: Settings, kind: str) -> str:
     """The settings as the YAML document that `load_settings` would read back to an equal value."""
-    document = {"apiVersion": API_VERSION, "kind": kind, **settings_as_data(settings)}
-    return yaml.safe_dump(document, sort_keys=False)
+    return dump_document(settings_as_data(settings), kind)
+
+
+def dump_document(fields: Mapping[str, Any], kind: str) -> str:
+    """Plain data in the file's form as a YAML document of this kind."""
+    return yaml.safe_dump({"apiVersion": API_VERSION, "kind": kind, **fields}, sort_keys=False)
 
 
 def write_settings(path: str | Path, settings: Settings, kind: str) -> None:
@@ -243,7 +251,14 @@ def _as_data(value: Any) -> Any:
 
 def _kind_of(value: object) -> str:
     names: dict[type, str] = {dict: "a mapping", list: "a list", str: "a string", type(None): "nothing"}
-    return names.get(type(value), repr(value))
+    # Python refuses to write integers of thousands of digits, which hexadecimal ones in a file can have.
+    is_short = isinstance(value, float) or (isinstance(value, int) and value.bit_length() <= 64)
+    return names.get(type(value), repr(value) if is_short else f"a value of type {type(value).__name__}")
+
+
+def _shown(value: object) -> str:
+    """Text and absence as they are; never what is inside of lists, which aliases can make larger than memory."""
+    return repr(value)[:_SHOWN_CHARACTERS_MAX] if isinstance(value, str | None) else _kind_of(value)
 
 
 def _join(path: str, key: str) -> str:

@@ -15,6 +15,7 @@ from pointsman_chassis.lifecycle import Stop, run
 from pointsman_chassis.logs import configure_logging
 from pointsman_chassis.settings import load_settings, write_settings
 from pointsman_enforcer.dataplane.conntrack import sysctls
+from pointsman_enforcer.oom_score import adjust_oom_score
 from pointsman_enforcer.settings import KIND, EnforcerConfiguration
 
 
@@ -30,6 +31,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 async def _main(arguments: argparse.Namespace, stop: Stop) -> int:
+    if arguments.convert_config:
+        from pointsman_enforcer.convert.command import convert_file  # noqa: PLC0415 - only here
+
+        convert_file(arguments.convert_config)
+        return 0
     config = load_settings(arguments.config, EnforcerConfiguration, KIND)
     if arguments.write_config_to:
         write_settings(arguments.write_config_to, config, KIND)
@@ -50,6 +56,7 @@ async def _main(arguments: argparse.Namespace, stop: Stop) -> int:
     if arguments.init_only:
         make_dataplane(config).close()
         return 0
+    adjust_oom_score(config.oom_score_adj)
     return await Enforcer(config, node).run(stop)
 
 
@@ -93,6 +100,12 @@ def _parser() -> argparse.ArgumentParser:
         help="set sysctls, check that this node can run the configured mode, and exit",
     )
     add("--write-config-to", metavar="FILE", help="write the effective configuration, and exit")
+    add(
+        "--convert-config",
+        metavar="FILE",
+        help="read a KubeProxyConfiguration (or a ConfigMap with one; - = standard input), write what it comes to here "
+        "to standard output and the account of it to standard error, and exit",
+    )
     add("--version", action="store_true", help="print the version, and exit")
     return parser
 
