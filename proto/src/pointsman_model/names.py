@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 IPV4_BYTES = 4
 IPV6_BYTES = 16
+NAME_CHARACTERS_MAX = 253
 _DOTTED = re.compile(r"([0-9]{1,16})\.([0-9]{1,16})\.([0-9]{1,16})\.([0-9]{1,16})")
 _MAPPED_PREFIX = b"\x00" * 10 + b"\xff\xff"
 
@@ -51,6 +52,14 @@ class ServiceKey(NamedTuple):
 
     def __str__(self) -> str:
         return f"{self.namespace}/{self.name}"
+
+
+def is_object_name(text: str) -> bool:
+    """Whether a namespace or object of Kubernetes could be called so: 1 to 253 printable ASCII characters.
+
+    Kubernetes is stricter; this is what every process must be able to rely on in logs, on the wire and in digests.
+    """
+    return 0 < len(text) <= NAME_CHARACTERS_MAX and text.isascii() and text.isprintable()
 
 
 class ServicePortName(NamedTuple):

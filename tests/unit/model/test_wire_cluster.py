@@ -32,7 +32,7 @@ from pointsman_model.wire.cluster import change_from_pb, change_to_pb, object_to
 from support.cluster_objects import endpoint_slice, node, service, service_cidr
 
 TEXT = st.text(st.characters(codec="utf-8"), max_size=8)
-NAMES = st.text(st.characters(codec="utf-8"), min_size=1, max_size=8)
+NAMES = st.text(st.characters(min_codepoint=0x20, max_codepoint=0x7E), min_size=1, max_size=8)
 IPV4 = st.binary(min_size=4, max_size=4)
 ADDRESSES = IPV4 | st.binary(min_size=16, max_size=16)
 PORTS = st.integers(1, 65535)
@@ -164,6 +164,9 @@ def _hostile() -> list[tuple[str, pb.Change]]:
     return [
         ("no object", pb.Change()),
         ("service.name", unnamed),
+        ("service.name: 'x", _changed(service("a/" + "x" * 254))),
+        ("service.name: 'caf", _changed(service("caf\u00e9/b"))),
+        ("endpoint_slice.name: 'a", _changed(endpoint_slice("a/a\nb", "b"))),
         ("service.cluster_ips", _service_message(cluster_ips=[b"abc"])),
         ("service.ports.protocol", _service_message(ports=[pb.ServicePort(port=1)])),
         ("service.ports.port", _service_message(ports=[pb.ServicePort(port=70000, protocol=types_pb2.PROTOCOL_TCP)])),
@@ -192,3 +195,14 @@ def test_prefixes_keep_their_length_of_zero() -> None:
     value = service_cidr("all", "0.0.0.0/0", "::/0")
     assert change_from_pb(_changed(value)).value == value
     assert value.cidrs == (Prefix(bytes(4), 0), Prefix(bytes(16), 0))
+
+
+@pytest.mark.parametrize(("seconds", "nanos"), [(-1, 0), (0, -1), (0, 10**9), (253_402_300_800, 0), (2**63 - 1, 0)])
+def test_a_time_that_is_none_is_unknown_and_costs_nothing_else(seconds: int, nanos: int) -> None:
+    message = _changed(endpoint_slice("a/s", "b", ["10.0.0.1"]))
+    for time in (message.observed_at, message.endpoint_slice.trigger_time):
+        time.seconds, time.nanos = seconds, nanos
+    change = change_from_pb(message)
+    assert isinstance(change.value, EndpointSlice)
+    assert (change.observed_at_ns, change.value.trigger_time_ns) == (0, 0)
+    assert len(change.value.endpoints) == 1

@@ -221,3 +221,40 @@ def _can_be_split(path: str) -> bool:
 def test_any_bytes_are_decoded_to_something(line: bytes) -> None:
     for resource in RESOURCES:
         decode_event(resource, line)
+
+
+NOT_UTF8 = service_json("shop/web", ports=["http:80"])["metadata"]["uid"].encode() + b"\xff"
+
+
+def with_bytes_that_are_not_utf8(text: bytes) -> bytes:
+    """The same JSON with a byte in the uid of shop/web that no UTF-8 has."""
+    assert b"uid-shop-web" in text
+    return text.replace(b"uid-shop-web", NOT_UTF8)
+
+
+def test_an_object_that_is_not_utf8_is_rejected_and_its_neighbours_are_not() -> None:
+    body = list_json([service_json("shop/other"), service_json("shop/web"), service_json("shop/third")])
+    before, hostile, after = decode_page(SERVICES, with_bytes_that_are_not_utf8(body)).items
+    assert isinstance(before, Observed)
+    assert isinstance(after, Observed)
+    assert isinstance(hostile, Rejected)
+    assert hostile.key == ObjectKey(ObjectKind.SERVICE, "shop", "web")
+
+
+@pytest.mark.parametrize("kind", ["ADDED", "MODIFIED", "BOOKMARK"])
+def test_a_watch_line_that_is_not_utf8_never_raises(kind: str) -> None:
+    found = decode_event(SERVICES, with_bytes_that_are_not_utf8(event(kind, service_json("shop/web"))))
+    assert isinstance(found, Garbage if kind == "BOOKMARK" else Rejected)
+
+
+@pytest.mark.parametrize("field", ["name", "namespace"])
+@pytest.mark.parametrize("value", ["", "x" * 254, "caf\u00e9", "a\nb"])
+def test_a_name_that_no_object_has_rejects_the_object_and_says_which(field: str, value: str) -> None:
+    hostile = changed(service_json("shop/web"), f"metadata.{field}", value)
+    before, rejected, after = decode_page(
+        SERVICES, list_json([service_json("shop/a"), hostile, service_json("shop/b")])
+    ).items
+    assert isinstance(before, Observed)
+    assert isinstance(after, Observed)
+    assert isinstance(rejected, Rejected)
+    assert rejected.problem.field == f"metadata.{field}"

@@ -161,7 +161,17 @@ def test_the_trigger_time_is_exact(stamp: str, expected: int) -> None:
 
 
 @pytest.mark.parametrize(
-    "stamp", ["yesterday", "2026-11-23", "2026-11-23T01:02:03", "9999999999", "2026-13-01T00:00:00Z"]
+    "stamp",
+    [
+        "yesterday",
+        "2026-11-23",
+        "2026-11-23T01:02:03",
+        "9999999999",
+        "2026-13-01T00:00:00Z",
+        "0001-01-01T00:00:00+23:59",
+        "1969-12-31T23:59:59.999Z",
+        "9999-12-31T23:59:59-23:59",
+    ],
 )
 def test_a_malformed_trigger_time_counts_as_none(stamp: str) -> None:
     annotations = {"endpoints.kubernetes.io/last-change-trigger-time": stamp}

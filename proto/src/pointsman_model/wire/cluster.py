@@ -35,7 +35,7 @@ from pointsman_model.cluster import (
     TrafficPolicy,
     key_of,
 )
-from pointsman_model.names import ServiceKey
+from pointsman_model.names import ServiceKey, is_object_name
 from pointsman_model.wire import (
     WireError,
     address_from_pb,
@@ -49,6 +49,8 @@ from pointsman_model.wire import (
 )
 
 NANOSECONDS: Final = 1_000_000_000
+_SECONDS_MAX: Final = 253_402_300_799
+"""The last second that a Timestamp can have: the end of the year 9999."""
 _E = TypeVar("_E", TrafficPolicy, LoadBalancerMode, ObjectKind)
 
 
@@ -331,6 +333,9 @@ def _name(namespace: str, name: str) -> types_pb2.NamespacedName:
 def _names(message: types_pb2.NamespacedName, field: str) -> tuple[str, str]:
     if not (message.namespace and message.name):
         raise WireError(f"{field}: namespace and name are both needed")
+    for part in (message.namespace, message.name):
+        if not is_object_name(part):
+            raise WireError(f"{field}: {part[:64]!r} is no name that an object could have")
     return message.namespace, message.name
 
 
@@ -351,4 +356,9 @@ def _timestamp(nanoseconds: int) -> Timestamp:
 
 
 def _nanoseconds(message: Timestamp) -> int:
-    return message.seconds * NANOSECONDS + message.nanos
+    """Nanoseconds since 1970; 0, which means unknown, for what is no time from then to the year 9999.
+
+    Times are for traces and figures only: a wrong one must not cost the object, nor whoever writes it on.
+    """
+    is_sound = 0 <= message.seconds <= _SECONDS_MAX and 0 <= message.nanos < NANOSECONDS
+    return message.seconds * NANOSECONDS + message.nanos if is_sound else 0

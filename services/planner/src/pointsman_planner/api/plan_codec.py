@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterable
 
 from google.protobuf.message import DecodeError
+from google.protobuf.timestamp_pb2 import Timestamp
 
 from pointsman.plan.v1 import plan_service_pb2 as pb
 from pointsman_model.cluster import ClusterPosition
@@ -89,8 +90,15 @@ def _ack(message: pb.Ack) -> Ack:
         level=level,
         digest=message.digest,
         programmed_digest=message.programmed_digest,
-        applied_at_ns=message.applied_at.ToNanoseconds() if message.HasField("applied_at") else 0,
+        applied_at_ns=_nanoseconds(message.applied_at, "ack.applied_at") if message.HasField("applied_at") else 0,
     )
+
+
+def _nanoseconds(message: Timestamp, where: str) -> int:
+    try:
+        return message.ToNanoseconds()
+    except ValueError as error:
+        raise WireError(f"{where}: {error}") from error
 
 
 def _failure(message: pb.ServiceFailure) -> Failure:

@@ -12,6 +12,7 @@ from typing import Any, Final, NamedTuple
 import msgspec
 
 from pointsman_model.cluster import ClusterObject, ObjectKey, ObjectKind
+from pointsman_model.names import is_object_name
 from pointsman_model.wire.cluster import object_to_pb, serialize
 from pointsman_watcher.core.api_objects import (
     IdentityObject,
@@ -82,6 +83,10 @@ class PageError(ValueError):
     """A body that is no list at all."""
 
 
+_NAMESPACED: Final = frozenset({ObjectKind.SERVICE, ObjectKind.ENDPOINT_SLICE})
+_UNDECODABLE: Final = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
+"""What msgspec raises for bytes that are no JSON of the wanted type; invalid UTF-8 is an error of its own."""
+
 _RAW_PAGE: Final = msgspec.json.Decoder(TypedPage[msgspec.Raw])
 _RAW_EVENT: Final = msgspec.json.Decoder(TypedEvent[msgspec.Raw])
 _IDENTITY: Final = msgspec.json.Decoder(IdentityObject)
@@ -104,10 +109,10 @@ def decode_page(resource: Resource, body: bytes) -> Page:
     try:
         page = resource.page_decoder.decode(body)
         items = [_observe(resource, item) for item in page.items or ()]
-    except (msgspec.MsgspecError, RecursionError):
+    except _UNDECODABLE:
         try:
             page = _RAW_PAGE.decode(body)
-        except (msgspec.MsgspecError, RecursionError) as error:
+        except _UNDECODABLE as error:
             raise PageError(f"the answer is not a list of {resource.plural}: {error}") from error
         items = [_decode_object(resource, raw) for raw in page.items or ()]
     return Page(items, page.metadata.resource_version, page.metadata.continue_token)
@@ -117,7 +122,7 @@ def decode_event(resource: Resource, line: bytes) -> WatchEvent:
     """Decode one line of a watch. Never raises for anything a server may send."""
     try:
         event = resource.event_decoder.decode(line)
-    except (msgspec.MsgspecError, RecursionError):
+    except _UNDECODABLE:
         return _decode_raw_event(resource, line)
     if event.type in {"ADDED", "MODIFIED"}:
         return _observe(resource, event.object)
@@ -141,7 +146,7 @@ def _decode_raw_event(resource: Resource, line: bytes) -> WatchEvent:
         if event.type == "ERROR":
             status = _STATUS.decode(event.object)
             return WatchFailure(status.code, status.message or status.reason)
-    except (msgspec.MsgspecError, RecursionError) as error:
+    except _UNDECODABLE as error:
         return Garbage(f"{error}; the line begins with {quote(line[:64])}")
     return Garbage(f"event type {quote(event.type)} is not known")
 
@@ -150,7 +155,7 @@ def decode_status(body: bytes) -> StatusObject:
     """The Status in the body of an error answer; an empty one when the body is something else."""
     try:
         return _STATUS.decode(body)
-    except (msgspec.MsgspecError, RecursionError):
+    except _UNDECODABLE:
         return StatusObject(message=body[:200].decode("utf-8", "replace").strip())
 
 
@@ -158,7 +163,7 @@ def _decode_object(resource: Resource, raw: msgspec.Raw) -> Item:
     """One object by itself; the fault is named by field when it does not decode."""
     try:
         api = resource.object_decoder.decode(raw)
-    except (msgspec.MsgspecError, RecursionError) as error:
+    except _UNDECODABLE as error:
         return _reject(resource, raw, error)
     return _observe(resource, api)
 
@@ -170,7 +175,7 @@ def _reject(resource: Resource, raw: msgspec.Raw, error: Exception) -> Rejected:
     )
     try:
         names = _IDENTITY.decode(raw).metadata
-    except (msgspec.MsgspecError, RecursionError):
+    except _UNDECODABLE:
         return Rejected(None, problem)
     key = _key(resource, names.namespace, names.name) if names.name else None
     return Rejected(key, problem, names.resource_version)
@@ -180,9 +185,13 @@ def _observe(resource: Resource, api: Any) -> Item:
     """Convert and encode one decoded object."""
     metadata = api.metadata
     version: str = metadata.resource_version
-    if not metadata.name:
-        return Rejected(None, Problem("metadata.name", "empty; the object is ignored"), version)
+    if not is_object_name(metadata.name):
+        said = "empty" if not metadata.name else f"{quote(metadata.name)} is no name"
+        return Rejected(None, Problem("metadata.name", f"{said}; the object is ignored"), version)
     key = _key(resource, metadata.namespace, metadata.name)
+    if resource.kind in _NAMESPACED and not is_object_name(key.namespace):
+        said = "empty" if not key.namespace else f"{quote(key.namespace)} is no name"
+        return Rejected(None, Problem("metadata.namespace", f"{said}; the object is ignored"), version)
     problems: Problems = []
     try:
         value = resource.convert(api, problems)
@@ -213,5 +222,4 @@ def _deleted(resource: Resource, metadata: Any) -> WatchEvent:
 
 
 def _key(resource: Resource, namespace: str, name: str) -> ObjectKey:
-    is_namespaced = resource.kind in {ObjectKind.SERVICE, ObjectKind.ENDPOINT_SLICE}
-    return ObjectKey(resource.kind, namespace if is_namespaced else "", name)
+    return ObjectKey(resource.kind, namespace if resource.kind in _NAMESPACED else "", name)

@@ -15,6 +15,8 @@ _PROTOCOLS: Final[Mapping[str, Protocol]] = MappingProxyType({protocol.name: pro
 _FRACTION: Final = re.compile(r"\.(\d{1,9})(?=[Zz+-])")
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND: Final = timedelta(microseconds=1)
+_END_NS: Final = 253_402_300_800 * 10**9
+"""The end of the year 9999 in UTC: the last time that a protobuf Timestamp can carry."""
 
 
 def read_protocol(text: str | None, field: str, problems: Problems) -> Protocol | None:
@@ -73,13 +75,15 @@ def read_prefixes(texts: Iterable[str] | None, field: str, problems: Problems) -
 
 
 def read_time_ns(text: str, field: str, problems: Problems) -> int:
-    """RFC 3339 with up to nine decimals as nanoseconds since 1970; 0 after a report."""
+    """RFC 3339 with up to nine decimals, within 1970 to 9999 UTC, as nanoseconds since 1970; 0 after a report."""
     fraction = _FRACTION.search(text)
     try:
         whole = datetime.fromisoformat(_FRACTION.sub("", text, count=1) if fraction else text)
         if whole.tzinfo is None:
             raise ValueError
         nanoseconds = (whole - _EPOCH) // _MICROSECOND * 1000
+        if not 0 <= nanoseconds < _END_NS:
+            raise ValueError
     except (ValueError, OverflowError):
         problems.append(Problem(field, f"{quote(text)} is not a time such as 2006-01-02T15:04:05.999Z; it is ignored"))
         return 0
