@@ -224,3 +224,18 @@ def test_other_kinds_of_document_are_decoded_by_the_same_rules() -> None:
 def test_a_file_has_one_document() -> None:
     with pytest.raises(ConfigError, match="one YAML document, got 2"):
         parse_settings(f"{HEAD}---\n{HEAD}", Outer, KIND, source="x")
+
+
+@pytest.mark.parametrize(
+    "line", ["a: 2001-13-45", "a: !!int ''", "a: !!timestamp x", "a: !!bool maybe", "a: 0b_", "a: \udcff", "<<: [1]"]
+)
+def test_a_value_that_yaml_cannot_construct_is_a_configuration_error(line: str) -> None:
+    with pytest.raises(ConfigError, match="sample is not valid"):
+        parse_settings((HEAD + line).encode(errors="surrogateescape"), Sample, KIND, source="sample")
+
+
+def test_aliases_of_aliases_do_not_make_a_long_message() -> None:
+    lines = ["x0: &x0 [x]", *(f"x{n}: &x{n} [*x{n - 1}, *x{n - 1}, *x{n - 1}, *x{n - 1}]" for n in range(1, 20))]
+    with pytest.raises(ConfigError) as raised:
+        parse_settings("\n".join([*lines, "kind: *x19", "iptables: 0x" + "f" * 9000]), Sample, KIND, source="sample")
+    assert len(str(raised.value)) < 10_000
