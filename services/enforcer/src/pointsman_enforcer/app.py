@@ -97,14 +97,7 @@ class Enforcer:
                 clock=self._clock,
                 open_table=open_conntrack or ConntrackTable,
             )
-        self._serving = Serving(
-            config=config,
-            health=self._health,
-            registry=self._registry,
-            metrics=self._metrics,
-            clock=self._clock,
-            describe=self._status,
-        )
+        self._serving = self._make_serving()
         self._reconciler: Reconciler[Any] = Reconciler(
             dataplane=self._dataplane,
             store=self._store,
@@ -210,6 +203,16 @@ class Enforcer:
             return
         self._metrics.refused()
         structlog.get_logger("app").error("sync failed; what is programmed stays; trying again", error=str(error))
+
+    def _make_serving(self) -> Serving:
+        return Serving(
+            config=self._config,
+            health=self._health,
+            registry=self._registry,
+            metrics=self._metrics,
+            clock=self._clock,
+            describe=self._status,
+        )
 
     def _status(self) -> dict[str, Any]:
         """For /statusz."""
