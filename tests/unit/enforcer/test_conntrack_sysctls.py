@@ -127,15 +127,17 @@ def test_the_table_is_never_made_smaller(tmp_path: Path) -> None:
     assert machine.values()["hashsize"] == 250
 
 
-def test_a_sysctl_that_cannot_be_written_is_said_and_the_others_are_set(tmp_path: Path) -> None:
+def test_sysctls_that_cannot_be_written_are_said_in_one_line_and_the_others_are_set(tmp_path: Path) -> None:
     machine = Machine(tmp_path)
-    (tmp_path / "nf_conntrack_udp_timeout").unlink()
-    (tmp_path / "nf_conntrack_udp_timeout").mkdir()
+    for name in ("nf_conntrack_udp_timeout", "nf_conntrack_tcp_be_liberal"):
+        (tmp_path / name).unlink()
+        (tmp_path / name).mkdir()
     with capture_logs() as logs:
-        assert machine.apply(ConntrackSysctls(udp_timeout=40, udp_stream_timeout=200)) == 1
+        assert machine.apply(ConntrackSysctls(tcp_be_liberal=True, udp_timeout=40, udp_stream_timeout=200)) == 2
     [refusal] = [entry for entry in logs if entry["log_level"] == "warning"]
-    assert refusal["field"] == "conntrack.udpTimeout"
-    assert "set conntrack.udpTimeout to 0" in refusal["advice"]
+    assert list(refusal["refused"]) == ["conntrack.tcpBeLiberal", "conntrack.udpTimeout"]
+    assert "Is a directory; is None, wanted 40" in refusal["refused"]["conntrack.udpTimeout"]
+    assert "set these fields to 0" in refusal["advice"]
     assert (tmp_path / "nf_conntrack_udp_timeout_stream").read_text() == "200\n"
 
 

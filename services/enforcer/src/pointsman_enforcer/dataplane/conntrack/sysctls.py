@@ -2,7 +2,7 @@
 """The connection table's sysctls, as kube-proxy sets them at its start.
 
 Two differences, both for the node's good: `nf_conntrack_max` is raised and never lowered, because it belongs to the
-whole host and somebody may have had a reason; and a sysctl that cannot be written is said in one line and is no reason
+whole host and somebody may have had a reason; and sysctls that cannot be written are said in one line and are no reason
 to leave the node without services. The latter is usual: in a network namespace other than the host's the maximum and
 the hash table are read-only, and in a container without privileges all of /proc/sys is.
 """
@@ -73,29 +73,32 @@ def settings_of(
 
 
 def apply(wanted: ConntrackSysctls, *, sysctls: Path = _SYSCTLS, hash_size: Path = _HASH_SIZE) -> int:
-    """Write what differs; how many settings could not be had, each of which is logged."""
-    settings = settings_of(wanted, os.cpu_count() or 1, sysctls=sysctls, hash_size=hash_size)
-    return sum(not _apply(setting) for setting in settings)
+    """Write what differs; how many settings could not be had, which are logged together."""
+    refusals: dict[str, str] = {}
+    for setting in settings_of(wanted, os.cpu_count() or 1, sysctls=sysctls, hash_size=hash_size):
+        problem = _apply(setting)
+        if problem:
+            refusals.setdefault(setting.field, problem)
+    if refusals:
+        structlog.get_logger("conntrack").warning(
+            "sysctls not set; services are not affected",
+            refused=refusals,
+            advice="set them on the host, or set these fields to 0",
+        )
+    return len(refusals)
 
 
-def _apply(setting: Setting) -> bool:
-    log = structlog.get_logger("conntrack")
+def _apply(setting: Setting) -> str:
+    """Write one file if need be; what is wrong with that, or nothing."""
     present: int | None = None
     try:
         present = int(setting.path.read_text())
         if present == setting.value or (setting.raise_only and present > setting.value):
-            return True
+            return ""
         setting.path.write_text(f"{setting.value}\n")
     except (OSError, ValueError) as error:
-        log.warning(
-            "sysctl not set; services are not affected",
-            file=str(setting.path),
-            present=present,
-            wanted=setting.value,
-            field=setting.field,
-            error=str(error),
-            advice=f"set it on the host, or set {setting.field} to 0",
-        )
-        return False
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        return f"{setting.path}: {reason}; is {present}, wanted {setting.value}"
+    log = structlog.get_logger("conntrack")
     log.info("sysctl set", file=str(setting.path), before=present, now=setting.value, field=setting.field)
-    return True
+    return ""
