@@ -10,13 +10,16 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ipaddress
-from collections.abc import Sequence
+import socket
+from collections.abc import Callable, Iterator, Sequence
 from types import TracebackType
 from typing import Self
 
 from pointsman_enforcer.dataplane.base import Found
+from pointsman_enforcer.dataplane.nftables import layout
 from pointsman_enforcer.dataplane.nftables.affinity_memory import AffinityClient, clients_of
 from pointsman_enforcer.dataplane.nftables.backend import NftablesDataplane
+from pointsman_enforcer.dataplane.nftables.elements import Element, flush_set
 from pointsman_enforcer.dataplane.nftables.message import Family
 from pointsman_enforcer.dataplane.node_settings import NodeSettings
 from pointsman_model import names
@@ -33,7 +36,7 @@ from pointsman_model.plan import (
     Verdict,
 )
 from support.nft_world import ECHO_PORT, World
-from support.traffic import EchoServer, answered
+from support.traffic import PATIENCE_SECONDS, EchoServer, answered
 
 NODE_PORT = 30080
 CLIENTS = {Family.IPV4: "198.18.0.0/16", Family.IPV6: "2001:db8:c::/64"}
@@ -79,9 +82,9 @@ class AffinityWorld:
     def endpoints(self, chosen: Sequence[str], weights: dict[str, int] | None = None) -> tuple[PlanEndpoint, ...]:
         return tuple(sorted(self.endpoint(name, (weights or {}).get(name, 1)) for name in chosen))
 
-    def picked(self, client: str, chosen: Sequence[str]) -> str:
+    def picked(self, client: str, chosen: Sequence[str], weights: dict[str, int] | None = None) -> str:
         """The endpoint that a client without memory must get."""
-        endpoint = pick(parse_address(client), self.endpoints(chosen))
+        endpoint = pick(parse_address(client), self.endpoints(chosen, weights))
         return next(name for name in EVERYBODY if self.endpoint(name)[:2] == endpoint[:2])
 
     def restart(self) -> None:
@@ -135,6 +138,33 @@ class AffinityWorld:
     def connect(self, client: str, address: str = "", port: int = 80, *, udp: bool = False) -> str:
         """The name of the endpoint that a new connection of an outside client reaches."""
         return self.name(answered(self.world.client, address or self.at.cluster_ip, port, udp=udp, source=client).name)
+
+    @contextlib.contextmanager
+    def talking(self, client: str) -> Iterator[Callable[[], None]]:
+        """A connection that stays open; yields what asks and is answered on it."""
+        kind = socket.AF_INET if self.family is names.Family.IPV4 else socket.AF_INET6
+        with self.world.client.socket(kind, socket.SOCK_STREAM) as connection:
+            connection.settimeout(PATIENCE_SECONDS)
+            connection.bind((client, 0))
+            connection.connect((self.at.cluster_ip, 80))
+
+            def exchange() -> None:
+                connection.sendall(b"who?")
+                assert connection.recv(128)
+
+            yield exchange
+
+    def forget(self) -> None:
+        """Empty the kernel's memory."""
+        self.world.commit([flush_set(self.world.table, layout.AFFINITY)])
+
+    def listed_elements(self) -> dict[str, frozenset[Element]]:
+        """Every element of every set that is not the memory."""
+        return {
+            spec.name: frozenset(self.world.nft.dump_elements(self.world.table, spec))
+            for spec in layout.ALL_SETS
+            if not spec.timeout
+        }
 
     @staticmethod
     def name(server: str) -> str:

@@ -152,8 +152,10 @@ class AffinityPort(NamedTuple):
         members = {value: self.members[value] for value in endpoints if value in self.members}
         taken = set(members.values())
         base = int.from_bytes(self.number, sys.byteorder)
-        for value in endpoints.keys() - members.keys() if members else endpoints:
-            number = endpoint_number(endpoints[value]) % MEMBERS_MAX
+        for value, endpoint in endpoints.items():
+            if value in members:
+                continue
+            number = endpoint_number(endpoint) % MEMBERS_MAX
             while (member := _NUMBER.pack(base | number + 1)) in taken:
                 number = (number + 1) % MEMBERS_MAX
             members[value] = member

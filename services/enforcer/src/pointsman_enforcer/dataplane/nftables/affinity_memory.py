@@ -6,18 +6,24 @@ The memory is written by rules and never listed in steady state: a dump costs ab
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Final, NamedTuple
 
+from pointsman_enforcer.dataplane.nftables import layout
 from pointsman_enforcer.dataplane.nftables.affinity import ID_SPECS, SET_SPECS, port_of
-from pointsman_enforcer.dataplane.nftables.elements import Element
-from pointsman_enforcer.dataplane.nftables.message import Family
+from pointsman_enforcer.dataplane.nftables.elements import Element, add_timed
+from pointsman_enforcer.dataplane.nftables.errors import NetlinkError
+from pointsman_enforcer.dataplane.nftables.kernel import NftKernel
+from pointsman_enforcer.dataplane.nftables.message import Batch, Family, Table
 from pointsman_enforcer.dataplane.nftables.packed import Records, section_of, unpack
 from pointsman_enforcer.dataplane.nftables.render import family_of, frontend_key
 from pointsman_model.affinity import bucket_of, pick_table
 from pointsman_model.plan import FrontendKind, PlanEndpoint, ServicePlan, ServicePortPlan
 
 SECOND_MS: Final = 1000
+_SEEDS_PER_BATCH: Final = 500
+_ALREADY_THERE: Final = (errno.EBUSY, errno.EEXIST)
 Memory = dict[tuple[Family, bytes], list[tuple[bytes, bytes, int]]]
 """Client address, `ID:N` and milliseconds left, by family and `ID:0`."""
 
@@ -89,6 +95,31 @@ def seeds_of(
             if member is not None and each.left_ms > 0:
                 left_ms = min(each.left_ms, timeout_ms)
                 yield family_of(port.family), (number + each.client, member, timeout_ms, left_ms)
+
+
+async def seed(
+    nft: NftKernel, tables: Mapping[Family, Table], seeds: Iterable[tuple[Family, tuple[bytes, bytes, int, int]]]
+) -> int:
+    """Add what `seeds_of` made, except where the memory has that client already; how many were taken.
+
+    Raises:
+        NetlinkError: refused for another reason.
+    """
+    waiting = [message for family, each in seeds for message in add_timed(tables[family], layout.AFFINITY, [each])]
+    taken = 0
+    for start in range(0, len(waiting), _SEEDS_PER_BATCH):
+        batch = waiting[start : start + _SEEDS_PER_BATCH]
+        while batch:
+            try:
+                await nft.commit(Batch(batch))
+            except NetlinkError as error:
+                if error.errno not in _ALREADY_THERE or error.message_index is None:
+                    raise
+                del batch[error.message_index]
+            else:
+                taken += len(batch)
+                break
+    return taken
 
 
 def _number_of(port: ServicePortPlan, sections: Mapping[int, Records]) -> bytes:

@@ -8,7 +8,6 @@ replaced with its whole content in one transaction.
 
 from __future__ import annotations
 
-import errno
 import ipaddress
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
@@ -18,7 +17,7 @@ import structlog
 
 from pointsman_enforcer.dataplane.base import Applied, Found, KernelError, ProxyMode
 from pointsman_enforcer.dataplane.nftables import cleanup, layout, packed
-from pointsman_enforcer.dataplane.nftables.affinity_memory import AffinityClient, Memory, memory_of, seeds_of
+from pointsman_enforcer.dataplane.nftables.affinity_memory import AffinityClient, Memory, memory_of, seed, seeds_of
 from pointsman_enforcer.dataplane.nftables.apply import (
     TABLES,
     chain_messages,
@@ -28,7 +27,6 @@ from pointsman_enforcer.dataplane.nftables.apply import (
     messages,
 )
 from pointsman_enforcer.dataplane.nftables.change import Ledger, NftChange, diff
-from pointsman_enforcer.dataplane.nftables.elements import add_timed
 from pointsman_enforcer.dataplane.nftables.errors import DumpInterruptedError, NetlinkError, NftablesError
 from pointsman_enforcer.dataplane.nftables.kernel import NftKernel
 from pointsman_enforcer.dataplane.nftables.message import Batch, Family, Message
@@ -44,8 +42,6 @@ from pointsman_model.names import Prefix
 from pointsman_model.plan import DataplaneSettings, DetectLocal, NodeFacts, ServicePlan
 
 _DUMP_ATTEMPTS: Final = 10
-_SEEDS_PER_BATCH: Final = 500
-_ALREADY_THERE: Final = (errno.EBUSY, errno.EEXIST)
 Result = TypeVar("Result")
 
 
@@ -182,23 +178,10 @@ class NftablesDataplane:
 
         A client that connected here before keeps the endpoint it has.
         """
-        seeds = [
-            add_timed(TABLES[family], layout.AFFINITY, [seed]) for family, seed in seeds_of(plan, rendering, clients)
-        ]
-        taken = 0
-        for start in range(0, len(seeds), _SEEDS_PER_BATCH):
-            batch = [message for messages in seeds[start : start + _SEEDS_PER_BATCH] for message in messages]
-            while batch:
-                try:
-                    await self._nft.commit(Batch(batch))
-                except NetlinkError as error:
-                    if error.errno not in _ALREADY_THERE or error.message_index is None:
-                        raise KernelError(str(error), outcome_known=error.outcome_known) from error
-                    del batch[error.message_index]
-                else:
-                    taken += len(batch)
-                    break
-        return taken
+        try:
+            return await seed(self._nft, TABLES, seeds_of(plan, rendering, clients))
+        except NetlinkError as error:
+            raise KernelError(f"seeding clients: {error}", outcome_known=error.outcome_known) from error
 
     def leftover(self) -> Iterator[NftChange]:
         """Removals of what was found and not claimed; after the last one, nothing is left to claim."""
