@@ -41,6 +41,8 @@ from pointsman_model.plan import (
     Verdict,
 )
 
+ELEMENTS_MAX: Final = 1 << 18
+"""Of one service. Thirty frontends with 5,000 endpoints each need 150,000."""
 _SLOT_BYTES: Final = 4
 _FAMILIES: Final = {names.Family.IPV4: Family.IPV4, names.Family.IPV6: Family.IPV6}
 _SETS: Final = (EndpointSet.CLUSTER, EndpointSet.LOCAL)
@@ -105,7 +107,16 @@ def render_service(
             verdicts = _effective(port, frontend, context)
             chosen = _render_endpoints(sections, port, frontend, verdicts, slots) if targets is None else targets
             _render_frontend(sections, port, frontend, verdicts, chosen)
+            _check_size(sections)
     return packed.pack(sections)
+
+
+def _check_size(sections: Mapping[int, Records]) -> None:
+    """Refuse a plan of few bytes and large weights that would take the node's time and memory from all others."""
+    if sum(map(len, sections.values())) > ELEMENTS_MAX:
+        raise UnsupportedPlanError(
+            f"the service needs more than {ELEMENTS_MAX} elements (frontends times endpoints and their weights)"
+        )
 
 
 def render_node(
