@@ -154,6 +154,9 @@ def test_answers_to_an_earlier_question_are_passed_over(
     assert made.end_flows(ALL_UDP, everything) == 2
 
 
-def test_lengths_that_contradict_the_datagram_are_refused() -> None:
-    with pytest.raises(ValueError, match="claims 64"):
-        ctnetlink.read_dump(struct.pack("=IHHII", 64, 256, 0, 1, 0), 1)
+def test_lengths_that_contradict_the_datagram_are_refused(
+    opened: Callable[..., tuple[Kernel, ConntrackTable]],
+) -> None:
+    _, made = opened([lambda sequence: struct.pack("=IHHII", 64, 256, 0, sequence, 0)])
+    with pytest.raises(OSError, match="claims 64 of 16 bytes"):
+        made.end_flows(ALL_UDP, everything)

@@ -321,11 +321,13 @@ def test_no_stale_flow_is_missed_when_each_change_is_looked_into(
             assert world._is_seen(made)
 
 
-@given(_steps)
-def test_what_is_gone_is_forgotten(steps: list[tuple[str, ServicePlan]]) -> None:
+@given(st.lists(st.tuples(st.sampled_from(["a", "b"]), _plans, st.booleans()), max_size=8))
+def test_what_is_gone_is_forgotten_and_so_is_what_was_refused(steps: list[tuple[str, ServicePlan, bool]]) -> None:
     world = World()
-    for name, plan in steps:
-        world.program(**{name: plan})
+    for name, plan, is_refused in steps:
+        world.index.expect(key(name), plan)
+        if not is_refused:
+            world.index.programmed(key(name))
     world.program(a=ServicePlan(), b=ServicePlan())
     assert (world.index._programmed, world.index._expected, world.index._claimants) == ({}, {}, {})
 

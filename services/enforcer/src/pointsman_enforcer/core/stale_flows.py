@@ -159,14 +159,18 @@ class FlowIndex:
 
     def expect(self, key: ServiceKey, plan: ServicePlan) -> None:
         """The kernel is about to learn this plan: flows to its endpoints are good from now on."""
-        rules = flow_rules(plan)
-        if not rules and key not in self._programmed and key not in self._expected:
+        rules, refused = flow_rules(plan), self._expected.get(key, NO_RULES)
+        if not rules and key not in self._programmed and not refused:
             return
         self._expected[key] = rules
         for place in rules:
             claimants = self._claimants.get(place, ())
             if key not in claimants:
                 self._claimants[place] = (*claimants, key)
+        programmed = self._programmed.get(key, NO_RULES)
+        for place in refused:
+            if place not in rules and place not in programmed:
+                self._release(place, key)
 
     def programmed(self, key: ServiceKey) -> None:
         """The kernel has the plan expected last: what it gave up is suspect."""

@@ -103,6 +103,8 @@ class ConntrackTable:
                     raise
                 is_whole = False
                 continue
+            except ValueError as error:
+                raise OSError(errno.EPROTO, str(error)) from error
             ended += self._delete([entry for entry in reply.entries if is_stale(entry.flow)])
             if reply.error not in (0, errno.EINTR):
                 raise OSError(reply.error, os.strerror(reply.error))
