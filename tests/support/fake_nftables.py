@@ -63,7 +63,12 @@ class FakeNftables:
         found = self.tables.get((table.family, table.name))
         return sorted(found.chains) if found else []
 
-    def dump_elements(self, table: Table, spec: SetSpec) -> Iterator[Element]:
+    def set_names(self, table: Table) -> list[str]:
+        found = self.tables.get((table.family, table.name))
+        return sorted(found.sets) if found else []
+
+    def dump_elements(self, table: Table, spec: SetSpec, *, is_watched: bool = False) -> Iterator[Element]:
+        del is_watched
         self.counters.dumps += 1
         found = self.tables.get((table.family, table.name))
         yield from list(found.sets.get(spec.name, {}).values()) if found else ()

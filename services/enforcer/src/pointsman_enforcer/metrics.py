@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Final
 
 from pointsman_chassis.metrics import Registry
@@ -73,6 +73,16 @@ class EnforcerMetrics:
         self.observations = registry.counter(
             "pointsman_enforcer_observations_total", "Times our kernel objects were read back"
         )
+        self.drift_events = registry.counter(
+            "pointsman_enforcer_drift_events_total", "Kinds of our kernel objects that somebody else touched", ("kind",)
+        )
+        self.drift_looks = registry.counter(
+            "pointsman_enforcer_drift_repairs_total", "Looks at what somebody else touched, by outcome", ("outcome",)
+        )
+        self.drift_duration = registry.histogram(
+            "pointsman_enforcer_drift_repair_duration_seconds", "From the first notice to the kernel's answer",
+            buckets=_SYNC_BUCKETS,
+        )  # fmt: skip
         self.connected = registry.gauge("pointsman_enforcer_connected", "1 while a planner's stream is in sync")
         self.disconnects = registry.counter("pointsman_enforcer_disconnects_total", "Streams that ended")
         self.resyncs = registry.counter(
@@ -110,8 +120,6 @@ class EnforcerMetrics:
         for family in FAMILIES:
             self.sync_failures.labels(family).inc()
 
-    def programmed(self, seconds: Iterable[float]) -> None:
-        """Endpoint changes reached the kernel after so many seconds each."""
-        for value in seconds:
-            for family in FAMILIES:
-                self.programming_duration.labels(family).observe(value)
+    def programmed(self, family: Family, seconds: float) -> None:
+        """An endpoint change reached the kernel so long after its trigger."""
+        self.programming_duration.labels(_FAMILY_NAMES[family]).observe(seconds)

@@ -6,6 +6,7 @@ Runs after the planner has been answered, so none of it is on the way of a chang
 
 from __future__ import annotations
 
+from collections.abc import Container
 from typing import Any
 
 import structlog
@@ -13,18 +14,33 @@ import structlog
 from pointsman_chassis.tracing import AttributeValue, Tracing, is_sampled
 from pointsman_enforcer.core.plan_session import Programmed
 from pointsman_enforcer.core.plan_store import PlanStore
+from pointsman_enforcer.core.programming_time import families_of, programming_times
 from pointsman_enforcer.core.transaction import ChangeOrigin, Stage
+from pointsman_enforcer.dataplane.drift import DriftLook
 from pointsman_enforcer.dataplane.reconciler import Reconciler
 from pointsman_enforcer.dataplane.work import Pending, Tally
 from pointsman_enforcer.metrics import EnforcerMetrics
+from pointsman_model.names import ServiceKey
 
 
 class SyncObserver:
     """Turns the reconciler's tallies into metrics and spans."""
 
-    def __init__(self, *, metrics: EnforcerMetrics, tracing: Tracing) -> None:
+    def __init__(
+        self,
+        *,
+        metrics: EnforcerMetrics,
+        tracing: Tracing,
+        plans: PlanStore,
+        failed: Container[ServiceKey],
+        started_at_ns: int,
+    ) -> None:
+        """`failed` holds the services that are not as planned; `started_at_ns` is when this process started."""
         self._metrics = metrics
         self._tracing = tracing
+        self._plans = plans
+        self._failed = failed
+        self._started_at_ns = started_at_ns
 
     def synced(self, pending: Pending, programmed: Programmed, tally: Tally) -> None:
         """One sync is over and reported."""
@@ -37,10 +53,27 @@ class SyncObserver:
             metrics.observations.inc()
             log = structlog.get_logger("reconciler")
             log.info("kernel is as planned", services=tally.services, seconds=round(tally.seconds, 3))
-        triggered = [origin.trigger_time_ns for origin in pending.origins if origin.trigger_time_ns]
-        metrics.programmed(max(programmed.applied_at_ns - trigger, 0) / 1e9 for trigger in triggered)
+        self._programming_times(pending, programmed)
         if self._tracing.is_enabled and pending.origins:
             self._spans(pending, programmed, tally)
+
+    def drift(self, look: DriftLook) -> None:
+        """Something that somebody else touched was looked at."""
+        for kind in look.kinds:
+            self._metrics.drift_events.labels(kind).inc()
+        self._metrics.drift_looks.labels(look.outcome.value).inc()
+        self._metrics.drift_duration.observe(look.seconds)
+
+    def _programming_times(self, pending: Pending, programmed: Programmed) -> None:
+        times = programming_times(
+            pending.origins,
+            started_at_ns=self._started_at_ns,
+            applied_at_ns=programmed.applied_at_ns,
+            failed=self._failed,
+        )
+        for service, seconds in times:
+            for family in families_of(self._plans.get(service)):
+                self._metrics.programmed(family, seconds)
 
     def gauges(self, store: PlanStore, reconciler: Reconciler[Any]) -> None:
         """The present state."""

@@ -891,6 +891,7 @@ class Ack(_message.Message):
     PROGRAMMED_DIGEST_FIELD_NUMBER: _builtins.int
     STATISTICS_FIELD_NUMBER: _builtins.int
     APPLIED_AT_FIELD_NUMBER: _builtins.int
+    DRIFT_FIELD_NUMBER: _builtins.int
     nonce: _builtins.int
     """Nonce of the transaction; 0 for an ack that the enforcer sends by itself (a retry succeeded, drift was repaired)."""
     level: Global___AckLevel.ValueType
@@ -911,6 +912,12 @@ class Ack(_message.Message):
     def applied_at(self) -> _timestamp_pb2.Timestamp:
         """Kernel commit time on the node's clock."""
 
+    @_builtins.property
+    def drift(self) -> Global___DriftReport:
+        """The newest repair of objects that somebody else changed; absent when there was none since the enforcer started. Repeated in each ack,
+        so that one that got lost does no harm.
+        """
+
     def __init__(
         self,
         *,
@@ -921,14 +928,69 @@ class Ack(_message.Message):
         programmed_digest: _builtins.int = ...,
         statistics: Global___ApplyStatistics | None = ...,
         applied_at: _timestamp_pb2.Timestamp | None = ...,
+        drift: Global___DriftReport | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["applied_at", b"applied_at", "position", b"position", "statistics", b"statistics"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["applied_at", b"applied_at", "drift", b"drift", "position", b"position", "statistics", b"statistics"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["applied_at", b"applied_at", "digest", b"digest", "level", b"level", "nonce", b"nonce", "position", b"position", "programmed_digest", b"programmed_digest", "statistics", b"statistics"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["applied_at", b"applied_at", "digest", b"digest", "drift", b"drift", "level", b"level", "nonce", b"nonce", "position", b"position", "programmed_digest", b"programmed_digest", "statistics", b"statistics"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Ack: _TypeAlias = Ack  # noqa: Y015
+
+@_typing.final
+class DriftReport(_message.Message):
+    """Somebody other than the enforcer changed the node's kernel objects, and the enforcer put them right."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REPAIRS_FIELD_NUMBER: _builtins.int
+    REPAIRED_AT_FIELD_NUMBER: _builtins.int
+    DURATION_FIELD_NUMBER: _builtins.int
+    KINDS_FIELD_NUMBER: _builtins.int
+    OBJECTS_FIELD_NUMBER: _builtins.int
+    PROCESS_FIELD_NUMBER: _builtins.int
+    PROCESS_ID_FIELD_NUMBER: _builtins.int
+    repairs: _builtins.int
+    """Repairs since the enforcer started, this one included."""
+    objects: _builtins.int
+    """Objects put back, written anew or removed; after tables were lost, the services programmed anew."""
+    process: _builtins.str
+    """Command name of the process that made the change, as the kernel tells it; empty when unknown."""
+    process_id: _builtins.int
+    """Its id as the host numbers it; 0 when unknown."""
+    @_builtins.property
+    def repaired_at(self) -> _timestamp_pb2.Timestamp:
+        """When it was done, on the node's clock."""
+
+    @_builtins.property
+    def duration(self) -> _duration_pb2.Duration:
+        """From the first notice to the kernel's answer."""
+
+    @_builtins.property
+    def kinds(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Kinds of objects that were touched, in the words of the mode; for nftables: table, chain, rule, set, element, other, and lost when the kernel could not
+        tell all of it.
+        """
+
+    def __init__(
+        self,
+        *,
+        repairs: _builtins.int = ...,
+        repaired_at: _timestamp_pb2.Timestamp | None = ...,
+        duration: _duration_pb2.Duration | None = ...,
+        kinds: _abc.Iterable[_builtins.str] | None = ...,
+        objects: _builtins.int = ...,
+        process: _builtins.str = ...,
+        process_id: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["duration", b"duration", "repaired_at", b"repaired_at"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["duration", b"duration", "kinds", b"kinds", "objects", b"objects", "process", b"process", "process_id", b"process_id", "repaired_at", b"repaired_at", "repairs", b"repairs"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DriftReport: _TypeAlias = DriftReport  # noqa: Y015
 
 @_typing.final
 class ApplyStatistics(_message.Message):

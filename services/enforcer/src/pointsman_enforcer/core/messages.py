@@ -12,6 +12,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from pointsman.plan.v1 import plan_service_pb2 as pb
 from pointsman.types.v1 import types_pb2
+from pointsman_enforcer.core.drift import DriftReport
 from pointsman_enforcer.core.errors import PlanProtocolError
 from pointsman_enforcer.core.transaction import ChangeOrigin, Position, Transaction
 from pointsman_model.digest import BUCKET_COUNT
@@ -147,6 +148,20 @@ def position_from_pb(message: pb.Position) -> Position:
 def timestamp(nanoseconds: int) -> Timestamp:
     """A point in time as a message."""
     return Timestamp(seconds=nanoseconds // 1_000_000_000, nanos=nanoseconds % 1_000_000_000)
+
+
+def drift_to_pb(report: DriftReport) -> pb.DriftReport:
+    """The message for a report of drift."""
+    message = pb.DriftReport(
+        repairs=report.repairs,
+        repaired_at=timestamp(report.repaired_at_ns),
+        kinds=report.kinds,
+        objects=report.objects,
+        process=report.process,
+        process_id=report.process_id,
+    )
+    message.duration.FromNanoseconds(report.duration_ns)
+    return message
 
 
 def _origin(message: pb.ChangeOrigin) -> ChangeOrigin:

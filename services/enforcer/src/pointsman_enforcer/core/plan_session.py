@@ -22,8 +22,9 @@ from dataclasses import dataclass
 from typing import Final, TypeAlias
 
 from pointsman.plan.v1 import plan_service_pb2 as pb
+from pointsman_enforcer.core.drift import DriftReport
 from pointsman_enforcer.core.errors import PlanProtocolError
-from pointsman_enforcer.core.messages import TransactionBuilder, name_to_pb, position_to_pb, timestamp
+from pointsman_enforcer.core.messages import TransactionBuilder, drift_to_pb, name_to_pb, position_to_pb, timestamp
 from pointsman_enforcer.core.plan_store import PlanStore
 from pointsman_enforcer.core.transaction import NO_POSITION, PlanChange, Position, Stage, Transaction
 from pointsman_model.names import ServiceKey
@@ -86,6 +87,8 @@ class Programmed:
     kernel_bytes: int = 0
     services: int = 0
     failures: tuple[Failure, ...] = ()
+    drift: DriftReport | None = None
+    """The newest repair since the process started, so that a planner that missed it hears of it with the next ack."""
 
 
 class PlanSession:
@@ -240,4 +243,6 @@ def _ack(result: Programmed) -> pb.Ack:
     ack.statistics.kernel_bytes = result.kernel_bytes
     ack.statistics.services = result.services
     ack.statistics.duration.FromNanoseconds(result.duration_ns)
+    if result.drift is not None:
+        ack.drift.CopyFrom(drift_to_pb(result.drift))
     return ack

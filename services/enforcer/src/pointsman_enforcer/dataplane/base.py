@@ -16,7 +16,7 @@ How a restarted process knows its own objects is each backend's business and sta
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from enum import Enum
 from typing import NamedTuple, Protocol, Self, TypeVar
 
@@ -55,6 +55,20 @@ class Applied(NamedTuple):
 
     messages: int
     bytes: int
+
+
+class Mended(NamedTuple):
+    """What `Dataplane.mend` found and did."""
+
+    kinds: tuple[str, ...] = ()
+    """What somebody else touched, see `core.drift.DriftReport.kinds`; empty when there was nothing to look at."""
+    process: str = ""
+    process_id: int = 0
+    objects: int = 0
+    """Kernel objects put back, written anew or removed."""
+    applied: Applied = Applied(0, 0)
+    must_observe: bool = False
+    """Too much is gone: observe, and program everything."""
 
 
 class Found(Enum):
@@ -129,6 +143,18 @@ class Dataplane(Protocol[C]):
         Raises:
             KernelError: refused.
             OccupiedError: refused before the kernel was asked.
+        """
+
+    def watch(self, noticed: Callable[[], None]) -> None:
+        """From now on call `noticed`, on the running loop, when somebody else may have changed what is ours."""
+
+    async def mend(self, renderings: Sequence[bytes], *, may_remove: bool) -> Mended:
+        """Look at what was noticed and put back, in one transaction, whatever differs from these renderings.
+
+        They are all that the kernel acknowledged. Without `may_remove`, elements that none of them has stay.
+
+        Raises:
+            KernelError: the kernel could not be read, or refused; what was noticed is still to be looked at.
         """
 
     def leftover(self) -> Iterator[C]:

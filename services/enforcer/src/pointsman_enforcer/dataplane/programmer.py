@@ -58,6 +58,10 @@ class Programmer(Generic[C]):
         """Services of which the kernel is believed to have something."""
         return [key for key in self._remembered if key != NODE]
 
+    def renderings(self) -> list[bytes]:
+        """Everything that the kernel acknowledged, the node's own objects included."""
+        return list(self._remembered.values())
+
     def forget(self) -> None:
         """The kernel is to be read anew."""
         self._remembered.clear()

@@ -4,7 +4,9 @@
 A committed transaction only marks services dirty (`commit`). A sync (`run`, called by a BoundedRunner) takes the dirty
 services in order, a bounded number to a kernel transaction, and reports once at the end. Per sync:
 
-    observe    only at the start, and once more when the kernel refused something: drift is likelier than a bad service
+    mend       when the dataplane noticed that somebody else changed our objects: compare, and repair what differs
+    observe    only at the start, when tables are gone, and once more when the kernel refused something: drift is
+               likelier than a bad service
     program    decode -> render -> diff -> one transaction; a refused one is bisected until the service is found
     node       node port addresses; service CIDRs when everything else is programmed and the plan is whole
     leftovers  what was found in the kernel and no plan asks for, once a planner's stream is in sync
@@ -34,6 +36,7 @@ from pointsman_enforcer.dataplane.base import (
     Found,
     KernelError,
 )
+from pointsman_enforcer.dataplane.drift import DriftKeeper
 from pointsman_enforcer.dataplane.failures import NEVER, FailureBook
 from pointsman_enforcer.dataplane.flows import Flows, NoFlows
 from pointsman_enforcer.dataplane.programmer import Programmer
@@ -100,6 +103,7 @@ class Reconciler(Generic[C]):
             on_programmed=on_programmed,
             flows=self._flows,
         )
+        self.drift = DriftKeeper(dataplane=dataplane, clock=clock)
         self._pending: Pending | None = None
         self._facts: NodeFacts | None = None
         self._must_observe = True
@@ -149,6 +153,7 @@ class Reconciler(Generic[C]):
         if self._is_replacing:
             self._restore(asked)
             return
+        self.drift.finish(tally.services)
         if asked is not None or tally.is_news or tally.is_full:
             self._report(pending, tally, started)
         self._flows.synced(is_confirmed=self._may_clean_up and self._store.is_complete)
@@ -184,6 +189,8 @@ class Reconciler(Generic[C]):
             self._facts = facts
             if not self._must_observe:
                 await self._dataplane.prepare()
+        if self.drift.is_due and not self._must_observe:
+            await self._mend(tally)
         if not self._must_observe:
             return
         tally.is_full = True
@@ -201,6 +208,16 @@ class Reconciler(Generic[C]):
         await self._dataplane.prepare()
         if found is Found.NOTHING:
             await self._program_node(tally, drop_unallocated=False)
+
+    async def _mend(self, tally: Tally) -> None:
+        """Put right what somebody else changed, and try again at once what failed because of it."""
+        mended = await self.drift.mend(self._programmer.renderings(), may_remove=not self._has_leftovers)
+        tally.count(mended.applied)
+        self._must_observe = mended.must_observe
+        if mended.objects:
+            self._flows.suspect_all()
+            for key, failed in self.failures.items():
+                self._dirty.setdefault(key, failed.programmed_digest)
 
     async def _replace_everything(self, tally: Tally) -> None:
         """Put the whole plan in the place of a table of another schema, in one transaction."""
@@ -279,7 +296,7 @@ class Reconciler(Generic[C]):
         if not error.outcome_known:
             raise error
         is_due = self._clock.monotonic() - self._observed_at >= self._limits.observe_interval_seconds
-        if self._may_read_again and is_due:
+        if self._may_read_again and (is_due or self.drift.may_look):
             structlog.get_logger("reconciler").warning("kernel refused a transaction; reading back", error=str(error))
             self._must_observe = True
             raise _ReadAgain
@@ -327,6 +344,7 @@ class Reconciler(Generic[C]):
             kernel_bytes=tally.bytes,
             services=tally.services,
             failures=tuple(tally.failures.values()),
+            drift=self.drift.report,
         )
         tally.seconds = now - started
         self._on_synced(pending, programmed, tally)

@@ -8,6 +8,8 @@ replaced with its whole content in one transaction.
 
 from __future__ import annotations
 
+import asyncio
+import errno
 import ipaddress
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
@@ -15,7 +17,7 @@ from typing import Final, TypeVar
 
 import structlog
 
-from pointsman_enforcer.dataplane.base import Applied, Found, KernelError, ProxyMode
+from pointsman_enforcer.dataplane.base import Applied, Found, KernelError, Mended, ProxyMode
 from pointsman_enforcer.dataplane.nftables import cleanup, layout, packed
 from pointsman_enforcer.dataplane.nftables.affinity_memory import AffinityClient, Memory, memory_of, seed, seeds_of
 from pointsman_enforcer.dataplane.nftables.apply import (
@@ -26,11 +28,23 @@ from pointsman_enforcer.dataplane.nftables.apply import (
     describe_chain,
     messages,
 )
+from pointsman_enforcer.dataplane.nftables.chains import endpoint_chain_of
 from pointsman_enforcer.dataplane.nftables.change import Ledger, NftChange, diff
+from pointsman_enforcer.dataplane.nftables.drift import DriftMonitor, Monitor
+from pointsman_enforcer.dataplane.nftables.elements import add_timed
 from pointsman_enforcer.dataplane.nftables.errors import DumpInterruptedError, NetlinkError, NftablesError
 from pointsman_enforcer.dataplane.nftables.kernel import NftKernel
+from pointsman_enforcer.dataplane.nftables.mend import (
+    Repair,
+    TableState,
+    compare,
+    is_structure_suspect,
+    restructure,
+    sections_to_compare,
+)
 from pointsman_enforcer.dataplane.nftables.message import Batch, Family, Message
 from pointsman_enforcer.dataplane.nftables.netlink import NftSocket
+from pointsman_enforcer.dataplane.nftables.notifications import Touched
 from pointsman_enforcer.dataplane.nftables.observe import Observation
 from pointsman_enforcer.dataplane.nftables.render import RenderContext, family_of, render_node, render_service
 from pointsman_enforcer.dataplane.nftables.settings import PodInterface, PodPrefix, SkeletonSettings
@@ -52,12 +66,24 @@ class NftablesDataplane:
     capabilities = CAPABILITIES
 
     def __init__(
-        self, *, node_settings: NodeSettings, masquerade_bit: int = 14, kernel: NftKernel | None = None
+        self,
+        *,
+        node_settings: NodeSettings,
+        masquerade_bit: int = 14,
+        kernel: NftKernel | None = None,
+        monitor: Monitor | None = None,
     ) -> None:
         """Without `kernel`, that of the calling thread's network namespace; OSError when we may not talk to it."""
         self._node_settings = node_settings
         self._masquerade_bit = masquerade_bit
-        self._nft: NftKernel = kernel or NftSocket()
+        if kernel is None:
+            kernel = opened = NftSocket()
+            monitor = monitor or DriftMonitor(opened.port)
+        self._nft: NftKernel = kernel
+        self._monitor = monitor
+        self._is_condemned = False
+        """Whether mending was refused, so that nothing less than new tables helps."""
+        self._refusals = 0
         self._adoption = dict.fromkeys(Family, Adoption.REPLACE)
         self._exists = dict.fromkeys(Family, False)
         self._chains: set[tuple[Family, str]] = set()
@@ -96,6 +122,9 @@ class NftablesDataplane:
         for family, table in TABLES.items():
             self._exists[family] = self._nft.table_exists(table)
             self._adoption[family] = self._retried(self._find_adoption, family)
+        if self._is_condemned:
+            self._is_condemned, self._refusals = False, 0
+            self._adoption = dict.fromkeys(Family, Adoption.REPLACE)
         if any(self._exists[family] and self._adoption[family] is Adoption.REPLACE for family in Family):
             self._observation = None
             return Found.FOREIGN_SCHEMA
@@ -165,6 +194,36 @@ class NftablesDataplane:
         self._ledger.commit(change)
         return applied
 
+    def watch(self, noticed: Callable[[], None]) -> None:
+        """See `Dataplane.watch`."""
+        if self._monitor is not None:
+            self._monitor.watch(noticed)
+
+    async def mend(self, renderings: Sequence[bytes], *, may_remove: bool) -> Mended:
+        """See `Dataplane.mend`. The kernel is read in a thread: other work goes on."""
+        touched = Touched() if self._monitor is None else self._monitor.take()
+        if not touched.is_any:
+            return Mended()
+        found = Mended(tuple(sorted(touched.kinds)), touched.process, touched.process_id)
+        try:
+            gone = {family for family, table in TABLES.items() if not self._nft.table_exists(table)}
+            if touched.is_recreated:
+                self._is_condemned = True
+                return found._replace(must_observe=True)
+            if gone:
+                self._look_again_at(touched.without(gone))
+                return found._replace(must_observe=True)
+            repair = await asyncio.to_thread(self._plan_repair, touched, renderings, may_remove=may_remove)
+            applied = await self._commit(repair.messages) if repair.messages else found.applied
+        except (KernelError, NftablesError) as error:
+            self._refusals += 1
+            self._is_condemned = self._refusals > 1
+            self._look_again_at(touched)
+            raise KernelError(f"mending our tables: {error}") from error
+        self._refusals = 0
+        must_observe = repair.surplus > 0 and not may_remove
+        return found._replace(objects=repair.objects, applied=applied, must_observe=must_observe)
+
     def affinity_memory(self) -> Memory:
         """Every client that the kernel remembers; see affinity_memory.py."""
         memory: Memory = {}
@@ -211,6 +270,8 @@ class NftablesDataplane:
     def close(self) -> None:
         """Close the sockets."""
         self._nft.close()
+        if self._monitor is not None:
+            self._monitor.close()
 
     async def _commit(self, batch: list[Message]) -> Applied:
         before = self.counters
@@ -222,6 +283,31 @@ class NftablesDataplane:
             raise KernelError(f"the batch could not be encoded: {error}") from error
         after = self.counters
         return Applied(after[0] - before[0], after[1] - before[1])
+
+    def _look_again_at(self, touched: Touched) -> None:
+        if self._monitor is not None and touched.is_any:
+            self._monitor.put_back(touched)
+
+    def _plan_repair(self, touched: Touched, renderings: Sequence[bytes], *, may_remove: bool) -> Repair:
+        repair = Repair()
+        for family, table in TABLES.items():
+            for section in sections_to_compare(touched, family):
+                found = self._nft.dump_elements(table, section.spec, is_watched=True)
+                compare(repair, section, found, renderings, may_remove=may_remove)
+            if is_structure_suspect(touched, family):
+                restructure(repair, touched, self._table_state(family))
+        return repair
+
+    def _table_state(self, family: Family) -> TableState:
+        table = TABLES[family]
+        chains = {name for each, name in self._chains if each is family and endpoint_chain_of(name) is not None}
+        return TableState(
+            family=family,
+            settings=self._skeleton_settings(family),
+            endpoint_chains=frozenset(chains),
+            chain_names=tuple(self._retried(self._nft.chain_names, table)),
+            set_names=tuple(self._retried(self._nft.set_names, table)),
+        )
 
     def _claimed(self, remembered: bytes, found: dict[int, packed.Records]) -> bytes:
         self._ledger.take(found)

@@ -31,7 +31,10 @@ class NftKernel(Protocol):
     def chain_names(self, table: Table) -> list[str]:
         """Names of the chains of a table."""
 
-    def dump_elements(self, table: Table, spec: SetSpec) -> Iterator[Element]:
+    def set_names(self, table: Table) -> list[str]:
+        """Names of the sets and maps of a table."""
+
+    def dump_elements(self, table: Table, spec: SetSpec, *, is_watched: bool = False) -> Iterator[Element]:
         """All elements of a set."""
 
     def close(self) -> None:

@@ -104,6 +104,11 @@ class NftSocket:
                 raise failure
             self.counters.commits += 1
 
+    @property
+    def port(self) -> int:
+        """Netlink port that commits are sent from: notifications of our own commits carry it."""
+        return int(self._writer.getsockname()[0])
+
     def generation(self) -> int:
         """The number of the ruleset's generation: every transaction of anybody in this namespace raises it."""
         with self._read_lock:
@@ -126,15 +131,16 @@ class NftSocket:
         """Names of the sets and maps of our table; empty when there is no table."""
         return self._names(uapi.NFT_MSG_GETSET, table, uapi.NFTA_SET_TABLE, uapi.NFTA_SET_NAME)
 
-    def dump_elements(self, table: Table, spec: SetSpec) -> Iterator[Element]:
+    def dump_elements(self, table: Table, spec: SetSpec, *, is_watched: bool = False) -> Iterator[Element]:
         """All elements of a set, streamed. Nothing when the set or the table is not there.
 
-        Raises DumpInterruptedError, at any point, when the ruleset changes meanwhile. Expensive: about 4 us an
-        element; for a start or a verification, never for a change. Ask nothing else before it is exhausted or closed.
+        Raises DumpInterruptedError, at any point, when the ruleset changes meanwhile; not so with `is_watched`, for who
+        hears by other means of changes to this very table: others may change theirs all the time. Expensive: about
+        4 us an element; for a start or a repair, never for a change. Ask nothing else before it is exhausted or closed.
         """
         name = (uapi.NFTA_SET_ELEM_LIST_TABLE, table.name), (uapi.NFTA_SET_ELEM_LIST_SET, spec.name)
         payload = b"".join(text(kind, value) for kind, value in name)
-        for _, reply in self._dump(uapi.NFT_MSG_GETSETELEM, table, payload):
+        for _, reply in self._dump(uapi.NFT_MSG_GETSETELEM, table, payload, is_watched=is_watched):
             yield from parse_elements(reply)
 
     def _names(self, kind: int, table: Table, of_table: int, of_name: int) -> list[str]:
@@ -145,16 +151,20 @@ class NftSocket:
             if (parsed := parse(payload)).get(of_table) == mine
         ]
 
-    def _dump(self, kind: int, table: Table, payload: bytes) -> Iterator[tuple[int, bytes]]:
+    def _dump(
+        self, kind: int, table: Table, payload: bytes, *, is_watched: bool = False
+    ) -> Iterator[tuple[int, bytes]]:
         with self._read_lock:
             self.counters.dumps += 1
             try:
-                yield from self._ask(kind, uapi.NLM_F_DUMP, table.family, payload)
+                yield from self._ask(kind, uapi.NLM_F_DUMP, table.family, payload, is_watched=is_watched)
             except NetlinkError as error:
                 if error.errno != errno.ENOENT:
                     raise
 
-    def _ask(self, kind: int, flags: int, family: int, payload: bytes) -> Iterator[tuple[int, bytes]]:
+    def _ask(
+        self, kind: int, flags: int, family: int, payload: bytes, *, is_watched: bool = False
+    ) -> Iterator[tuple[int, bytes]]:
         """Send one question and yield (type, attributes) of each reply; call with the read lock held."""
         sequence = self._next_sequence(1)
         ack = 0 if flags else uapi.NLM_F_ACK
@@ -170,7 +180,7 @@ class NftSocket:
                         finished = True
                         _check(answer, kind)
                         continue
-                    if answer.interrupted or generation not in (None, answer.generation):
+                    if not is_watched and (answer.interrupted or generation not in (None, answer.generation)):
                         raise DumpInterruptedError(f"nf_tables changed while message type {kind} was dumped")
                     generation = answer.generation
                     yield answer.kind, answer.payload

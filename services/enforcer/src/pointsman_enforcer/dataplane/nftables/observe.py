@@ -69,7 +69,7 @@ class Observation:
                     group = self._members.setdefault(section.number, {}).setdefault(port_of(element.key[4:]), {})
                     group[element.key] = element.data
             elif spec.interval:
-                self._single[section.number] = {first + last: b"" for first, last in _ranges(dump(spec))}
+                self._single[section.number] = {first + last: b"" for first, last in ranges_of(dump(spec))}
             else:
                 convert = target_of if spec.verdicts else bytes
                 self._single[section.number] = {element.key: convert(element.data) for element in dump(spec)}
@@ -167,7 +167,7 @@ def _prefix_bytes(section: Section) -> int:
     return section.key_bytes // ends - rest
 
 
-def _ranges(elements: Iterable[Element]) -> list[tuple[bytes, bytes]]:
+def ranges_of(elements: Iterable[Element]) -> list[tuple[bytes, bytes]]:
     """First and last key of each range of a plain interval set, whatever order the kernel lists the ends in."""
     ends = sorted((element.key, not element.interval_end) for element in elements)
     ranges: list[tuple[bytes, bytes]] = []

@@ -11,6 +11,7 @@ from typing import Final
 # <linux/netlink.h>
 NETLINK_NETFILTER: Final = 12
 SOL_NETLINK: Final = 270
+NETLINK_ADD_MEMBERSHIP: Final = 1
 NETLINK_CAP_ACK: Final = 10
 NETLINK_EXT_ACK: Final = 11
 NLMSG_ERROR: Final = 2
@@ -28,6 +29,7 @@ NLM_F_APPEND: Final = 0x800
 NLMSGERR_ATTR_MSG: Final = 1
 NLMSGERR_ATTR_OFFS: Final = 2
 NLA_F_NESTED: Final = 0x8000
+SO_ATTACH_FILTER: Final = 26
 SO_SNDBUFFORCE: Final = 32
 SO_RCVBUFFORCE: Final = 33
 
@@ -35,6 +37,7 @@ SO_RCVBUFFORCE: Final = 33
 NFNL_MSG_BATCH_BEGIN: Final = 0x10
 NFNL_MSG_BATCH_END: Final = 0x11
 NFNL_SUBSYS_NFTABLES: Final = 10
+NFNLGRP_NFTABLES: Final = 7
 
 # Message types (enum nf_tables_msg_types).
 NFT_MSG_NEWTABLE: Final = 0
@@ -57,12 +60,15 @@ NFT_MSG_GETGEN: Final = 16
 # Attributes.
 NFTA_LIST_ELEM: Final = 1
 NFTA_GEN_ID: Final = 1
+NFTA_GEN_PROC_PID: Final = 2
+NFTA_GEN_PROC_NAME: Final = 3
 NFTA_TABLE_NAME: Final = 1
 NFTA_TABLE_FLAGS: Final = 2
 NFTA_TABLE_USERDATA: Final = 6
 NFTA_CHAIN_TABLE: Final = 1
 NFTA_CHAIN_NAME: Final = 3
 NFTA_CHAIN_HOOK: Final = 4
+NFTA_CHAIN_POLICY: Final = 5
 NFTA_CHAIN_TYPE: Final = 7
 NFTA_CHAIN_USERDATA: Final = 12
 NFTA_HOOK_HOOKNUM: Final = 1

@@ -1,0 +1,169 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What nf_tables says about other people's commits: datagrams in, what of ours they touched out. Pure.
+
+The kernel announces every object of every commit, then the new generation with the process that made it. The socket's
+filter leaves out our own commits, so whatever arrives is foreign; most of it is about foreign tables, and a datagram
+that does not contain our table's name anywhere is done with one search of its bytes.
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass, field
+from typing import Final
+
+from pointsman_enforcer.dataplane.nftables import uapi
+from pointsman_enforcer.dataplane.nftables.answers import read_answers
+from pointsman_enforcer.dataplane.nftables.attributes import parse
+from pointsman_enforcer.dataplane.nftables.message import Family
+
+_NAME: Final = b"pointsman\0"
+_HEADER: Final = struct.Struct("=IHHII")
+_FAMILY_AT: Final = _HEADER.size
+_NEWGEN: Final = uapi.NFNL_SUBSYS_NFTABLES << 8 | uapi.NFT_MSG_NEWGEN
+_FAMILIES: Final = {int(family): family for family in Family}
+_TABLE_ATTRIBUTE: Final = 1
+"""Every kind of object names its table in attribute 1."""
+_SET_KINDS: Final = (uapi.NFT_MSG_NEWSET, uapi.NFT_MSG_DELSET)
+_ELEMENT_KINDS: Final = (uapi.NFT_MSG_NEWSETELEM, uapi.NFT_MSG_DELSETELEM)
+_CHAIN_KINDS: Final = (uapi.NFT_MSG_NEWCHAIN, uapi.NFT_MSG_DELCHAIN)
+_RULE_KINDS: Final = (uapi.NFT_MSG_NEWRULE, uapi.NFT_MSG_DELRULE)
+_TABLE_KINDS: Final = (uapi.NFT_MSG_NEWTABLE, uapi.NFT_MSG_DELTABLE)
+
+
+@dataclass(slots=True)
+class Touched:
+    """What foreign commits did to our tables, as far as it is known. Not frozen: notifications add to it."""
+
+    kinds: set[str] = field(default_factory=set)
+    deleted: set[Family] = field(default_factory=set)
+    """Tables that were deleted."""
+    is_recreated: bool = False
+    """Whether a table was deleted and made anew by somebody else: nothing in it can be trusted, its sets included."""
+    structure: set[Family] = field(default_factory=set)
+    """Tables of which anything but elements was touched."""
+    chains: set[tuple[Family, str]] = field(default_factory=set)
+    """Chains made, changed, deleted, or with rules made or deleted."""
+    sets: set[tuple[Family, str]] = field(default_factory=set)
+    """Sets made or deleted, or with elements added or deleted."""
+    is_lost: bool = False
+    """Notifications did not fit the socket: anything may have been touched."""
+    process: str = ""
+    process_id: int = 0
+
+    @property
+    def is_any(self) -> bool:
+        """Whether there is anything to look at."""
+        return self.is_lost or bool(self.kinds)
+
+    def lose(self) -> None:
+        """Some notifications are missing."""
+        self.is_lost = True
+        self.kinds.add("lost")
+
+    def without(self, families: set[Family]) -> Touched:
+        """What is left to be looked at when these families' tables are made anew: nothing if both are."""
+        rest = Touched(
+            deleted=self.deleted - families,
+            structure=self.structure - families,
+            chains={each for each in self.chains if each[0] not in families},
+            sets={each for each in self.sets if each[0] not in families},
+            is_lost=self.is_lost and families != set(Family),
+            process=self.process,
+            process_id=self.process_id,
+        )
+        if rest.deleted or rest.structure or rest.sets or rest.is_lost:
+            rest.kinds = set(self.kinds)
+        return rest
+
+    def include(self, other: Touched) -> None:
+        """Also what `other` knows."""
+        self.kinds |= other.kinds
+        self.deleted |= other.deleted
+        self.structure |= other.structure
+        self.chains |= other.chains
+        self.sets |= other.sets
+        self.is_lost = self.is_lost or other.is_lost
+        self.is_recreated = self.is_recreated or other.is_recreated
+        if other.process_id:
+            self.process, self.process_id = other.process, other.process_id
+
+
+class Notifications:
+    """Reads datagrams of the group NFNLGRP_NFTABLES."""
+
+    def __init__(self) -> None:
+        self.touched = Touched()
+        self._is_ours = False
+        """Whether the commit whose notifications are being read touched anything of ours."""
+
+    def take(self) -> Touched:
+        """What was touched since the last call."""
+        taken, self.touched = self.touched, Touched()
+        return taken
+
+    def lost(self) -> None:
+        """The socket dropped notifications."""
+        self.touched.lose()
+
+    def read(self, datagram: bytes) -> None:
+        """Take in one datagram. One that cannot be read counts as lost."""
+        try:
+            if _NAME in datagram:
+                self._read_objects(datagram)
+            if self._is_ours:
+                self._read_generation(datagram)
+        except (ValueError, KeyError, struct.error, UnicodeDecodeError):
+            self.lost()
+
+    def _read_objects(self, datagram: bytes) -> None:
+        start = 0
+        while start + _FAMILY_AT + 4 <= len(datagram):
+            length, kind = _HEADER.unpack_from(datagram, start)[:2]
+            if length < _FAMILY_AT or start + length > len(datagram):
+                raise ValueError(f"message at byte {start} claims {length} bytes")
+            family = _FAMILIES.get(datagram[start + _FAMILY_AT])
+            if family is not None and kind >> 8 == uapi.NFNL_SUBSYS_NFTABLES and kind != _NEWGEN:
+                self._read_object(kind & 0xFF, family, datagram[start + _FAMILY_AT + 4 : start + length])
+            start += (length + 3) & ~3
+
+    def _read_object(self, kind: int, family: Family, payload: bytes) -> None:
+        attributes = parse(payload)
+        if attributes.get(_TABLE_ATTRIBUTE) != _NAME:
+            return
+        touched, self._is_ours = self.touched, True
+        if kind in _ELEMENT_KINDS:
+            touched.kinds.add("element")
+            touched.sets.add((family, _text(attributes[uapi.NFTA_SET_ELEM_LIST_SET])))
+            return
+        touched.structure.add(family)
+        if kind in _SET_KINDS:
+            touched.kinds.add("set")
+            touched.sets.add((family, _text(attributes[uapi.NFTA_SET_NAME])))
+        elif kind in _CHAIN_KINDS:
+            touched.kinds.add("chain")
+            touched.chains.add((family, _text(attributes[uapi.NFTA_CHAIN_NAME])))
+        elif kind in _RULE_KINDS:
+            touched.kinds.add("rule")
+            touched.chains.add((family, _text(attributes[uapi.NFTA_RULE_CHAIN])))
+        elif kind in _TABLE_KINDS:
+            touched.kinds.add("table")
+            if kind == uapi.NFT_MSG_DELTABLE:
+                touched.deleted.add(family)
+            elif family in touched.deleted:
+                touched.is_recreated = True
+        else:
+            touched.kinds.add("other")
+
+    def _read_generation(self, datagram: bytes) -> None:
+        """The end of a commit that touched ours: who made it."""
+        for answer in read_answers(datagram):
+            if answer.kind == uapi.NFT_MSG_NEWGEN:
+                attributes = parse(answer.payload)
+                self.touched.process = _text(attributes.get(uapi.NFTA_GEN_PROC_NAME, b""))
+                self.touched.process_id = int.from_bytes(attributes.get(uapi.NFTA_GEN_PROC_PID, b""), "big")
+                self._is_ours = False
+
+
+def _text(value: bytes) -> str:
+    return value.partition(b"\0")[0].decode("utf-8", "replace")

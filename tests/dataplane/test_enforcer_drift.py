@@ -1,0 +1,209 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Somebody else changes or removes our tables in a real kernel: noticed, and put right without any event."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from pointsman_enforcer.dataplane.drift import DriftOutcome
+from pointsman_enforcer.dataplane.nftables.message import Family
+from pointsman_model.names import ServiceKey
+from pointsman_model.plan import ServicePlan
+from support.drift_world import DriftNode, drift_node
+from support.enforcer_plans import cluster_ip, endpoints, key, load_balancer, numbered
+from support.nft_world import World
+from support.traffic import PATIENCE_SECONDS, Reply, parse_reply, probe, seen
+
+pytestmark = pytest.mark.root
+
+DAMAGE = {
+    "an element of a map": ("delete element ip pointsman endpoints {{ {vip} . tcp . 80 . 0 }}", "element"),
+    "an element's value": (
+        """delete element ip pointsman endpoints {{ {vip} . tcp . 80 . 0 }}
+        add element ip pointsman endpoints {{ {vip} . tcp . 80 . 0 : 10.0.9.9 . 99 }}""",
+        "element",
+    ),
+    "a verdict": ("delete element ip pointsman service_ips {{ {vip} . tcp . 80 }}", "element"),
+    "an element more": ("add element ip pointsman cluster_ips {{ 10.99.99.99 }}", "element"),
+    "a range": ("flush set ip pointsman service_cidrs", "element"),
+    "source ranges": ("flush set ip pointsman allowed_sources", "element"),
+    "all endpoints": ("flush map ip pointsman endpoints", "element"),
+    "the stamp": ("flush set ip pointsman state", "element"),
+    "a base chain's rules": ("flush chain ip pointsman nat-prerouting", "rule"),
+    "a static chain's rules": ("flush chain ip pointsman services", "rule"),
+    "an endpoint chain's rules": ("flush chain ip pointsman cluster-2", "rule"),
+    "a rule more": ("insert rule ip pointsman services counter drop", "rule"),
+    "a rule with an anonymous set": ("insert rule ip pointsman services ip daddr {{ {vip}, 10.1.1.1 }} drop", "rule"),
+    "a base chain": ("delete chain ip pointsman nat-output", "chain"),
+    "a policy": ("chain ip pointsman nat-prerouting {{ policy drop; }}", "chain"),
+    "a chain and a set more": (
+        """add set ip pointsman theirs {{ type ipv4_addr; }}
+        add chain ip pointsman theirs
+        add rule ip pointsman theirs ip daddr @theirs drop
+        insert rule ip pointsman services jump theirs""",
+        "chain",
+    ),
+    "a hooked chain more": (
+        "add chain ip pointsman evil {{ type filter hook prerouting priority 0; policy drop; }}",
+        "chain",
+    ),
+    "another hook priority": (
+        """delete chain ip pointsman nat-output
+        add chain ip pointsman nat-output {{ type nat hook output priority -50; }}""",
+        "chain",
+    ),
+    "all rules": ("flush table ip pointsman", "rule"),
+    "the table asleep": ("add table ip pointsman {{ flags dormant; }}", "table"),
+    "one table": ("delete table ip pointsman", "table"),
+    "the other table": ("delete table ip6 pointsman", "table"),
+    "both tables": ("delete table ip pointsman\ndelete table ip6 pointsman", "table"),
+    "the whole ruleset": ("flush ruleset", "table"),
+    "an empty table of our name": ("delete table ip pointsman\nadd table ip pointsman", "table"),
+}
+
+
+@pytest.fixture(scope="module")
+def world() -> Iterator[World]:
+    with World(Family.IPV4) as made:
+        yield made
+
+
+def plans(world: World) -> dict[ServiceKey, ServicePlan]:
+    chosen = endpoints(world.at.pod1, world.at.pod2)
+    return {key(1): ServicePlan(ports=(cluster_ip(world.at.cluster_ip, 80, chosen),)), key(2): load_balancer()}
+
+
+def many_probes(world: World) -> list[Reply | str]:
+    return [probe(world.pod, world.at.cluster_ip, 80) for _ in range(20)]
+
+
+async def both_listings(node: DriftNode) -> tuple[str, str]:
+    return await asyncio.to_thread(node.listing, "ip"), await asyncio.to_thread(node.listing, "ip6")
+
+
+@pytest.mark.parametrize("what", DAMAGE)
+async def test_damage_is_put_right_without_any_event(world: World, what: str) -> None:
+    commands, kind = DAMAGE[what]
+    async with drift_node(world.node) as node:
+        node.plan(plans(world))
+        await node.programmed()
+        before = await both_listings(node)
+        await node.nft(commands.format(vip=world.at.cluster_ip))
+        look = await node.looked(1)
+        await node.until(lambda: not node.reconciler.drift.is_due, "a look is owed")
+        assert kind in look.kinds
+        while await both_listings(node) != before:
+            await node.looked(len(node.looks) + 1)
+        assert node.looks[-1].outcome is not DriftOutcome.UNCHANGED
+        assert max(look.seconds for look in node.looks) < 2
+        report = node.reports[-1].drift
+        assert report is not None
+        assert (report.process, node.reports[-1].nonce) == ("nft", 0)
+        assert report.objects > 0
+        names, _ = await asyncio.to_thread(seen, world.pod, world.at.cluster_ip)
+        assert names == {"pod1", "pod2"}
+
+
+async def test_traffic_fails_only_while_the_table_is_broken_and_flows_go_on(world: World) -> None:
+    async with drift_node(world.node) as node:
+        node.plan(plans(world))
+        await node.programmed()
+        with world.pod.socket(socket.AF_INET, socket.SOCK_STREAM) as flow:
+            flow.settimeout(PATIENCE_SECONDS)
+            await asyncio.to_thread(flow.connect, (world.at.cluster_ip, 80))
+            for damage in ("delete table ip pointsman", "flush chain ip pointsman services", "flush ruleset"):
+                looks = len(node.looks)
+                await node.nft(damage)
+                await node.looked(looks + 1)
+                replies = await asyncio.to_thread(many_probes, world)
+                assert all(isinstance(reply, Reply) for reply in replies), (damage, replies)
+            await asyncio.to_thread(flow.sendall, b"who?")
+            assert parse_reply(await asyncio.to_thread(flow.recv, 128)).name in {"pod1", "pod2"}
+
+
+async def test_one_element_is_mended_by_one_message_and_one_dump(world: World) -> None:
+    async with drift_node(world.node) as node:
+        node.plan({**plans(world), **{key(each): numbered(each) for each in range(100, 300)}})
+        await node.programmed()
+        dumps, messages = node.dataplane.dumps, node.dataplane.counters[0]
+        await node.nft(f"delete element ip pointsman endpoints {{ {world.at.cluster_ip} . tcp . 80 . 1 }}")
+        look = await node.looked(1)
+        assert (look.kinds, look.outcome) == (("element",), DriftOutcome.REPAIRED)
+        assert node.dataplane.counters[0] - messages == 1
+        tables, sets = 2, 1
+        assert node.dataplane.dumps - dumps == tables + sets
+
+
+async def test_foreign_tables_change_all_the_time_and_ours_are_not_read(world: World) -> None:
+    async with drift_node(world.node) as node:
+        node.plan(plans(world))
+        await node.programmed()
+        dumps = node.dataplane.dumps
+        for each in range(100):
+            made = f"add table inet others\nadd set inet others s{each} {{ type ipv4_addr; }}"
+            await node.nft(f"{made}\ndelete table inet others")
+        await node.nft("add table ip pointsman2\ndelete table ip pointsman2")
+        assert node.dataplane.dumps == dumps
+        assert node.looks == []
+
+
+async def test_lost_notifications_are_looked_at_and_nothing_is_missed(world: World) -> None:
+    async with drift_node(world.node) as node:
+        node.plan(plans(world))
+        await node.programmed()
+        before = await both_listings(node)
+        numbers = ", ".join(str(each) for each in range(60_000))
+        foreign = "add table inet others\nadd set inet others s { type mark; }"
+        flood = f"{foreign}\nadd element inet others s {{ {numbers} }}"
+        damage = f"delete element ip pointsman service_ips {{ {world.at.cluster_ip} . tcp . 80 }}"
+        # Not awaited: while the loop stands still nobody reads the notifications.
+        world.node.run("nft", "-f", "-", stdin=f"{flood}\n{damage}")
+        await node.looked(1)
+        while await both_listings(node) != before:
+            await node.looked(len(node.looks) + 1)
+        assert any("lost" in look.kinds for look in node.looks), "the flood was too small for this test"
+        assert "inet others" in await asyncio.to_thread(world.node.ruleset)
+        await node.nft("delete table inet others")
+
+
+async def test_who_keeps_deleting_our_table_is_answered_ever_more_seldom(world: World) -> None:
+    async with drift_node(world.node) as node:
+        node.plan(plans(world))
+        await node.programmed()
+        commits = node.dataplane.counters[0]
+        started = time.monotonic()
+        while time.monotonic() - started < 6.0:
+            await node.nft("add table ip pointsman\ndelete table ip pointsman")
+        assert len(node.looks) <= 8, "five within the first second or two, then after 1, 2 and 4 seconds"
+        assert node.dataplane.counters[0] > commits
+        assert node.reconciler.drift.is_slowed
+
+
+async def test_foreign_tables_are_untouched_by_repairs(world: World) -> None:
+    foreign = "table inet others {\n\tset a {\n\t\ttype ipv4_addr\n\t\telements = { 10.9.9.9 }\n\t}\n}\n"
+    async with drift_node(world.node) as node:
+        node.plan(plans(world))
+        await node.programmed()
+        await node.nft(foreign)
+        for count, damage in enumerate(("flush chain ip pointsman services", "delete table ip pointsman"), start=1):
+            await node.nft(damage)
+            await node.looked(count)
+        assert await asyncio.to_thread(world.node.run, "nft", "list", "table", "inet", "others") == foreign
+        await node.nft("delete table inet others")
+
+
+async def test_own_commits_are_never_taken_for_drift(world: World) -> None:
+    async with drift_node(world.node) as node:
+        node.plan({key(each): numbered(each) for each in range(500)})
+        await node.programmed()
+        for each in range(20):
+            node.plan({key(index): numbered(index, first=each + 2) for index in range(500)})
+            await node.programmed()
+        await node.nft("add table ip zz\ndelete table ip zz")
+        assert node.looks == []
+        assert node.reconciler.drift.report is None
