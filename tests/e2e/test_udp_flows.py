@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from support.lab_process import bring_back, figure, take_away
 from support.lab_world import OUTSIDE
 
 if TYPE_CHECKING:
@@ -53,3 +54,27 @@ async def test_a_draining_endpoint_keeps_its_socket_and_a_stopped_one_loses_it(w
         assert set((await flow.report()).by_pod) == {one.name}
         await world.endpoints([one], slice_name="old", ready=False, serving=False, terminating=True)
         await flow.wait_answer_of(two.name)
+
+
+async def test_a_restart_of_the_enforcer_ends_flows_to_what_went_meanwhile_and_no_other(world: World) -> None:
+    one, two, _ = world.backends
+    cluster, process = world.cluster, f"enforcer-{world.cluster.nodes[0].name}"
+    stays = (await world.service("stays"))["spec"]["clusterIP"]
+    moves = (await world.service("moves"))["spec"]["clusterIP"]
+    for name, vip in (("stays", stays), ("moves", moves)):
+        await world.endpoints([one], name)
+        await world.expect(world.clients[0], vip, [one], 53, "UDP")
+    async with (
+        cluster.traffic(world.clients[0], stays, 53, "UDP", **ONE_SOCKET) as staying,
+        cluster.traffic(world.clients[0], moves, 53, "UDP", **ONE_SOCKET) as moving,
+    ):
+        await staying.wait_answer_of(one.name)
+        await moving.wait_answer_of(one.name)
+        await take_away(cluster, process, "killed")
+        await world.endpoints([one, two], "stays")
+        await world.endpoints([two], "moves")
+        await bring_back(cluster, process)
+        await moving.wait_answer_of(two.name)
+        report = await staying.stop()
+        assert (report.failed, set(report.by_pod)) == (0, {one.name})
+    assert await figure(cluster, process, "kubeproxy_conntrack_reconciler_deleted_entries_total") >= 1
