@@ -9,11 +9,14 @@ from pointsman_chassis.metrics import Registry
 from pointsman_chassis.tracing import Tracing
 from pointsman_chassis.tracing_otlp import OtlpTracer
 from pointsman_enforcer.core.plan_session import Failure, Programmed
-from pointsman_enforcer.core.transaction import ChangeOrigin, Position, Stage
+from pointsman_enforcer.core.plan_store import PlanStore
+from pointsman_enforcer.core.transaction import ChangeOrigin, Position, Stage, Transaction
 from pointsman_enforcer.dataplane.work import Pending, Tally
 from pointsman_enforcer.metrics import EnforcerMetrics
 from pointsman_enforcer.observability import SyncObserver
-from support.enforcer_plans import key
+from pointsman_model.names import ServiceKey
+from pointsman_model.wire.plan import encode_service_plan
+from support.enforcer_plans import key, load_balancer, numbered
 
 TRACED = "00-" + "1" * 32 + "-" + "2" * 16 + "-01"
 UNTRACED = "00-" + "1" * 32 + "-" + "2" * 16 + "-00"
@@ -30,10 +33,26 @@ class Kept(SpanExporter):
         return SpanExportResult.SUCCESS
 
 
-def observe(*origins: ChangeOrigin, tally: Tally | None = None) -> tuple[list[object], Registry]:
+PLANS = PlanStore()
+PLANS.apply(
+    Transaction(
+        nonce=1, updates={key(1): encode_service_plan(numbered(1)), key(2): encode_service_plan(load_balancer())}
+    )
+)
+
+
+def observe(
+    *origins: ChangeOrigin, tally: Tally | None = None, failed: frozenset[ServiceKey] = frozenset()
+) -> tuple[list[object], Registry]:
     exporter, registry = Kept(), Registry(process=False)
     tracer = OtlpTracer("test", {}, exporter=exporter)
-    observer = SyncObserver(metrics=EnforcerMetrics(registry), tracing=Tracing(tracer))
+    observer = SyncObserver(
+        metrics=EnforcerMetrics(registry),
+        tracing=Tracing(tracer),
+        plans=PLANS,
+        is_failed=failed.__contains__,
+        started_at_ns=1_000_000_000,
+    )
     programmed = Programmed(
         nonce=1, position=Position("e", 7), digest=1, programmed_digest=1, applied_at_ns=5_000_000_000
     )
@@ -75,3 +94,25 @@ def test_figures_carry_kube_proxys_names() -> None:
     assert registry.value("kubeproxy_network_programming_duration_seconds_sum", four) == 2
     assert registry.value("pointsman_enforcer_kernel_bytes_total") == 224
     assert registry.value("pointsman_enforcer_plan_revision") == 7
+
+
+def programming_times(*origins: ChangeOrigin, failed: frozenset[ServiceKey] = frozenset()) -> tuple[float, float]:
+    """How many were observed in each family."""
+    _, registry = observe(*origins, failed=failed)
+    name = "kubeproxy_network_programming_duration_seconds_count"
+    four, six = (registry.value(name, {"ip_family": family}) for family in ("IPv4", "IPv6"))
+    return four or 0, six or 0
+
+
+def test_programming_time_counts_in_the_families_that_the_service_has() -> None:
+    recent = 2_000_000_000
+    assert programming_times(ChangeOrigin(key(1), trigger_time_ns=recent)) == (1, 0)
+    assert programming_times(ChangeOrigin(key(2), trigger_time_ns=recent)) == (1, 1)
+    assert programming_times(ChangeOrigin(key(3), trigger_time_ns=recent)) == (0, 0), "a service that is gone"
+
+
+def test_programming_time_leaves_out_what_is_old_or_failed() -> None:
+    old, recent = ChangeOrigin(key(1), trigger_time_ns=999_999_999), ChangeOrigin(key(1), trigger_time_ns=2_000_000_000)
+    assert programming_times(old) == (0, 0)
+    assert programming_times(recent, failed=frozenset({key(1)})) == (0, 0)
+    assert programming_times(recent, recent, old) == (2, 0)

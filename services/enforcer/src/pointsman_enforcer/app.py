@@ -13,7 +13,6 @@ import gc
 import os
 import secrets
 from collections.abc import Callable
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
 
@@ -114,13 +113,7 @@ class Enforcer:
             retry_interval_seconds=max(1.0, config.nftables.min_sync_period),
             clock=self._clock,
         )
-        self._observer = SyncObserver(
-            metrics=self._metrics,
-            tracing=self._tracing,
-            plans=self._store,
-            failed=self._reconciler.failures,
-            started_at_ns=self._clock.wall_ns(),
-        )
+        self._observer = self._make_observer()
         self._stream: Any = None
         self._first_sync = asyncio.Event()
         self._instance = secrets.token_hex(8)
@@ -128,7 +121,6 @@ class Enforcer:
     async def run(self, stop: Stop) -> int:
         """Serve until `stop`; what is programmed stays when this ends."""
         gc.set_threshold(_GC_THRESHOLD)
-        self._reconciler.drift.watch(request=self._request_sync, on_look=self._observer.drift)
         if self._store.facts is not None:
             self._health.learn(self._store.facts)
             self._request_sync()
@@ -212,6 +204,15 @@ class Enforcer:
         self._metrics.refused()
         structlog.get_logger("app").error("sync failed; what is programmed stays; trying again", error=str(error))
 
+    def _make_observer(self) -> SyncObserver:
+        return SyncObserver(
+            metrics=self._metrics,
+            tracing=self._tracing,
+            plans=self._store,
+            is_failed=self._reconciler.failures.__contains__,
+            started_at_ns=self._clock.wall_ns(),
+        )
+
     def _make_serving(self) -> Serving:
         return Serving(
             config=self._config,
@@ -239,5 +240,4 @@ class Enforcer:
                 str(key): {"stage": failed.stage.name, "message": failed.message, "attempts": failed.attempts}
                 for key, failed in self._reconciler.failures.items()
             },
-            "drift": None if self._reconciler.drift.report is None else asdict(self._reconciler.drift.report),
         }

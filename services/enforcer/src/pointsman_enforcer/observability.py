@@ -6,7 +6,7 @@ Runs after the planner has been answered, so none of it is on the way of a chang
 
 from __future__ import annotations
 
-from collections.abc import Container
+from collections.abc import Callable
 from typing import Any
 
 import structlog
@@ -16,7 +16,6 @@ from pointsman_enforcer.core.plan_session import Programmed
 from pointsman_enforcer.core.plan_store import PlanStore
 from pointsman_enforcer.core.programming_time import families_of, programming_times
 from pointsman_enforcer.core.transaction import ChangeOrigin, Stage
-from pointsman_enforcer.dataplane.drift import DriftLook
 from pointsman_enforcer.dataplane.reconciler import Reconciler
 from pointsman_enforcer.dataplane.work import Pending, Tally
 from pointsman_enforcer.metrics import EnforcerMetrics
@@ -32,14 +31,14 @@ class SyncObserver:
         metrics: EnforcerMetrics,
         tracing: Tracing,
         plans: PlanStore,
-        failed: Container[ServiceKey],
+        is_failed: Callable[[ServiceKey], bool],
         started_at_ns: int,
     ) -> None:
-        """`failed` holds the services that are not as planned; `started_at_ns` is when this process started."""
+        """`is_failed` says of a service that it is not as planned; `started_at_ns` is when this process started."""
         self._metrics = metrics
         self._tracing = tracing
         self._plans = plans
-        self._failed = failed
+        self._is_failed = is_failed
         self._started_at_ns = started_at_ns
 
     def synced(self, pending: Pending, programmed: Programmed, tally: Tally) -> None:
@@ -57,19 +56,12 @@ class SyncObserver:
         if self._tracing.is_enabled and pending.origins:
             self._spans(pending, programmed, tally)
 
-    def drift(self, look: DriftLook) -> None:
-        """Something that somebody else touched was looked at."""
-        for kind in look.kinds:
-            self._metrics.drift_events.labels(kind).inc()
-        self._metrics.drift_looks.labels(look.outcome.value).inc()
-        self._metrics.drift_duration.observe(look.seconds)
-
     def _programming_times(self, pending: Pending, programmed: Programmed) -> None:
         times = programming_times(
             pending.origins,
             started_at_ns=self._started_at_ns,
             applied_at_ns=programmed.applied_at_ns,
-            failed=self._failed,
+            is_failed=self._is_failed,
         )
         for service, seconds in times:
             for family in families_of(self._plans.get(service)):
