@@ -13,6 +13,7 @@ import gc
 import os
 import secrets
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
 
@@ -121,6 +122,7 @@ class Enforcer:
     async def run(self, stop: Stop) -> int:
         """Serve until `stop`; what is programmed stays when this ends."""
         gc.set_threshold(_GC_THRESHOLD)
+        self._reconciler.drift.watch(request=self._request_sync, on_look=self._observer.drift)
         if self._store.facts is not None:
             self._health.learn(self._store.facts)
             self._request_sync()
@@ -240,4 +242,5 @@ class Enforcer:
                 str(key): {"stage": failed.stage.name, "message": failed.message, "attempts": failed.attempts}
                 for key, failed in self._reconciler.failures.items()
             },
+            "drift": None if self._reconciler.drift.report is None else asdict(self._reconciler.drift.report),
         }

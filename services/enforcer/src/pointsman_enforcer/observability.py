@@ -16,6 +16,7 @@ from pointsman_enforcer.core.plan_session import Programmed
 from pointsman_enforcer.core.plan_store import PlanStore
 from pointsman_enforcer.core.programming_time import families_of, programming_times
 from pointsman_enforcer.core.transaction import ChangeOrigin, Stage
+from pointsman_enforcer.dataplane.drift import DriftLook
 from pointsman_enforcer.dataplane.reconciler import Reconciler
 from pointsman_enforcer.dataplane.work import Pending, Tally
 from pointsman_enforcer.metrics import EnforcerMetrics
@@ -55,6 +56,13 @@ class SyncObserver:
         self._programming_times(pending, programmed)
         if self._tracing.is_enabled and pending.origins:
             self._spans(pending, programmed, tally)
+
+    def drift(self, look: DriftLook) -> None:
+        """Something that somebody else touched was looked at."""
+        for kind in look.kinds:
+            self._metrics.drift_events.labels(kind).inc()
+        self._metrics.drift_looks.labels(look.outcome.value).inc()
+        self._metrics.drift_duration.observe(look.seconds)
 
     def _programming_times(self, pending: Pending, programmed: Programmed) -> None:
         times = programming_times(
