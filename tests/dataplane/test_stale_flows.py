@@ -143,6 +143,17 @@ async def test_an_address_and_a_node_port_added_under_a_sending_client(world: Wo
         await to_port.until("pod1")
 
 
+async def test_an_address_of_the_node_begins_to_accept_node_ports_under_a_sending_client(
+    world: World, node: FlowNode
+) -> None:
+    await node.program({DNS: dns(world, world.at.pod1, node_port=True)})
+    with Sender(world.client, world.at.secondary, 30053) as sender:
+        assert await sender.answer() != "pod1"
+        node.facts = replace(node.facts, addresses=(parse_address(world.at.secondary),))
+        await node.program()
+        await sender.until("pod1")
+
+
 async def test_a_terminating_endpoint_keeps_its_flows_while_it_serves(world: World, node: FlowNode) -> None:
     await node.program({DNS: dns(world, world.at.pod1)})
     with Sender(world.pod, world.at.cluster_ip, 53) as sender:

@@ -187,6 +187,7 @@ class Reconciler(Generic[C]):
             if self._dataplane.configure(facts):
                 self._mark_all()
             self._facts = facts
+            self._flows.suspect_all()
             if not self._must_observe:
                 await self._dataplane.prepare()
         if self.drift.is_due and not self._must_observe:
