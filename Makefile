@@ -10,6 +10,8 @@ BIN := .venv/bin
 SETUP := .venv/.setup-done
 MODE ?= nftables
 KEEP ?=
+FULL ?=
+SECONDS ?= 60
 PYTEST_ARGS ?=
 
 .PHONY: help
@@ -69,8 +71,12 @@ test: $(SETUP) ## all tests (root: they make network namespaces of their own)
 	$(BIN)/pytest tests $(PYTEST_ARGS)
 
 .PHONY: conformance
-conformance: $(SETUP) ## the packet-flow matrix against a real kernel: MODE=nftables
-	PYTHONPATH=tests $(BIN)/python tests/conformance/run.py --mode $(MODE)
+conformance: $(SETUP) ## the packet-flow matrix against a real kernel: MODE=nftables; FULL=1 for all generated rows
+	PYTHONPATH=tests $(BIN)/python tests/conformance/run.py --mode $(MODE) $(if $(FULL),--full)
+
+.PHONY: fuzz
+fuzz: $(SETUP) ## hostile bytes into everything that takes bytes, with new values each time: SECONDS=60
+	$(BIN)/python tests/fuzz/run.py --seconds $(SECONDS)
 
 .PHONY: demo
 demo: $(SETUP) ## a cluster on this machine, put to the test (root); KEEP=1 leaves it up
