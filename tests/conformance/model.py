@@ -132,6 +132,8 @@ class Step:
     held: tuple[Probe, ...] = ()
     """Connections opened after this step's probes and held open; each must still answer after every later step."""
     disturbance: Disturbance = Disturbance.NOTHING
+    idle_seconds: float = 0.0
+    """Nobody connects for so long before the probes: what is forgotten by then must be forgotten."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -167,6 +169,8 @@ class Row:
     extra_node_addresses: tuple[str, ...] = ()
     """Addresses the node has besides those of its Node object (a VIP bound to it)."""
     modes: frozenset[str] = EVERY_MODE
+    remembers: bool = False
+    """What a probe sees depends on the connections before it, so only a real dataplane can run it."""
     later: str = ""
     """If not empty: what has to exist before this row can run; it is listed, not run."""
 
@@ -188,8 +192,8 @@ class Row:
 
     @property
     def needs_dataplane(self) -> bool:
-        """Whether only a real dataplane can run it: every step is about what happens to packets meanwhile."""
-        return any(step.disturbance is not Disturbance.NOTHING for step in self.steps)
+        """Whether only a real dataplane can run it: it is about packets meanwhile, or those before."""
+        return self.remembers or any(step.disturbance is not Disturbance.NOTHING for step in self.steps)
 
 
 RowSource = Callable[[], Iterable[Row]]

@@ -22,6 +22,7 @@ from conformance.catalogue import (
     s09_topology,
     s10_combined,
     s11_changes,
+    s15_affinity,
     s18_more,
 )
 from conformance.model import Row, RowSource
@@ -60,6 +61,7 @@ CATALOGUE: tuple[RowSource, ...] = (
     s09_topology.rows,
     s10_combined.rows,
     s11_changes.rows,
+    s15_affinity.rows,
     s18_more.rows,
     listed_only.rows,
 )

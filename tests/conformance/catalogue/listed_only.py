@@ -12,14 +12,13 @@ _LATER = {
     12: ("network-programming timestamps", ("137", "138", "139")),
     13: ("health servers", ("140", "141", "142", "143", "144", "146")),
     14: ("conntrack clean-up", ("148", "149", "150", "151", "152", "153", "154")),
-    15: ("session affinity", ("155", "156", "157", "158", "159", "160", "161", "162")),
     17: ("firewall and forwarding hygiene", ("172", "173", "174", "175", "176")),
 }
 _IPVS_ROWS = ("163", "164", "165", "166", "167", "168", "169", "170", "171")
 
 
 def rows() -> Iterator[Row]:
-    """Rows of sections 12-15 and 17 (later) and 16 (IPVS only)."""
+    """Rows of sections 12-14 and 17 (later) and 16 (IPVS only)."""
     for section, (subject, numbers) in _LATER.items():
         for number in numbers:
             yield from listed(section, number, subject, later=subject)

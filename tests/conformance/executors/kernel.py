@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import json
 import math
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Self
 
@@ -140,6 +141,7 @@ class KernelExecutor:
             if step.disturbance is Disturbance.WRITE_FAILS_ONCE:
                 self._enforcer.fail_next_write()
             self._enforcer.program(plan)
+        time.sleep(step.idle_seconds)
         return [failure for traffic in steady for failure in traffic.failures()]
 
     def _probe(self, probes: Sequence[tuple[Row, Probe]], failures: dict[str, list[Words]]) -> None:
