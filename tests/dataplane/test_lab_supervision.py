@@ -51,6 +51,16 @@ async def test_a_process_stays_away_when_told_and_comes_when_called(cluster: Clu
     assert (await cluster.processes())["redis"].state == "running"
 
 
+@pytest.mark.parametrize("number", ["KILL", "TERM"])
+async def test_a_process_that_is_still_ending_is_waited_for_when_called(cluster: Cluster, number: str) -> None:
+    first = (await cluster.processes())["redis"]
+    await cluster.signal("redis", number, restart=False)
+    await cluster.start_process("redis")
+    info = (await cluster.processes())["redis"]
+    assert info.state == "running"
+    assert info.pid != first.pid
+
+
 async def test_a_stopped_process_does_not_answer_until_it_continues(cluster: Cluster) -> None:
     await cluster.signal("redis", "STOP")
     assert (await cluster.processes())["redis"].state == "stopped"

@@ -65,6 +65,7 @@ class ManagedProcess:
         self._restarts_now = spec.restarts
         self._restarts = 0
         self._stopped = False
+        self._is_ending = False
 
     @property
     def pid(self) -> int | None:
@@ -72,11 +73,14 @@ class ManagedProcess:
         return self._process.pid if self._process and self._process.poll() is None else None
 
     async def start(self) -> None:
-        """Starts the process unless it runs.
+        """Starts the process unless it runs; one that was just told to end is waited for.
 
         Raises:
             LabStartError: the program cannot be executed.
         """
+        if self._is_ending and self._process is not None:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(wait_process(self._process), _STOP_SECONDS)
         if self.pid is not None:
             return
         self._wanted = True
@@ -117,6 +121,7 @@ class ManagedProcess:
         self._restarts_now = restart and self.spec.restarts
         if number in (signal.SIGSTOP, signal.SIGCONT):
             self._stopped = number == signal.SIGSTOP
+        self._is_ending = self._is_ending or number in (signal.SIGKILL, signal.SIGTERM)
         os.kill(self.pid, number)
 
     async def stop(self) -> None:
@@ -159,7 +164,7 @@ class ManagedProcess:
             return "(no log)"
 
     def _launch(self) -> None:
-        self._stopped = False
+        self._stopped = self._is_ending = False
         try:
             with self.log_path.open("ab") as log:
                 self._process = start_process(
