@@ -24,6 +24,13 @@ pytestmark = pytest.mark.root
 
 DNS = key("dns")
 UNRELATED = 50_000
+FLUSH_AND_TRACK = """
+flush ruleset
+table inet others {
+    chain forward { type filter hook forward priority 0; ct state established accept; }
+}
+"""
+"""Without a rule of anybody that asks for it, the kernel tracks no connections."""
 
 
 @pytest.fixture(scope="module", params=Family, ids=lambda family: family.name)
@@ -152,6 +159,19 @@ async def test_an_address_of_the_node_begins_to_accept_node_ports_under_a_sendin
         node.facts = replace(node.facts, addresses=(parse_address(world.at.secondary),))
         await node.program()
         await sender.until("pod1")
+
+
+async def test_a_flow_that_began_while_somebody_had_flushed_the_rules(world: World, node: FlowNode) -> None:
+    await node.program({DNS: dns(world, world.at.pod1)})
+    await node.looked()
+    world.node.run("nft", "-f", "-", stdin=FLUSH_AND_TRACK)
+    with Sender(world.pod, world.at.cluster_ip, 53) as sender:
+        assert await sender.answer() == "nobody"
+        assert answering(world) == {world.at.cluster_ip}, "it passed, and will go on so"
+        node.reconciler._must_observe = True
+        await node.program()
+        await sender.until("pod1")
+    world.node.run("nft", "delete", "table", "inet", "others")
 
 
 async def test_a_terminating_endpoint_keeps_its_flows_while_it_serves(world: World, node: FlowNode) -> None:
