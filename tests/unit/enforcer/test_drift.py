@@ -17,6 +17,7 @@ from pointsman_enforcer.dataplane.nftables.elements import Element
 from pointsman_enforcer.dataplane.nftables.mend import (
     Repair,
     TableState,
+    by_section,
     compare,
     is_structure_suspect,
     restructure,
@@ -144,7 +145,7 @@ def elements(*slots: int) -> Iterator[Element]:
 
 def compared(found: Iterator[Element], *, may_remove: bool = True) -> tuple[int, int, int, int]:
     repair = Repair()
-    compare(repair, ENDPOINTS, found, [RENDERING, b""], may_remove=may_remove)
+    compare(repair, ENDPOINTS, found, by_section([RENDERING, b""])[ENDPOINTS.number], may_remove=may_remove)
     return len(repair.removals), len(repair.additions), repair.objects, repair.surplus
 
 

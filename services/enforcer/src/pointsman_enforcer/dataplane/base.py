@@ -67,8 +67,10 @@ class Mended(NamedTuple):
     objects: int = 0
     """Kernel objects put back, written anew or removed."""
     applied: Applied = Applied(0, 0)
+    is_rebuilt: bool = False
+    """Tables were gone and were made anew."""
     must_observe: bool = False
-    """Too much is gone: observe, and program everything."""
+    """Nothing that was known of the kernel holds: observe, and program everything."""
 
 
 class Found(Enum):

@@ -27,7 +27,7 @@ class DriftOutcome(Enum):
     REPAIRED = "repaired"
     """What differed was put right, in place."""
     REBUILT = "rebuilt"
-    """Tables were gone: everything was read back and programmed."""
+    """Tables were gone or replaced: everything was programmed anew."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,7 +115,7 @@ class DriftKeeper:
             return
         objects = mended.objects + (services if mended.must_observe else 0)
         outcome = DriftOutcome.REPAIRED if objects else DriftOutcome.UNCHANGED
-        outcome = DriftOutcome.REBUILT if mended.must_observe else outcome
+        outcome = DriftOutcome.REBUILT if mended.is_rebuilt or mended.must_observe else outcome
         look = DriftLook(outcome=outcome, kinds=mended.kinds, seconds=self._clock.monotonic() - self._began_at)
         if outcome is not DriftOutcome.UNCHANGED:
             self._enter(mended, look, objects)

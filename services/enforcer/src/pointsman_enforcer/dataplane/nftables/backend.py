@@ -9,7 +9,6 @@ replaced with its whole content in one transaction.
 from __future__ import annotations
 
 import asyncio
-import errno
 import ipaddress
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
@@ -31,14 +30,15 @@ from pointsman_enforcer.dataplane.nftables.apply import (
 from pointsman_enforcer.dataplane.nftables.chains import endpoint_chain_of
 from pointsman_enforcer.dataplane.nftables.change import Ledger, NftChange, diff
 from pointsman_enforcer.dataplane.nftables.drift import DriftMonitor, Monitor
-from pointsman_enforcer.dataplane.nftables.elements import add_timed
 from pointsman_enforcer.dataplane.nftables.errors import DumpInterruptedError, NetlinkError, NftablesError
 from pointsman_enforcer.dataplane.nftables.kernel import NftKernel
 from pointsman_enforcer.dataplane.nftables.mend import (
     Repair,
     TableState,
+    by_section,
     compare,
     is_structure_suspect,
+    rebuild,
     restructure,
     sections_to_compare,
 )
@@ -211,8 +211,9 @@ class NftablesDataplane:
                 self._is_condemned = True
                 return found._replace(must_observe=True)
             if gone:
+                applied = await self._rebuild(gone, renderings)
                 self._look_again_at(touched.without(gone))
-                return found._replace(must_observe=True)
+                return found._replace(objects=applied.messages, applied=applied, is_rebuilt=True)
             repair = await asyncio.to_thread(self._plan_repair, touched, renderings, may_remove=may_remove)
             applied = await self._commit(repair.messages) if repair.messages else found.applied
         except (KernelError, NftablesError) as error:
@@ -288,12 +289,19 @@ class NftablesDataplane:
         if self._monitor is not None and touched.is_any:
             self._monitor.put_back(touched)
 
+    async def _rebuild(self, families: set[Family], renderings: Sequence[bytes]) -> Applied:
+        chains = {(family, name) for family, name in self._chains if endpoint_chain_of(name) is not None}
+        before = self.counters
+        for batch in rebuild(families, renderings, self._skeleton_settings, chains):
+            await self._commit(batch)
+        return Applied(self.counters[0] - before[0], self.counters[1] - before[1])
+
     def _plan_repair(self, touched: Touched, renderings: Sequence[bytes], *, may_remove: bool) -> Repair:
-        repair = Repair()
+        repair, wanted = Repair(), by_section(renderings)
         for family, table in TABLES.items():
             for section in sections_to_compare(touched, family):
                 found = self._nft.dump_elements(table, section.spec, is_watched=True)
-                compare(repair, section, found, renderings, may_remove=may_remove)
+                compare(repair, section, found, wanted.get(section.number, ()), may_remove=may_remove)
             if is_structure_suspect(touched, family):
                 restructure(repair, touched, self._table_state(family))
         return repair
