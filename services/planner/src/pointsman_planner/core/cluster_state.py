@@ -82,6 +82,10 @@ class ClusterState:
         """Who owns which address and port."""
         return self._claims
 
+    def owner_of(self, name: SliceKey) -> ServiceKey | None:
+        """The service that a slice names; None when there is no such slice."""
+        return self._slice_owner.get(name)
+
     def slices_of(self, key: ServiceKey) -> tuple[EndpointSlice, ...]:
         """The slices that name a service, by name."""
         held = self._slices.get(key, {})

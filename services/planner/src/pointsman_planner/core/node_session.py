@@ -29,6 +29,7 @@ from pointsman_planner.core.framing import TransactionFrame
 from pointsman_planner.core.messages import (
     Ack,
     AckLevel,
+    Drift,
     Failure,
     Heartbeat,
     Hello,
@@ -114,6 +115,8 @@ class NodeSession:
         self._acked: tuple[ClusterPosition, int, int] | None = None
         self._failures: dict[ServiceKey, tuple[Failure, int]] = {}
         self._replaced_after_mismatch = False
+        self.drift: Drift | None = None
+        """The newest repair that the enforcer told of."""
         self.mismatches = 0
         """Times the enforcer's digest was not the expected one."""
         self.last_heard_ns = now_ns
@@ -136,6 +139,10 @@ class NodeSession:
     def add_origin(self, origin: Origin) -> None:
         """One more change stands behind what was marked."""
         self._origins.add(origin)
+
+    def forget_triggers(self, key: ServiceKey) -> None:
+        """A slice of the service is gone, and with it when its changes were called for."""
+        self._origins.forget_triggers(key)
 
     def mark_facts(self) -> None:
         """The node's facts changed."""
@@ -179,6 +186,9 @@ class NodeSession:
             self._clear_failures(done)
         position = done.position if done is not None else self.acked_position
         self._acked = (position, ack.digest, ack.programmed_digest)
+        self.drift = ack.drift or self.drift
+        for key in ack.recovered:
+            self._failures.pop(key, None)
         if ack.digest == ack.programmed_digest:
             self._failures.clear()
         if done is None:

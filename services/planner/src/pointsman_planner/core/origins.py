@@ -19,12 +19,19 @@ _SAMPLED_SUFFIX = "01"
 class Origin:
     """One change at the API server, encoded once. `traceparent` is empty when it is not traced."""
 
-    __slots__ = ("field", "is_sampled", "traceparent")
+    __slots__ = ("_observed_at_ns", "field", "has_trigger", "is_sampled", "service", "traceparent")
 
     def __init__(self, service: ServiceKey, traceparent: str, trigger_time_ns: int, observed_at_ns: int) -> None:
+        self.service = service
         self.traceparent = traceparent
+        self.has_trigger = trigger_time_ns != 0
+        self._observed_at_ns = observed_at_ns
         self.is_sampled = traceparent.endswith(_SAMPLED_SUFFIX)
         self.field = origin_field(service, traceparent, trigger_time_ns, observed_at_ns)
+
+    def without_trigger(self) -> Origin:
+        """The same change, which nobody measures the time of."""
+        return Origin(self.service, self.traceparent, 0, self._observed_at_ns) if self.has_trigger else self
 
 
 class Origins:
@@ -43,6 +50,12 @@ class Origins:
         if self._held is None:
             self._held = deque(maxlen=ORIGINS_MAX)
         self._held.append(origin)
+
+    def forget_triggers(self, service: ServiceKey) -> None:
+        """A slice of the service is gone: what called for it is no longer waited for (as in kube-proxy)."""
+        if self._held:
+            kept = (origin.without_trigger() if origin.service == service else origin for origin in self._held)
+            self._held = deque(kept, maxlen=ORIGINS_MAX)
 
     def keep_traces(self, traceparents: Iterable[str]) -> None:
         """Traces of transactions that are replaced by the next one, to be followed up with it."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from pointsman_model.cluster import Change, ClusterPosition, EndpointSlice, ObjectKind
+from pointsman_model.cluster import Change, ClusterPosition, EndpointSlice, ObjectKind, SliceKey
 from pointsman_model.digest import BUCKET_COUNT, DigestBuckets, bucket_of
 from pointsman_model.names import ServiceKey
 from pointsman_model.wire.plan import node_facts_to_pb
@@ -75,9 +75,9 @@ class Planner:
 
     def apply(self, batch: Batch) -> Applied:
         """Take in a batch. The first one is a complete view: it opens the start gate."""
+        origins = self._origins(batch.changes) if self._sessions else {}
         effects = self.cluster.apply(batch.changes)
         self._position = batch.position
-        origins = self._origins(batch.changes) if self._sessions else {}
         marked: set[NodeSession] = set()
         for key, before in effects.services.items():
             self._refresh(key, before, origins.get(key, ()), marked)
@@ -119,17 +119,31 @@ class Planner:
             marked.add(session)
 
     def _origins(self, changes: Iterable[Change]) -> dict[ServiceKey, list[Origin]]:
+        """What stands behind each service's change; call it before the changes are taken in.
+
+        A slice that goes takes with it when earlier changes of its service were called for.
+        """
         origins: dict[ServiceKey, list[Origin]] = {}
+        owners: dict[SliceKey, ServiceKey] = {}
         for change in changes:
-            value, trigger_ns = change.value, 0
+            trigger_ns = 0
+            name = SliceKey(change.key.namespace, change.key.name)
             if change.key.kind is ObjectKind.SERVICE:
-                key = ServiceKey(change.key.namespace, change.key.name)
-            elif isinstance(value, EndpointSlice):
-                key, trigger_ns = value.service, value.trigger_time_ns
-            else:
+                key = ServiceKey(*name)
+            elif change.key.kind is not ObjectKind.ENDPOINT_SLICE:
                 continue
-            origin = Origin(key, change.traceparent, trigger_ns, change.observed_at_ns)
-            origins.setdefault(key, []).append(origin)
+            elif isinstance(change.value, EndpointSlice):
+                key = owners[name] = change.value.service
+                trigger_ns = change.value.trigger_time_ns
+            else:
+                owner = owners.pop(name, None) or self.cluster.owner_of(name)
+                if owner is None:
+                    continue
+                key = owner
+                origins[key] = [origin.without_trigger() for origin in origins.get(key, ())]
+                for session in self._sessions.values():
+                    session.forget_triggers(key)
+            origins.setdefault(key, []).append(Origin(key, change.traceparent, trigger_ns, change.observed_at_ns))
         return origins
 
     # -- node side ---------------------------------------------------------------------------------------------------
