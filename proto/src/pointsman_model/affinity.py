@@ -23,7 +23,7 @@ from pointsman_model.plan import PlanEndpoint
 HASH_SEED: Final = 0x706D
 """The same everywhere and for ever: it decides which endpoint a client gets."""
 
-BUCKET_COUNTS: Final = (251, 1021, 4093, 65521)
+BUCKET_COUNTS: Final = (251, 1021, 4093, 16381, 65521)
 """Sizes a table may have, all prime: few, because kernel rules are made for each that is in use."""
 BUCKETS_PER_SHARE: Final = 16
 """A table is the smallest that has so many buckets for each share; the shares of two endpoints of equal weight then
