@@ -12,9 +12,10 @@ import grpc.aio
 
 from pointsman.plan.v1 import plan_service_pb2 as pb
 from pointsman.plan.v1 import plan_service_pb2_grpc as pb_grpc
-from pointsman_enforcer.core.messages import transaction_to_pb
-from pointsman_enforcer.core.transaction import Position, Transaction
+from pointsman_enforcer.core.messages import name_to_pb, transaction_to_pb
+from pointsman_enforcer.core.transaction import ChangeOrigin, Position, Transaction
 from pointsman_model.names import ServiceKey
+from pointsman_model.plan import NodeFacts
 from support.enforcer_plans import FACTS, digest_of
 
 DEADLINE_SECONDS = 15.0
@@ -59,19 +60,25 @@ class ScriptedStream:
     async def send(self, nonce: int, updates: Mapping[ServiceKey, bytes], **changes: object) -> None:
         """A transaction in one part that replaces `updates`; its digest is right unless `changes` say otherwise."""
         removals: tuple[ServiceKey, ...] = changes.pop("removals", ())  # type: ignore[assignment]  # by name
+        facts: NodeFacts | None = changes.pop("facts", FACTS if nonce == 1 else None)  # type: ignore[assignment]  # by name
         self.held = {**self.held, **updates}
         for name in removals:
             self.held.pop(name, None)
+        sources: tuple[ChangeOrigin, ...] = changes.pop("sources", ())  # type: ignore[assignment]  # by name
         transaction = Transaction(
             nonce=nonce,
             position=Position("scripted", nonce),
             updates=updates,
             removals=removals,
-            facts=FACTS if nonce == 1 else None,
+            facts=facts,
             digest=digest_of(self.held),
             in_sync=True,
         )
         part = transaction_to_pb(transaction)
+        for source in sources:
+            added = part.origins.add(service=name_to_pb(source.service))
+            added.trace.traceparent = source.traceparent
+            added.trigger_time.FromNanoseconds(source.trigger_time_ns)
         for field, value in changes.items():
             if field == "replaced_buckets":
                 part.replaced_buckets.extend(value)  # type: ignore[arg-type]  # numbers
