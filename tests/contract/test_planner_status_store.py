@@ -14,7 +14,7 @@ import pytest
 from pointsman_chassis.metrics import Registry
 from pointsman_model.cluster import ClusterPosition
 from pointsman_model.names import ServiceKey
-from pointsman_planner.core.messages import Failure, FailureStage
+from pointsman_planner.core.messages import Drift, Failure, FailureStage
 from pointsman_planner.core.status import NodeState, NodeStatus
 from pointsman_planner.metrics import PlannerMetrics
 from pointsman_planner.store.redis_status_store import RedisStatusStore
@@ -35,6 +35,7 @@ STATUS = NodeStatus(
     pending_services=2,
     failures=(Failure(service=ServiceKey("shop", "web"), stage=FailureStage.APPLY, message="no"),),
     last_seen_ns=1_700_000_000_000_000_000,
+    drift=Drift(repairs=2, repaired_at_ns=5, duration_ns=6, kinds=("table",), objects=7, process="nft", process_id=8),
 )
 
 

@@ -20,6 +20,7 @@ import grpc
 
 from pointsman.control.v1 import control_service_pb2 as pb
 from pointsman.control.v1.control_service_pb2_grpc import ControlServiceStub
+from pointsman.plan.v1 import plan_service_pb2
 from pointsman.types.v1 import types_pb2
 
 _TIMEOUT_SECONDS = 5.0
@@ -80,9 +81,28 @@ def _node(node: pb.NodeStatus) -> dict[str, object]:
         "revision": node.programmed.revision,
         "pending": node.pending_services,
         "failures": [
-            f"{failure.service.namespace}/{failure.service.name}: {failure.message}" for failure in node.failures
+            f"{failure.service.namespace}/{failure.service.name}: {_stage(failure)}: {failure.message}"
+            for failure in node.failures
         ],
         "digests_equal": node.desired_digest == node.programmed_digest,
+        "drift": _drift(node.drift) if node.HasField("drift") else None,
+    }
+
+
+def _stage(failure: plan_service_pb2.ServiceFailure) -> str:
+    return plan_service_pb2.ServiceFailure.Stage.Name(failure.stage).removeprefix("STAGE_").lower()
+
+
+def _drift(drift: plan_service_pb2.DriftReport) -> dict[str, object]:
+    """The newest repair after somebody else changed the node's kernel objects."""
+    return {
+        "repairs": drift.repairs,
+        "at": drift.repaired_at.ToJsonString(),
+        "seconds": round(drift.duration.ToNanoseconds() / 1e9, 4),
+        "touched": list(drift.kinds),
+        "objects": drift.objects,
+        "process": drift.process,
+        "process_id": drift.process_id,
     }
 
 

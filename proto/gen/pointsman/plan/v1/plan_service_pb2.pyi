@@ -892,6 +892,7 @@ class Ack(_message.Message):
     STATISTICS_FIELD_NUMBER: _builtins.int
     APPLIED_AT_FIELD_NUMBER: _builtins.int
     DRIFT_FIELD_NUMBER: _builtins.int
+    RECOVERED_FIELD_NUMBER: _builtins.int
     nonce: _builtins.int
     """Nonce of the transaction; 0 for an ack that the enforcer sends by itself (a retry succeeded, drift was repaired)."""
     level: Global___AckLevel.ValueType
@@ -918,6 +919,10 @@ class Ack(_message.Message):
         so that one that got lost does no harm.
         """
 
+    @_builtins.property
+    def recovered(self) -> _containers.RepeatedCompositeFieldContainer[_types_pb2.NamespacedName]:
+        """Services nacked before that are as planned now. When `programmed_digest` equals `digest` all of them are, named or not."""
+
     def __init__(
         self,
         *,
@@ -929,10 +934,11 @@ class Ack(_message.Message):
         statistics: Global___ApplyStatistics | None = ...,
         applied_at: _timestamp_pb2.Timestamp | None = ...,
         drift: Global___DriftReport | None = ...,
+        recovered: _abc.Iterable[_types_pb2.NamespacedName] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["applied_at", b"applied_at", "drift", b"drift", "position", b"position", "statistics", b"statistics"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["applied_at", b"applied_at", "digest", b"digest", "drift", b"drift", "level", b"level", "nonce", b"nonce", "position", b"position", "programmed_digest", b"programmed_digest", "statistics", b"statistics"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["applied_at", b"applied_at", "digest", b"digest", "drift", b"drift", "level", b"level", "nonce", b"nonce", "position", b"position", "programmed_digest", b"programmed_digest", "recovered", b"recovered", "statistics", b"statistics"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

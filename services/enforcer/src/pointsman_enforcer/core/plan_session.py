@@ -87,6 +87,8 @@ class Programmed:
     kernel_bytes: int = 0
     services: int = 0
     failures: tuple[Failure, ...] = ()
+    recovered: tuple[ServiceKey, ...] = ()
+    """Services that were failed and are as planned now."""
     drift: DriftReport | None = None
     """The newest repair since the process started, so that a planner that missed it hears of it with the next ack."""
 
@@ -243,6 +245,7 @@ def _ack(result: Programmed) -> pb.Ack:
     ack.statistics.kernel_bytes = result.kernel_bytes
     ack.statistics.services = result.services
     ack.statistics.duration.FromNanoseconds(result.duration_ns)
+    ack.recovered.extend(map(name_to_pb, result.recovered[:FAILURES_PER_NACK]))
     if result.drift is not None:
         ack.drift.CopyFrom(drift_to_pb(result.drift))
     return ack

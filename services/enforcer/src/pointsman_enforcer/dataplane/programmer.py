@@ -154,7 +154,8 @@ class Programmer(Generic[C]):
             self._remembered[step.key] = step.rendering
         else:
             self._remembered.pop(step.key, None)
-        tally.recovered += self._failures.clear(step.key)
+        if self._failures.clear(step.key):
+            tally.recovered[step.key] = None
         if step.key is not NODE:
             tally.services += 1
             self._flows.programmed(step.key)

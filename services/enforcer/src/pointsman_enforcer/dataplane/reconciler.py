@@ -345,6 +345,7 @@ class Reconciler(Generic[C]):
             kernel_bytes=tally.bytes,
             services=tally.services,
             failures=tuple(tally.failures.values()),
+            recovered=tuple(tally.recovered),
             drift=self.drift.report,
         )
         tally.seconds = now - started

@@ -64,7 +64,8 @@ class Tally:
     give it up in this very sync."""
     failures: dict[ServiceKey, Failure] = field(default_factory=dict)
     """New ones: what the planner has not been told."""
-    recovered: int = 0
+    recovered: dict[ServiceKey, None] = field(default_factory=dict)
+    """Services that were failed and are as planned now."""
     timings: dict[ServiceKey, tuple[int, int, int]] = field(default_factory=dict)
     """For traced services: start of rendering, start and end of applying, wall clock nanoseconds."""
 

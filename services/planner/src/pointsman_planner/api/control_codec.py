@@ -13,7 +13,7 @@ from pointsman_model.names import ServiceKey
 from pointsman_model.wire.cluster import service_to_pb
 from pointsman_planner.core.cluster_state import ClusterState, PlannedService
 from pointsman_planner.core.explain import Explanation, conflicts_of
-from pointsman_planner.core.messages import Failure
+from pointsman_planner.core.messages import Drift, Failure
 from pointsman_planner.core.status import NodeStatus
 
 
@@ -56,6 +56,21 @@ def status_to_pb(status: NodeStatus) -> pb.NodeStatus:
         seen = Timestamp()
         seen.FromNanoseconds(status.last_seen_ns)
         message.last_seen.CopyFrom(seen)
+    if status.drift is not None:
+        message.drift.CopyFrom(_drift_to_pb(status.drift))
+    return message
+
+
+def _drift_to_pb(drift: Drift) -> plan_service_pb2.DriftReport:
+    message = plan_service_pb2.DriftReport(
+        repairs=drift.repairs,
+        kinds=drift.kinds,
+        objects=drift.objects,
+        process=drift.process,
+        process_id=drift.process_id,
+    )
+    message.repaired_at.FromNanoseconds(drift.repaired_at_ns)
+    message.duration.FromNanoseconds(drift.duration_ns)
     return message
 
 

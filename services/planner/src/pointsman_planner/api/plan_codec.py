@@ -18,6 +18,7 @@ from pointsman_model.wire.plan import settings_from_pb
 from pointsman_planner.core.messages import (
     Ack,
     AckLevel,
+    Drift,
     Failure,
     FailureStage,
     Heartbeat,
@@ -28,6 +29,9 @@ from pointsman_planner.core.messages import (
 )
 
 _TEXT_MAX = 1024
+_KIND_MAX = 32
+_KINDS_MAX = 16
+_RECOVERED_MAX = 1000
 _CAPABILITIES_MAX = 256
 _NODE_NAME = re.compile(r"[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?")
 
@@ -91,6 +95,22 @@ def _ack(message: pb.Ack) -> Ack:
         digest=message.digest,
         programmed_digest=message.programmed_digest,
         applied_at_ns=_nanoseconds(message.applied_at, "ack.applied_at") if message.HasField("applied_at") else 0,
+        drift=_drift(message.drift) if message.HasField("drift") else None,
+        recovered=tuple(ServiceKey(name.namespace, name.name) for name in message.recovered[:_RECOVERED_MAX]),
+    )
+
+
+def _drift(message: pb.DriftReport) -> Drift:
+    if not 0 <= message.duration.ToNanoseconds() < 1 << 63:
+        raise WireError("ack.drift.duration: is not the duration of a repair")
+    return Drift(
+        repairs=message.repairs,
+        repaired_at_ns=_nanoseconds(message.repaired_at, "ack.drift.repaired_at"),
+        duration_ns=message.duration.ToNanoseconds(),
+        kinds=tuple(kind[:_KIND_MAX] for kind in message.kinds[:_KINDS_MAX]),
+        objects=message.objects,
+        process=message.process[:_TEXT_MAX],
+        process_id=message.process_id,
     )
 
 

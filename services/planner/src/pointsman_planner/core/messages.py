@@ -47,6 +47,19 @@ class Hello:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Drift:
+    """The newest repair after somebody else changed the node's kernel objects (see `pointsman.plan.v1.DriftReport`)."""
+
+    repairs: int
+    repaired_at_ns: int = 0
+    duration_ns: int = 0
+    kinds: tuple[str, ...] = ()
+    objects: int = 0
+    process: str = ""
+    process_id: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Ack:
     """A transaction was reached, and all before it; nonce 0 = the enforcer speaks by itself."""
 
@@ -55,6 +68,9 @@ class Ack:
     digest: int
     programmed_digest: int
     applied_at_ns: int = 0
+    drift: Drift | None = None
+    recovered: tuple[ServiceKey, ...] = ()
+    """Services nacked before that are as planned now."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from enum import IntEnum
 
 from pointsman_model.cluster import ClusterPosition
-from pointsman_planner.core.messages import Failure
+from pointsman_planner.core.messages import Drift, Failure
 from pointsman_planner.core.node_session import NodeSession
 from pointsman_planner.core.planner import Planner
 
@@ -37,6 +37,8 @@ class NodeStatus:
     pending_services: int = 0
     failures: tuple[Failure, ...] = ()
     last_seen_ns: int = 0
+    drift: Drift | None = None
+    """The newest repair after somebody else changed the node's kernel objects."""
 
 
 def status_of(session: NodeSession, planner: Planner, planner_id: str) -> NodeStatus:
@@ -62,4 +64,5 @@ def status_of(session: NodeSession, planner: Planner, planner_id: str) -> NodeSt
         pending_services=session.pending_services,
         failures=session.failures,
         last_seen_ns=session.last_heard_ns,
+        drift=session.drift,
     )

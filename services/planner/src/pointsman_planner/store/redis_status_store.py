@@ -19,7 +19,7 @@ from redis.exceptions import RedisError
 from pointsman_chassis.backoff import Backoff
 from pointsman_model.cluster import ClusterPosition
 from pointsman_model.names import ServiceKey
-from pointsman_planner.core.messages import Failure, FailureStage
+from pointsman_planner.core.messages import Drift, Failure, FailureStage
 from pointsman_planner.core.status import NodeState, NodeStatus
 from pointsman_planner.metrics import PlannerMetrics
 
@@ -159,6 +159,7 @@ def _to_hash(status: NodeStatus) -> dict[Any, Any]:
         "pending": status.pending_services,
         "last_seen_ns": status.last_seen_ns,
         "failures": msgspec.json.encode(failures),
+        "drift": msgspec.json.encode(status.drift),
     }
 
 
@@ -182,6 +183,17 @@ def _from_hash(name: str, fields: Mapping[bytes, bytes]) -> NodeStatus | None:
                 for f in stored
             ),
             last_seen_ns=int(text["last_seen_ns"]),
+            drift=_drift(text.get("drift", "null")),
         )
     except (KeyError, ValueError, msgspec.MsgspecError):
         return None
+
+
+def _drift(text: str) -> Drift | None:
+    """A report in JSON; ValueError when a number does not fit the message it will be shown in."""
+    drift = msgspec.json.decode(text, type=Drift | None)
+    if drift is not None:
+        numbers = (drift.repairs, drift.repaired_at_ns, drift.duration_ns, drift.objects)
+        if not all(0 <= number < 1 << 63 for number in numbers) or not 0 <= drift.process_id < 1 << 32:
+            raise ValueError("a number is out of range")
+    return drift
