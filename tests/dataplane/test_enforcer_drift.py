@@ -7,15 +7,18 @@ import asyncio
 import socket
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from pointsman_enforcer.dataplane.drift import DriftOutcome
 from pointsman_enforcer.dataplane.nftables.message import Family
-from pointsman_model.names import ServiceKey
-from pointsman_model.plan import ServicePlan
+from pointsman_model.names import ServiceKey, parse_address, parse_prefix
+from pointsman_model.plan import NodeFacts, ServicePlan
 from support.drift_world import DriftNode, drift_node
 from support.enforcer_plans import cluster_ip, endpoints, key, load_balancer, numbered
+from support.enforcer_process import EnforcerNode
+from support.netns import NetNs
 from support.nft_world import World
 from support.traffic import PATIENCE_SECONDS, Reply, parse_reply, probe, seen
 
@@ -207,3 +210,53 @@ async def test_own_commits_are_never_taken_for_drift(world: World) -> None:
         await node.nft("add table ip zz\ndelete table ip zz")
         assert node.looks == []
         assert node.reconciler.drift.report is None
+
+
+def test_the_command_repairs_under_traffic_counts_and_says_who_it_was(world: World, tmp_path: Path) -> None:
+    facts = NodeFacts(
+        name="node-1",
+        addresses=(parse_address(world.at.node),),
+        service_cidrs=(parse_prefix(world.at.service_cidr),),
+    )
+    node = EnforcerNode(world.node, tmp_path, facts, clusterCIDR=world.at.pods)
+    node.write_plan(plans(world))
+    with node.running():
+        assert node.status()["drift"] is None
+        for repairs, damage in enumerate(("flush ruleset", "flush chain ip pointsman services"), start=1):
+            world.node.run("nft", damage)
+            deadline = time.monotonic() + PATIENCE_SECONDS
+            while (node.status()["drift"] or {"repairs": 0})["repairs"] < repairs:
+                assert time.monotonic() < deadline, (tmp_path / "log").read_text()
+            assert seen(world.pod, world.at.cluster_ip)[0] == {"pod1", "pod2"}
+        drift = node.status()["drift"]
+        assert (drift["process"], drift["kinds"]) == ("nft", ["rule"])
+        metrics = node.get("http://127.0.0.1:10249/metrics")
+        assert 'pointsman_enforcer_drift_repairs_total{outcome="rebuilt"} 1.0' in metrics
+        assert 'pointsman_enforcer_drift_repairs_total{outcome="repaired"} 1.0' in metrics
+        assert 'pointsman_enforcer_drift_events_total{kind="table"} 1.0' in metrics
+        log = (tmp_path / "log").read_text()
+        assert log.count("somebody else changed our kernel objects; put right") == 2
+    node.command("--cleanup")
+
+
+@pytest.mark.timeout(180)
+async def test_a_full_flush_of_ten_thousand_services_costs_no_more_than_loading_them() -> None:
+    with NetNs("flush") as namespace:
+        async with drift_node(namespace) as node:
+            node.plan({key(each): numbered(each) for each in range(10_000)})
+            started = time.perf_counter()
+            await node.programmed()
+            loading = time.perf_counter() - started
+            await node.nft("flush ruleset")
+            look = await node.looked(1)
+            assert look.outcome is DriftOutcome.REBUILT
+            assert look.seconds < max(loading, 0.5)
+            listing = await asyncio.to_thread(namespace.ruleset)
+            assert listing.count(" : goto cluster-10") == 10_000
+            assert listing.count(" . tcp . 80 . ") == 100_000
+            dumps = node.dataplane.dumps
+            await node.nft("delete element ip pointsman endpoints { 172.30.0.1 . tcp . 80 . 3 }")
+            look = await node.looked(2)
+            assert (look.outcome, node.dataplane.dumps - dumps) == (DriftOutcome.REPAIRED, 3)
+            assert node.reconciler.drift.report is not None
+            assert node.reconciler.drift.report.objects == 1

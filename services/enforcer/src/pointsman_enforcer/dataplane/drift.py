@@ -70,10 +70,13 @@ class DriftKeeper:
 
     def notice(self) -> None:
         """Somebody else may have changed what is ours."""
-        if self._noticed_at is not None:
-            return
+        if self._noticed_at is None:
+            self._noticed_at = self._clock.monotonic()
+            self._schedule()
+
+    def _schedule(self) -> None:
         now = self._clock.monotonic()
-        self._noticed_at, self._due_at = now, self._pace.due(now)
+        self._is_ripe, self._due_at = False, self._pace.due(now)
         if self._request is not None:
             self._timer = self._clock.call_later(self._due_at - now, self._ripen)
 
@@ -109,7 +112,12 @@ class DriftKeeper:
         return mended
 
     def finish(self, services: int) -> None:
-        """A sync is over, and `services` were programmed in it: if it had to do with drift, tell."""
+        """A sync is over, and `services` were programmed in it: if it had to do with drift, tell.
+
+        A sync that reads everything back does not look at rules: what was noticed meanwhile is due after it.
+        """
+        if self.is_due:
+            self._schedule()
         mended, self._mended = self._mended, None
         if mended is None:
             return

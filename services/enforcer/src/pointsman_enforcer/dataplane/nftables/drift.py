@@ -18,10 +18,10 @@ socket's buffer overflows the kernel says so (ENOBUFS), and everything is looked
 from __future__ import annotations
 
 import asyncio
-import ctypes
 import errno
 import socket
 import struct
+from array import array
 from collections.abc import Callable
 from typing import Final, Protocol
 
@@ -33,6 +33,7 @@ _RECEIVE_BYTES: Final = 1024 * 1024
 _DATAGRAM_BYTES: Final = 64 * 1024
 _DATAGRAMS_PER_TURN: Final = 64
 """After so many the event loop gets its turn; the rest is still there."""
+_TURNS_PER_TAKE: Final = 32
 _PORT_AT: Final = 12
 _LOAD_WORD, _JUMP_EQUAL, _RETURN = 0x20, 0x15, 0x06
 _INSTRUCTION: Final = struct.Struct("=HBBI")
@@ -73,9 +74,10 @@ class DriftMonitor:
         self._loop.add_reader(self._socket.fileno(), self._readable, noticed)
 
     def take(self) -> Touched:
-        """What was touched since the last call, up to this moment."""
-        while self.drain():
-            pass
+        """What was touched since the last call, up to this moment or, in a flood, some of it: `noticed` comes again."""
+        for _ in range(_TURNS_PER_TAKE):
+            if not self.drain():
+                break
         return self._notifications.take()
 
     def put_back(self, touched: Touched) -> None:
@@ -145,6 +147,6 @@ def _leave_out(opened: socket.socket, port: int) -> None:
             (_RETURN, 0, 0, _KEEP_ALL),
         )
     )
-    held = ctypes.create_string_buffer(program)
-    descriptor = struct.pack("HL", len(program) // _INSTRUCTION.size, ctypes.addressof(held))
+    held = array("B", program)
+    descriptor = struct.pack("HL", len(program) // _INSTRUCTION.size, held.buffer_info()[0])
     opened.setsockopt(socket.SOL_SOCKET, uapi.SO_ATTACH_FILTER, descriptor)
