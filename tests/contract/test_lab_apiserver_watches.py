@@ -2,6 +2,7 @@
 """Watches over a real connection: order, latency path, faults on request, and what the server counts."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from contextlib import aclosing
 from typing import Any
@@ -192,6 +193,18 @@ async def test_stats_count_requests_and_open_watches(server: ApiServer, client: 
     await eventually(lambda: server.stats.open_watches["configmaps"] == 0, "a closed connection closes its watch")
     await client.request("DELETE", "/lab/v1/stats")
     assert (await client.request("GET", "/lab/v1/stats"))["requests"] == {}
+
+
+async def test_commits_tell_when_each_version_was_written(client: ApiClient) -> None:
+    before = time.monotonic()
+    first = await make(client, "x")
+    between = time.monotonic()
+    second = await make(client, "y")
+    commits = await client.request("GET", "/lab/v1/commits/configmaps")
+    at = [commits[made["metadata"]["resourceVersion"]] for made in (first, second)]
+    assert before <= at[0] <= between <= at[1] <= time.monotonic()
+    with pytest.raises(ApiError):
+        await client.request("GET", "/lab/v1/commits/nonsense")
 
 
 async def test_watch_list_of_a_large_world_is_complete_and_then_live(server: ApiServer, client: ApiClient) -> None:

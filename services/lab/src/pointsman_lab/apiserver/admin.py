@@ -2,6 +2,7 @@
 """The lab's own HTTP paths beside the Kubernetes API: faults, counters and bulk loading under /lab/v1.
 
     GET    /lab/v1/stats                    counters; DELETE sets them to zero
+    GET    /lab/v1/commits/RESOURCE         when each remembered change was committed, CLOCK_MONOTONIC by version
     GET    /lab/v1/faults                   the faults in force; DELETE ends them all
     POST   /lab/v1/faults/drop-watches      {"resource": "endpointslices", "abrupt": true}
     POST   /lab/v1/faults/freeze-watches    {"resource": "..."}; thaw-watches ends it
@@ -60,6 +61,8 @@ class Admin:
                 return self._stats.as_json()
             case "DELETE", ["stats"]:
                 self._stats.reset()
+            case "GET", ["commits", resource]:
+                return self._commits(_plural({"resource": resource}))
             case "GET", ["faults"]:
                 return self._faults.as_json()
             case "DELETE", ["faults"]:
@@ -73,6 +76,10 @@ class Admin:
                     404, "NotFound", f"the lab has no {method} {path}; see /lab/v1/faults and /lab/v1/stats"
                 )
         return {"done": True}
+
+    def _commits(self, plural: str) -> Json:
+        logs = [self._registry.store.collection(r).log for r in RESOURCES if r.plural == plural and r.stored]
+        return {str(event.resource_version): event.committed_at for log in logs for event in log.after(log.compacted)}
 
     def _fault(self, fault: str, asked: Json) -> Json:
         resource = _plural(asked)

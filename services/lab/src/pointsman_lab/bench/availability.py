@@ -44,12 +44,6 @@ class EndpointTimeline:
     _slices: dict[str, frozenset[str]] = field(default_factory=dict)
     _empty_since: float | None = None
     windows: list[Window] = field(default_factory=list)
-    is_started: bool = False
-
-    @property
-    def is_available(self) -> bool:
-        """Whether some endpoint is usable now."""
-        return self._empty_since is None
 
     def see(self, kind: str, slice_object: dict[str, Any], at: float) -> None:
         """Take in one event: its type, its object, and when it came."""

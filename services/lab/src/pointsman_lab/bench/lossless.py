@@ -16,7 +16,7 @@ from typing import Any, Final
 from pointsman_lab.bench.availability import Record, broken_flows, judge
 from pointsman_lab.bench.lossless_report import Measured
 from pointsman_lab.bench.scenarios import NAMESPACE, REPLICAS, SCENARIOS, Scenario, World
-from pointsman_lab.bench.traffic import Traffic, endpoint_timeline, traffic
+from pointsman_lab.bench.traffic import Traffic, slice_events, traffic
 from pointsman_lab.bench.workload import HELD_NODE_PORT, manifests
 from pointsman_lab.cluster import Cluster
 from pointsman_lab.errors import LabError
@@ -25,8 +25,9 @@ from pointsman_lab.settings import LabSettings
 CLIENT: Final = f"{NAMESPACE}/client"
 OUTSIDE: Final = "outside"
 CONNECTIONS_MIN: Final = 10_000
-ALLOWANCE_SECONDS: Final = 0.010
-"""The target of "watch event -> kernel commit": what a change may take on its way after a window has ended."""
+ALLOWANCE_SECONDS: Final = 0.050
+"""What a change may take on its way into the kernel after a window has ended, with both cores full of this traffic.
+How long it really took is told beside it (`late`), and measured without load by the other part of the benchmark."""
 _WARM_CONNECTIONS: Final = 500
 _WORKERS: Final = 8
 _PAUSE_SECONDS: Final = 0.002
@@ -87,13 +88,13 @@ async def _play(world: World, scenario: Scenario, held: tuple[Traffic, Traffic])
     }
     place = OUTSIDE if scenario.is_from_outside else CLIENT
     started, world.note = time.monotonic(), ""
-    async with endpoint_timeline(world.cluster, NAMESPACE, scenario.service) as timeline:
+    async with slice_events(world.cluster, NAMESPACE, scenario.service) as events:
         async with traffic(world.cluster, place, [spec], "connect") as seen:
             await seen.wait_count(_WARM_CONNECTIONS)
             windows = await scenario.play(world)
             await seen.wait_count(max(CONNECTIONS_MIN, len(seen.records) + _WARM_CONNECTIONS))
         ended = time.monotonic()
-        windows = (*windows, *timeline.until(ended))
+        windows = (*windows, *(await events.timeline()).until(ended))
     meanwhile = [record for flow in held for record in _between(flow.records, started, ended)]
     return Measured(
         name=scenario.name,

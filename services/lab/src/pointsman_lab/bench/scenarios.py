@@ -147,8 +147,9 @@ def _removed_by_another(service: str, *command: str) -> Callable[[World], Awaita
     async def play(world: World) -> Sequence[Window]:
         address, port = await world.address(service, is_from_outside=False)
         async with kernel_commits(world.cluster, world.node, "events") as commits:
-            removed = time.monotonic()
+            asked = time.monotonic()
             await world.cluster.node_exec(world.node, *command)
+            removed = await commits.wait_after(asked)
             ended = await _wait_repaired(world, commits, f"{{ {address} . tcp . {port} }}")
             await world.settle()
         world.note = f"missing for {(ended - removed) * 1e3:.0f} ms" + world.note

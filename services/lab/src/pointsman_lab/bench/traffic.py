@@ -72,25 +72,47 @@ async def traffic(cluster: Cluster, place: str, specs: Sequence[dict[str, Any]],
             connected.result().close()
 
 
+class SliceEvents:
+    """The events of a Service's EndpointSlices while they were watched."""
+
+    def __init__(self, cluster: Cluster, listed: dict[str, Any]) -> None:
+        self._cluster = cluster
+        self._started = time.monotonic()
+        self.seen = [("ADDED", item) for item in listed["items"]]
+        self._initial = len(self.seen)
+
+    async def timeline(self) -> EndpointTimeline:
+        """The endpoints over time, by when the API server committed each change.
+
+        When the events came here says less: whoever hears first acts first, and that may be Pointsman.
+        """
+        path = f"/lab/v1/commits/{ENDPOINTSLICES.plural}"
+        committed = await self._cluster.api.request("GET", path)
+        timeline = EndpointTimeline()
+        for index, (kind, item) in enumerate(self.seen):
+            at = self._started if index < self._initial else committed[item["metadata"]["resourceVersion"]]
+            timeline.see(kind, item, at)
+        return timeline
+
+
 @contextlib.asynccontextmanager
-async def endpoint_timeline(cluster: Cluster, namespace: str, service: str) -> AsyncIterator[EndpointTimeline]:
+async def slice_events(cluster: Cluster, namespace: str, service: str) -> AsyncIterator[SliceEvents]:
     """Watch the EndpointSlices of a Service as long as the body runs."""
-    timeline = EndpointTimeline()
     label = f"kubernetes.io/service-name={service}"
     listed = await cluster.api.list(ENDPOINTSLICES, namespace, labelSelector=label)
-    for item in listed["items"]:
-        timeline.see("ADDED", item, time.monotonic())
+    events = SliceEvents(cluster, listed)
 
     async def follow() -> None:
         version = listed["metadata"]["resourceVersion"]
         async for event in cluster.api.watch(
             ENDPOINTSLICES, namespace, labelSelector=label, resourceVersion=version, timeoutSeconds="900"
         ):
-            timeline.see(event.type, event.object, time.monotonic())
+            if event.type != "BOOKMARK":
+                events.seen.append((event.type, event.object))
 
     task = asyncio.create_task(follow())
     try:
-        yield timeline
+        yield events
     finally:
         task.cancel()
         with contextlib.suppress(asyncio.CancelledError):
