@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import itertools
+import threading
 from collections import Counter
 from collections.abc import Iterator
 
@@ -10,6 +12,7 @@ import pytest
 
 from pointsman_enforcer.dataplane.nftables.message import Family
 from support.affinity_world import EVERYBODY, NODE_PORT, AffinityWorld
+from support.traffic import Reply, probe
 
 pytestmark = pytest.mark.root
 CLIENTS = 300
@@ -117,6 +120,36 @@ def test_no_endpoints_and_back_again(world: AffinityWorld) -> None:
     world.remove()
     world.program()
     assert {client: world.connect(client) for client in before} == before
+
+
+def test_changes_under_traffic_lose_no_connection_and_move_nobody(world: AffinityWorld) -> None:
+    """One client stays with an endpoint that is always there; every other connection is a client's first."""
+    world.program(("a", "b", "c"))
+    client = world.client(0)
+    world.seed(world.remembered_as(client, "a"))
+    stop = threading.Event()
+    kept: set[str] = set()
+    lost: list[object] = []
+
+    def connect() -> None:
+        for number in itertools.count(1):
+            if stop.is_set():
+                return
+            kept.add(world.connect(client))
+            reply = probe(world.world.client, world.at.cluster_ip, 80, source=world.client(number % 60_000))
+            if not isinstance(reply, Reply):
+                lost.append(reply)
+
+    thread = threading.Thread(target=connect)
+    thread.start()
+    try:
+        for number in range(150):
+            world.program(EVERYBODY if number % 2 else ("a", "c"))
+    finally:
+        stop.set()
+        thread.join()
+    assert kept == {"a"}
+    assert lost == []
 
 
 def test_local_policy_remembers_within_the_local_set(world: AffinityWorld) -> None:

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from pointsman_enforcer.dataplane.nftables import layout
+from pointsman_enforcer.dataplane.nftables.apply import describe_chain
 from pointsman_enforcer.dataplane.nftables.chains import endpoint_chains
 from pointsman_enforcer.dataplane.nftables.elements import add_elements, add_keys, add_ranges, add_timed
 from pointsman_enforcer.dataplane.nftables.message import Batch, Family, Message, Table
@@ -115,6 +116,24 @@ def test_nft_loads_back_what_it_printed(family: Family) -> None:
         namespace.run("nft", "flush", "ruleset")
         namespace.run("nft", "-f", "-", stdin=listing)
         assert canonical(namespace.ruleset()) == canonical(listing)
+
+
+@FAMILIES
+def test_a_dry_run_shows_the_chains_as_nft_lists_them(family: Family) -> None:
+    table = Table(family=family)
+    chains = (*endpoint_chains(2), *endpoint_chains(251, affinity_seconds=59))
+    batch = Batch()
+    batch.extend(skeleton(table, SkeletonSettings()))
+    for chain in chains:
+        batch.extend(chain.messages(table))
+    with NetNs("dry") as namespace, namespace.call(NftSocket) as nft:
+        nft.commit_blocking(batch)
+        listing = re.sub(r' comment "[^"]*"| packets 0 bytes 0', "", namespace.ruleset())
+    for chain in chains:
+        head = f"{family.keyword} pointsman {chain.name}"
+        body = listing.partition(f"chain {chain.name} {{\n")[2].partition("\n\t}")[0]
+        rules = [f"add rule {head} {line.strip()}" for line in body.splitlines()]
+        assert describe_chain(family, chain.name).splitlines() == [f"add chain {head}", *rules]
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from dataclasses import replace
 
 from conformance.addresses import POD, PRIMARY
 from conformance.build import IPVS, listed, probe, sequence, to
-from conformance.model import Expectation, Probe, Row, Step, Target
+from conformance.model import Disturbance, Expectation, Probe, Row, Step, Target
 from conformance.objects import Port, SlicePort, apply, service, slice_of
 
 from pointsman_model.affinity import pick
@@ -120,6 +120,22 @@ def _changes() -> Iterator[Row]:
             for index, endpoints in enumerate(steps)
         ),
         title="an endpoint that goes or is not ready loses its clients at once; the others keep theirs",
+    )
+
+    vip = "172.30.7.8"
+    yield from sequence(
+        15,
+        "158r",
+        Step(
+            events=apply(_service(vip), slice_of("svc1", f"{A}@L {C}@R")),
+            probes=_all(_clients(8), vip, to(A, C, m=True)),
+        ),
+        Step(
+            events=apply(slice_of("svc1", f"{A}@L {B}@L {C}@R {D}@R")),
+            probes=_all(_clients(8), vip, to(A, B, C, D, m=True)),
+            disturbance=Disturbance.RESTART,
+        ),
+        title="a restarted enforcer moves nobody",
     )
 
 
