@@ -212,6 +212,22 @@ async def test_own_commits_are_never_taken_for_drift(world: World) -> None:
         assert node.reconciler.drift.report is None
 
 
+async def test_clients_that_packets_make_the_kernel_remember_are_no_drift(world: World) -> None:
+    async with drift_node(world.node) as node:
+        chosen = endpoints(world.at.pod1, world.at.pod2)
+        ports = (cluster_ip(world.at.cluster_ip, 80, chosen),)
+        node.plan({key(1): ServicePlan(ports=ports, affinity_timeout_seconds=100)})
+        await node.programmed()
+        names, _ = await asyncio.to_thread(seen, world.pod, world.at.cluster_ip)
+        assert len(names) == 1
+        assert "expires" in await asyncio.to_thread(world.node.ruleset)
+        assert node.looks == []
+        await node.nft("flush map ip pointsman affinity_endpoints\nflush map ip pointsman affinity_picks")
+        look = await node.looked(1)
+        assert look.outcome is DriftOutcome.REPAIRED
+        assert (await asyncio.to_thread(seen, world.pod, world.at.cluster_ip))[0] == names
+
+
 def test_the_command_repairs_under_traffic_counts_and_says_who_it_was(world: World, tmp_path: Path) -> None:
     facts = NodeFacts(
         name="node-1",
