@@ -23,7 +23,7 @@ from structlog.testing import capture_logs
 
 EXAMPLE_SECONDS_MAX = 10.0
 """Generous: ordinary values take under 50 ms, and the machine may be busy."""
-_ROUND_EXAMPLES = 200
+_ROUND_EXAMPLES = 60
 _PHASES = (Phase.explicit, Phase.generate, Phase.target, Phase.shrink)
 
 
