@@ -64,6 +64,11 @@ class Watcher(pb_grpc.ClusterServiceServicer):
             yield item
 
 
+def removals(revision: int, *objects: ClusterObject) -> pb.WatchClusterResponse:
+    changes = [change_to_pb(Change(key=key_of(value), value=None)) for value in objects]
+    return pb.WatchClusterResponse(delta=pb.Delta(revision=revision, changes=changes, complete=True))
+
+
 class Follower:
     """A planner that follows, and what it was told."""
 
@@ -71,12 +76,13 @@ class Follower:
         self.registry = Registry(process=False)
         self.planner = Planner()
         self.applied: list[Applied] = []
+        self.now = 0.0
         self.feed = ClusterFeed(
             addresses=[f"127.0.0.1:{watcher.port}" for watcher in watchers],
             client_id="planner-1",
             security=TransportSecurity(insecure=True),
             planner=self.planner,
-            guard=MassDeleteGuard(GuardSettings(share=0.5, minimum=5)),
+            guard=MassDeleteGuard(GuardSettings(share=0.5, minimum=5, hold_seconds=10.0), now=lambda: self.now),
             on_batch=self._take,
             metrics=PlannerMetrics(self.registry),
             backoff=Backoff(initial_seconds=0.01, maximum_seconds=0.05),
@@ -189,7 +195,7 @@ async def test_a_malformed_change_is_skipped_and_counted() -> None:
         assert follower.registry.value("pointsman_planner_malformed_changes_total") == 1
 
 
-async def test_a_snapshot_that_removes_much_is_held_until_a_second_one_says_the_same() -> None:
+async def test_a_snapshot_that_removes_much_is_held_and_forgotten_when_the_next_one_does_not() -> None:
     many = [service(f"shop/s{n}", f"10.96.1.{n}") for n in range(1, 11)]
     lost = Watcher(snapshot("e1", 5, *many), snapshot("e2", 1, WEB), snapshot("e3", 1, *many))
     async with following(lost) as follower:
@@ -201,15 +207,30 @@ async def test_a_snapshot_that_removes_much_is_held_until_a_second_one_says_the_
         assert [applied.services for applied in follower.applied] == [10, 0]
 
 
-async def test_a_confirmed_mass_delete_is_believed() -> None:
+async def test_a_mass_deletion_that_is_still_said_after_the_hold_time_is_believed() -> None:
     many = [service(f"shop/s{n}", f"10.96.1.{n}") for n in range(1, 11)]
-    watcher = Watcher(snapshot("e1", 5, *many), snapshot("e2", 1, WEB), snapshot("e3", 1, WEB))
+    watcher = Watcher(snapshot("e1", 5, *many), *(snapshot(f"e{n}", 1, WEB) for n in range(2, 50)))
     async with following(watcher) as follower:
         await eventually(at(follower, "e1", 5), "in sync")
         watcher.queue.put_nowait(None)
-        await eventually(at(follower, "e3", 1), "the confirmation")
-        assert follower.services == {"shop/web"}
+        await eventually(lambda: follower.disconnects("held") >= 2, "held, and held again")
+        assert len(follower.services) == 10
+        assert follower.registry.value("pointsman_planner_mass_delete_holding") == 1
+        follower.now = 10.0
+        await eventually(lambda: follower.services == {"shop/web"}, "the end of the hold time")
         assert not watcher.requests[2].HasField("resume")
+        assert follower.registry.value("pointsman_planner_mass_delete_holding") == 0
+
+
+async def test_a_delta_that_removes_much_is_held_too() -> None:
+    many = [service(f"shop/s{n}", f"10.96.1.{n}") for n in range(1, 11)]
+    watcher = Watcher(snapshot("e1", 5, *many), snapshot("e1", 7, *many))
+    async with following(watcher) as follower:
+        await eventually(at(follower, "e1", 5), "in sync")
+        watcher.queue.put_nowait(removals(6, *many[1:]))
+        await eventually(at(follower, "e1", 7), "the snapshot asked for instead")
+        assert len(follower.services) == 10
+        assert follower.disconnects("held") == 1
 
 
 async def test_protocol_violations_end_the_stream_and_nothing_is_applied() -> None:

@@ -26,7 +26,7 @@ from pointsman_planner.core.feed_state import (
     FeedState,
     GuardSettings,
     MassDeleteGuard,
-    SnapshotHeldError,
+    MassDeleteHeldError,
 )
 from pointsman_planner.core.messages import Hello, ProtocolViolationError
 from pointsman_planner.core.planner import Batch, Planner
@@ -201,7 +201,7 @@ def check_feed(messages: list[bytes]) -> None:
         is_about_sound = b"sound" in data or b"\x0a\xc8\x00\x01" in data
         try:
             world.feed._take(state, message, _ADDRESS)
-        except (FeedProtocolError, WireError, SnapshotHeldError):
+        except (FeedProtocolError, WireError, MassDeleteHeldError):
             break
         if is_about_sound:
             return

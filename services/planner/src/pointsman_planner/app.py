@@ -108,7 +108,9 @@ class App:
             client_id=self._planner_id,
             security=self._settings.security,
             planner=self._planner,
-            guard=MassDeleteGuard(GuardSettings(share=guard.share, minimum=guard.minimum)),
+            guard=MassDeleteGuard(
+                GuardSettings(share=guard.share, minimum=guard.minimum, hold_seconds=float(guard.hold_for))
+            ),
             on_batch=self._take,
             metrics=self._metrics,
         )

@@ -19,9 +19,10 @@ class PlannerMetrics:
         self.malformed = registry.counter(
             f"{prefix}_malformed_changes_total", "Changes from a watcher that were skipped."
         )
-        self.snapshots_held = registry.counter(
-            f"{prefix}_snapshots_held_total", "Snapshots held back by the mass-delete guard."
+        self.mass_deletes_held = registry.counter(
+            f"{prefix}_mass_deletes_held_total", "Snapshots and deltas held back by the mass-delete guard."
         )
+        self.is_holding = registry.gauge(f"{prefix}_mass_delete_holding", "1 while the mass-delete guard holds.")
         self.revision = registry.gauge(f"{prefix}_revision", "Revision of the cluster that plans speak of.")
         self.services = registry.gauge(f"{prefix}_services", "Services held.")
         self.nodes = registry.gauge(f"{prefix}_nodes", "Nodes held.")

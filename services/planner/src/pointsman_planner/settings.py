@@ -16,12 +16,14 @@ KIND = "PlannerConfiguration"
 
 
 class MassDeleteGuardSettings(Settings, frozen=True, kw_only=True):
-    """When a new snapshot that removes much is held until a second one confirms it."""
+    """When a mass deletion is held, and for how long."""
 
     share: float = 0.5
-    """Largest share, 0..1, of Services or of EndpointSlices that one snapshot may remove."""
+    """Largest share, 0..1, of Services or of EndpointSlices that may go at once; 1 switches the guard off."""
     minimum: int = 20
     """Fewer removals than this are never held."""
+    hold_for: Duration = Duration(60)
+    """How long the watcher must go on saying so before it is believed: time for an operator to look."""
 
     def __post_init__(self) -> None:
         """Refuse values that would hold everything or nothing by accident."""
@@ -29,6 +31,8 @@ class MassDeleteGuardSettings(Settings, frozen=True, kw_only=True):
             raise ValueError(f"share: {self.share} is not within 0 (excluded) and 1")
         if self.minimum < 1:
             raise ValueError(f"minimum: {self.minimum} is not positive")
+        if self.hold_for < 0:
+            raise ValueError(f"holdFor: {self.hold_for} is negative")
 
 
 class PlannerSettings(Settings, frozen=True, kw_only=True):

@@ -67,6 +67,8 @@ def planner_plan(site: Site) -> ServicePlan:
         "watcherAddresses": [f"{control}:{WATCHER_PORT}"],
         "listenAddress": f"{control}:{PLANNER_PORT}",
         "metricsBindAddress": f"{control}:{PLANNER_METRICS_PORT}",
+        # People delete everything in a lab, and do not want to wait a minute for it.
+        "massDeleteGuard": {"holdFor": "2s"},
         "security": {"insecure": True},
     }
     if "redis" in site.settings.services:

@@ -120,7 +120,7 @@ class ClusterState:
     def apply(self, changes: Iterable[Change]) -> Effects:
         """Take in changes; says what they touched. A change that says what is already known touches nothing."""
         effects = Effects()
-        touched: set[ServiceKey] = set()
+        touched: dict[ServiceKey, None] = {}  # a set in order of arrival: equal input gives equal output
         for change in changes:
             kind = change.key.kind
             if kind is ObjectKind.ENDPOINT_SLICE:
@@ -134,17 +134,17 @@ class ClusterState:
         self._join_again(touched, effects)
         return effects
 
-    def _apply_service(self, change: Change, touched: set[ServiceKey]) -> None:
+    def _apply_service(self, change: Change, touched: dict[ServiceKey, None]) -> None:
         key = ServiceKey(change.key.namespace, change.key.name)
         if change.value == self._services.get(key):
             return
-        touched.add(key)
+        touched[key] = None
         if isinstance(change.value, Service):
             self._services[key] = change.value
         else:
             self._services.pop(key, None)
 
-    def _apply_slice(self, change: Change, touched: set[ServiceKey]) -> None:
+    def _apply_slice(self, change: Change, touched: dict[ServiceKey, None]) -> None:
         name = SliceKey(change.key.namespace, change.key.name)
         owner = self._slice_owner.pop(name, None)
         held = self._slices[owner].pop(name) if owner is not None else None
@@ -155,7 +155,9 @@ class ClusterState:
             self._slice_owner[name] = value.service
             self._slices.setdefault(value.service, {})[name] = value
         if value != held:
-            touched.update(key for key in (owner, value.service if value is not None else None) if key is not None)
+            touched.update(
+                (key, None) for key in (owner, value.service if value is not None else None) if key is not None
+            )
 
     def _apply_node(self, change: Change, effects: Effects) -> None:
         name = change.key.name
@@ -179,7 +181,7 @@ class ClusterState:
             self._service_cidrs = cidrs
             effects.are_all_nodes_changed = True
 
-    def _join_again(self, touched: set[ServiceKey], effects: Effects) -> None:
+    def _join_again(self, touched: dict[ServiceKey, None], effects: Effects) -> None:
         states: dict[ServiceKey, ServiceState | None] = {}
         rivals: set[ServiceKey] = set()
         for key in touched:
@@ -190,7 +192,7 @@ class ClusterState:
                 continue
             states[key] = state
             rivals |= self._claims.update(_claims(before.state if before else None), _claims(state))
-        for key in rivals - states.keys():
+        for key in sorted(rivals - states.keys()):
             states[key] = self._planned[key].state
         for key, state in states.items():
             self._store(key, state, effects)

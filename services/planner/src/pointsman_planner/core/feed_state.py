@@ -6,14 +6,18 @@
     after in_sync     ->  each complete delta is a batch
 
 A snapshot reaches the planner as its difference from what the planner holds, at once, when it is complete: a
-reconnect never makes an object flap. A snapshot that would remove more than a share of all Services or slices is
-held back until a second snapshot, from a new stream, says the same (mass-delete guard): an API server that lost its
-data must not take the cluster's traffic with it.
+reconnect never makes an object flap.
+
+Mass-delete guard: a batch, from a snapshot or a delta, that would remove more than a share of all Services or slices
+is held back. The stream ends, and every new one brings a snapshot; only what snapshots still say after the hold time is
+believed. An API server that lost its data must not take the cluster's traffic with it before somebody could look.
 """
 
 from __future__ import annotations
 
+import time
 from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from pointsman_model.cluster import Change, ClusterPosition, ObjectKey, ObjectKind
@@ -27,42 +31,69 @@ class FeedProtocolError(Exception):
     """The watcher broke a rule of WatchCluster; the message says which."""
 
 
-class SnapshotHeldError(Exception):
-    """The mass-delete guard holds a snapshot back; the message says what it would have removed."""
+class MassDeleteHeldError(Exception):
+    """The mass-delete guard holds a batch back; the message says what it would have removed, and for how long."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GuardSettings:
-    """When a snapshot is held back."""
+    """When a batch is held back, and for how long."""
 
     share: float = 0.5
-    """Largest share of Services, or of slices, that one snapshot may remove unconfirmed."""
+    """Largest share of Services, or of slices, that one batch may remove at once."""
     minimum: int = 20
     """Removals below this number are never held: small clusters are rebuilt often."""
+    hold_seconds: float = 60.0
+    """How long the removals must go on being said before they are believed."""
 
 
 class MassDeleteGuard:
-    """Remembers a held snapshot across streams; the second one in a row that removes as much is believed."""
+    """Remembers, across streams, since when a mass deletion is held; anything else that comes instead ends the hold."""
 
-    def __init__(self, settings: GuardSettings) -> None:
+    def __init__(self, settings: GuardSettings, *, now: Callable[[], float] = time.monotonic) -> None:
         self._settings = settings
-        self.is_holding = False
+        self._now = now
+        self._held_since: float | None = None
 
-    def check(self, cluster: ClusterState, removals: list[ObjectKey]) -> None:
-        """Raise SnapshotHeldError when these removals must be confirmed first."""
+    @property
+    def is_holding(self) -> bool:
+        """Whether a mass deletion is held: the next stream must bring a snapshot."""
+        return self._held_since is not None
+
+    def check(self, cluster: ClusterState, removals: Sequence[ObjectKey]) -> None:
+        """Let a batch with these removals pass, or hold it.
+
+        Raises:
+            MassDeleteHeldError: it removes too much, and the hold time is not over.
+        """
+        suspicious = self._suspicious(cluster, removals)
+        if not suspicious:
+            self._held_since = None
+            return
+        now = self._now()
+        if self._held_since is None:
+            self._held_since = now
+        left = self._held_since + self._settings.hold_seconds - now
+        if left > 0:
+            raise MassDeleteHeldError(
+                f"the watcher's state would remove {' and '.join(suspicious)}: held for {left:.0f} s more. If that is "
+                "wrong, restore the API server's data; if it is right, wait or set massDeleteGuard.share to 1"
+            )
+        self._held_since = None
+
+    def _suspicious(self, cluster: ClusterState, removals: Sequence[ObjectKey]) -> list[str]:
+        if len(removals) < self._settings.minimum:
+            return []
         removed = Counter(key.kind for key in removals)
         held = {
             ObjectKind.SERVICE: len(cluster.services),
             ObjectKind.ENDPOINT_SLICE: sum(len(cluster.slices_of(key)) for key in cluster.services),
         }
-        suspicious = [
+        return [
             f"{removed[kind]} of {max(held[kind], removed[kind])} {kind.name.lower()} objects"
             for kind in _GUARDED
             if removed[kind] >= self._settings.minimum and removed[kind] > self._settings.share * held[kind]
         ]
-        if suspicious and not self.is_holding:
-            self.is_holding = True
-            raise SnapshotHeldError(f"a snapshot would remove {' and '.join(suspicious)}; waiting for a second one")
 
 
 class FeedState:
@@ -90,7 +121,11 @@ class FeedState:
             self._revision = self._resume.revision
 
     def delta(self, revision: int, changes: list[Change], *, is_complete: bool) -> Batch | None:
-        """A part of a delta; gives a batch when it completes one that may be applied now."""
+        """A part of a delta; gives a batch when it completes one that may be applied now.
+
+        Raises:
+            MassDeleteHeldError: it removes too much; reconnect for a snapshot.
+        """
         epoch = self._require_opened("delta")
         self._parts.extend(changes)
         if not is_complete:
@@ -102,6 +137,7 @@ class FeedState:
             return None
         if revision < self._revision:
             raise FeedProtocolError(f"revision {revision} follows {self._revision}; revisions only grow")
+        self._guard.check(self._cluster, _removals(changes))
         self._revision = revision
         return Batch(changes=tuple(changes), position=ClusterPosition(epoch=epoch, revision=revision))
 
@@ -109,7 +145,7 @@ class FeedState:
         """Everything up to the opening revision was sent; the batch makes the planner's view equal to it.
 
         Raises:
-            SnapshotHeldError: the snapshot removes too much; reconnect to have it confirmed.
+            MassDeleteHeldError: the snapshot removes too much; reconnect for another one.
         """
         epoch = self._require_opened("in_sync")
         if self.is_in_sync or self._parts:
@@ -117,9 +153,8 @@ class FeedState:
         changes: tuple[Change, ...] = ()
         if self._snapshot is not None:
             changes = self._difference(self._snapshot)
-            self._guard.check(self._cluster, [change.key for change in changes if change.value is None])
+            self._guard.check(self._cluster, _removals(changes))
             self._snapshot = None
-        self._guard.is_holding = False
         self.is_in_sync = True
         self._revision = max(self._revision, revision)
         return Batch(changes=changes, position=ClusterPosition(epoch=epoch, revision=self._revision))
@@ -134,3 +169,7 @@ class FeedState:
         if self._epoch is None:
             raise FeedProtocolError(f"{what} was sent before opened")
         return self._epoch
+
+
+def _removals(changes: Iterable[Change]) -> list[ObjectKey]:
+    return [change.key for change in changes if change.value is None]

@@ -24,7 +24,7 @@ from pointsman_chassis.tls import TransportSecurity
 from pointsman_model.cluster import Change, ClusterPosition
 from pointsman_model.wire import WireError
 from pointsman_model.wire.cluster import change_from_pb
-from pointsman_planner.core.feed_state import FeedProtocolError, FeedState, MassDeleteGuard, SnapshotHeldError
+from pointsman_planner.core.feed_state import FeedProtocolError, FeedState, MassDeleteGuard, MassDeleteHeldError
 from pointsman_planner.core.planner import Batch, Planner
 from pointsman_planner.metrics import PlannerMetrics
 
@@ -85,8 +85,10 @@ class ClusterFeed:
             return "silence", "nothing was heard for three heartbeat intervals"
         except (FeedProtocolError, WireError) as error:
             return "protocol", str(error)
-        except SnapshotHeldError as error:
-            self._metrics.snapshots_held.inc()
+        except MassDeleteHeldError as error:
+            self._metrics.mass_deletes_held.inc()
+            self._metrics.is_holding.set(1)
+            structlog.get_logger("cluster_feed").error("mass deletion held", watcher=address, detail=str(error))
             return "held", str(error)
         finally:
             await channel.close()
@@ -127,6 +129,7 @@ class ClusterFeed:
             batch = state.in_sync(message.in_sync.revision)
             self._backoff.reset()
             self._metrics.feed_connected.set(1)
+            self._metrics.is_holding.set(0)
             structlog.get_logger("cluster_feed").info(
                 "in sync with a watcher", watcher=address, position=_text(batch.position)
             )
