@@ -208,8 +208,7 @@ class NftablesDataplane:
         try:
             gone = {family for family, table in TABLES.items() if not self._nft.table_exists(table)}
             if touched.is_recreated:
-                self._is_condemned = True
-                return found._replace(must_observe=True)
+                gone |= touched.deleted
             if gone:
                 applied = await self._rebuild(gone, renderings)
                 self._look_again_at(touched.without(gone))

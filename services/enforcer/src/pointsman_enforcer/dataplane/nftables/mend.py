@@ -30,7 +30,7 @@ from pointsman_enforcer.dataplane.nftables.rules import (
 )
 from pointsman_enforcer.dataplane.nftables.sets import SetSpec
 from pointsman_enforcer.dataplane.nftables.settings import SkeletonSettings
-from pointsman_enforcer.dataplane.nftables.skeleton import skeleton
+from pointsman_enforcer.dataplane.nftables.skeleton import replacement, skeleton
 
 _SPECS: Final = {spec.name: spec for spec in layout.ALL_SETS}
 _SEEN: Final = b"seen"
@@ -128,12 +128,12 @@ def rebuild(
     settings: Callable[[Family], SkeletonSettings],
     endpoint_chains: Iterable[tuple[Family, str]],
 ) -> Iterator[list[Message]]:
-    """Transactions, one after the other, that make missing tables with everything in them, in the renderings' order.
+    """Transactions, one after the other, that make tables anew with everything in them, in the renderings' order.
 
     Nothing is decoded or rendered anew, so it takes less than a cold start. The rule that drops what no service has is
     there from the first moment: a dropped packet is repeated, one let through would keep its connection undirected.
     """
-    first = [message for family in sorted(families) for message in skeleton(TABLES[family], settings(family))]
+    first = [message for family in sorted(families) for message in replacement(TABLES[family], settings(family))]
     for family, name in sorted(endpoint_chains):
         if family in families:
             first += chain_messages(family, name)
