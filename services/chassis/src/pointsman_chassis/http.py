@@ -6,6 +6,7 @@ request and the time to take the answer. A client that is slow on purpose costs 
 """
 
 import asyncio
+import contextlib
 import inspect
 import socket
 from collections.abc import Awaitable, Callable, Mapping
@@ -78,6 +79,7 @@ class HttpServer:
 
     async def close(self) -> None:
         """Stop listening and drop what is in progress. May be called twice."""
+        await self._stop_accepting()
         for server in self._servers:
             server.close()
         tasks = list(self._connections)
@@ -85,6 +87,20 @@ class HttpServer:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         self._servers.clear()
+
+    async def _stop_accepting(self) -> None:
+        """Accept nobody more, and let whoever was accepted have a transport.
+
+        An asyncio server (CPython 3.11) that closes between accept(2) and the transport's first turn loses the
+        connection without closing it, and the client waits for ever.
+        """
+        loop = asyncio.get_running_loop()
+        for server in self._servers:
+            for listener in server.sockets:
+                with contextlib.suppress(RuntimeError):
+                    loop.remove_reader(listener.fileno())
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
