@@ -1,30 +1,24 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Rows by the dozen: random clusters that change, random probes of them, and an oracle that says what must happen.
+"""Rows by the dozen: random clusters that change, random probes of them, judged by the oracle.
 
-The generator decides nothing about packets; an oracle fills the expectations in. `by_plan` asks the reference tracer
-about the plan, so its rows prove that a kernel does what the plan says, whatever the cluster and whatever was there
-before. An oracle of another origin proves the plan, too.
+Here Services come, change and go, share addresses and contend for them; `systematic` has what stands still.
 
 Equal seeds give equal rows.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from random import Random
 
+from conformance import oracle
 from conformance.addresses import BLOCKED_CLIENT, CLIENT, EXTERNAL_IP, POD, PRIMARY, SECONDARY
 from conformance.build import NONE, probe, sequence
-from conformance.executors.pure import trace
 from conformance.model import Event, NodeSettings, Probe, Row, Step
 from conformance.objects import Port, SlicePort, apply, delete, service, slice_of
-from conformance.pipeline import Cluster, dataplane_settings
 
 SECTION = 19
-Oracle = Callable[[Row], Row]
-"""Returns the row with the expectation of every probe filled in."""
-
 _SERVICES = 3
 _PROBES = 14
 _NO_DETECTOR = NodeSettings(detect_local_mode="", cluster_cidrs=())
@@ -47,20 +41,7 @@ _PORT_NUMBERS = (80, 443, 53)
 _NODE_PORT_BASE = 3001
 
 
-def by_plan(row: Row) -> Row:
-    """What the reference tracer says of the plan at each step."""
-    cluster = Cluster()
-    steps = []
-    for step in row.steps:
-        cluster.apply(step.events)
-        plan = cluster.plan(row.node_name)
-        settings = dataplane_settings(row.settings, plan.facts)
-        probes = tuple(one._replace(expect=trace(plan, settings, one, row)) for one in step.probes)
-        steps.append(replace(step, probes=probes))
-    return replace(row, steps=tuple(steps))
-
-
-def rows(count: int, *, seed: int, oracle: Oracle = by_plan) -> Iterator[Row]:
+def rows(count: int, *, seed: int) -> Iterator[Row]:
     """`count` rows and the twin of each."""
     random = Random(seed)
     for number in range(count):
@@ -71,7 +52,7 @@ def rows(count: int, *, seed: int, oracle: Oracle = by_plan) -> Iterator[Row]:
             settings=random.choice(_SETTINGS),
             title=f"generated, seed {seed}",
         )
-        yield from map(oracle, drafts)
+        yield from map(oracle.judge, drafts)
 
 
 def _steps(random: Random) -> Iterator[Step]:

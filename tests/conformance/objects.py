@@ -2,8 +2,8 @@
 """Kubernetes objects for rows, as JSON text: short to write, complete enough for a strict decoder.
 
 Endpoint notation is packet-flow.md's: `10.180.0.1@L` is ready on the node under test, `@R` on another node, no `@`
-names no node; `/U` not ready, `/T` terminating and serving, `/TX` terminating and not serving, `/default` without any
-condition. `@name` names any other node.
+names no node; `/U` not ready, `/T` terminating and serving, `/TX` terminating and not serving, `/S` serving and neither
+ready nor terminating, `/RT` terminating and yet ready, `/default` without any condition. `@name` names any other node.
 """
 
 from __future__ import annotations
@@ -25,6 +25,8 @@ _CONDITIONS = {
     "U": {"ready": False, "serving": False, "terminating": False},
     "T": {"ready": False, "serving": True, "terminating": True},
     "TX": {"ready": False, "serving": False, "terminating": True},
+    "S": {"ready": False, "serving": True, "terminating": False},
+    "RT": {"ready": True, "serving": True, "terminating": True},
     "default": {},
 }
 _NODES = {"L": NODE, "R": OTHER_NODE, "": None}

@@ -10,7 +10,8 @@ from conformance.pipeline import describe
 from conformance.table import SECTION_TITLES
 
 _TITLE_WIDTH = 31
-_CELL_WIDTH = 14
+_CELL_WIDTH = 15
+_FAILURES_MAX = 200
 
 
 def matrix(rows: Sequence[Row], results: Sequence[RowResult], executors: Sequence[str], mode: str) -> Iterator[str]:
@@ -46,11 +47,13 @@ def not_run(rows: Sequence[Row], mode: str, executors: Sequence[str]) -> Iterato
 
 
 def failures(results: Iterable[RowResult]) -> Iterator[str]:
-    """Lines for every row that failed."""
-    for result in results:
-        if not result.is_passed:
-            yield f"FAILED {result.executor}: {describe(result.row)}"
-            yield from (f"    {failure}" for failure in result.failures)
+    """Lines for every row that failed; of very many, the first ones."""
+    failed = [result for result in results if not result.is_passed]
+    for result in failed[:_FAILURES_MAX]:
+        yield f"FAILED {result.executor}: {describe(result.row)}"
+        yield from (f"    {failure}" for failure in result.failures)
+    if len(failed) > _FAILURES_MAX:
+        yield f"and {len(failed) - _FAILURES_MAX} rows more that failed"
 
 
 def closing(results: Sequence[RowResult]) -> str:

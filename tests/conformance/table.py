@@ -46,7 +46,13 @@ SECTION_TITLES = {
     16: "IPVS specifics",
     17: "Forwarding hygiene",
     18: "Where modes differ",
-    19: "Generated, by the plan",
+    19: "Random clusters that change",
+    20: "Generated: policies",
+    21: "Generated: topology hints",
+    22: "Generated: source ranges",
+    23: "Generated: node ports",
+    24: "Generated: other ports",
+    25: "Generated: everything mixed",
 }
 
 CATALOGUE: tuple[RowSource, ...] = (

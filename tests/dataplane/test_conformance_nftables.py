@@ -105,8 +105,9 @@ def test_a_held_connection_that_breaks_is_noticed(run: CatalogueRun, monkeypatch
     apply = run.executor._apply
 
     def forgetful(*arguments: Any) -> Any:
+        failures = apply(*arguments)
         run.executor._topology.flush_conntrack()
-        return apply(*arguments)
+        return failures
 
     monkeypatch.setattr(run.executor, "_apply", forgetful)
     (result,) = run.executor.run_group([row])

@@ -31,6 +31,9 @@ from support.netns import NetNs
 _CLONE_NEWNET = 0x40000000
 _BACKLOG = 4096
 _IP_PKTINFO = 8
+_SO_RCVBUFFORCE = 33
+_RECEIVE_BUFFER_BYTES = 8 << 20
+"""For a whole burst at once: to a raw socket that is full the kernel answers that nobody speaks the protocol."""
 _PKTINFO6 = struct.Struct("16sI")
 _PKTINFO4 = struct.Struct("I4s4s")
 _IPV4_HEADER_LENGTH_WORDS = 0x0F
@@ -141,11 +144,12 @@ class _Process:
             self._datagrams(socket.socket(socket.AF_INET6, socket.SOCK_RAW, sctp.PROTOCOL), None, _answer_sctp)
             four = socket.socket(socket.AF_INET, socket.SOCK_RAW, sctp.PROTOCOL)
             four.setsockopt(socket.IPPROTO_IP, _IP_PKTINFO, 1)
+            four.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, _RECEIVE_BUFFER_BYTES)
             self._watch(four, _answer_sctp4)
 
     def _datagrams(self, server: socket.socket, port: int | None, answer: object) -> None:
         server.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVPKTINFO, 1)
-        server.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 20)
+        server.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, _RECEIVE_BUFFER_BYTES)
         if port is not None:
             server.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
             server.bind(("::", port))

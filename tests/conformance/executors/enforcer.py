@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The enforcer's own code from a committed transaction to the kernel, in the namespace of the node under test.
+"""The enforcer's own code from a committed transaction to the netlink messages of its dataplane.
 
 Plan store, reconciler and nftables dataplane are those of the service; what stands in for its stream and its runner is
 that `program` makes of whole plans the transactions a planner would send, and runs syncs until one succeeds.
@@ -22,15 +22,15 @@ from pointsman_enforcer.core.transaction import Position, Transaction
 from pointsman_enforcer.dataplane.nftables.backend import NftablesDataplane
 from pointsman_enforcer.dataplane.nftables.change import NftChange
 from pointsman_enforcer.dataplane.nftables.errors import NetlinkError
+from pointsman_enforcer.dataplane.nftables.kernel import NftKernel
 from pointsman_enforcer.dataplane.nftables.message import Batch
 from pointsman_enforcer.dataplane.reconciler import Reconciler, ReconcilerLimits
 from pointsman_enforcer.dataplane.work import Pending, Tally
 from pointsman_model.digest import plan_digest
 from pointsman_model.plan import NodePlan
 from pointsman_model.wire.plan import encode_service_plan
-from support.netns import NetNs
 
-_SYNC_SECONDS_MAX = 20.0
+_SYNC_SECONDS_MAX = 5.0
 _RETRY_SECONDS = 0.05
 _DIGEST_MODULUS = 1 << 64
 
@@ -40,11 +40,11 @@ class NotProgrammedError(RuntimeError):
 
 
 class Enforcer:
-    """One enforcer process, as far as the kernel can tell."""
+    """One enforcer process, as far as the kernel can tell; `nft` is that kernel."""
 
-    def __init__(self, node: NetNs, settings: NodeSettings) -> None:
+    def __init__(self, settings: NodeSettings, nft: NftKernel) -> None:
         self._loop = asyncio.new_event_loop()
-        self._dataplane = node.call(lambda: NftablesDataplane(node_settings=node_settings(settings)))
+        self._dataplane = NftablesDataplane(node_settings=node_settings(settings), kernel=nft)
         self._store = PlanStore()
         self._programmed: Programmed | None = None
         self._is_refusing = False

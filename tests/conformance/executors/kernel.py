@@ -36,6 +36,7 @@ from conformance.model import (
 )
 from conformance.pipeline import Alteration, Cluster, unaltered
 
+from pointsman_enforcer.dataplane.nftables.netlink import NftSocket
 from pointsman_model.names import format_address, parse_address
 
 NAME = "kernel"
@@ -118,7 +119,7 @@ class KernelExecutor:
         if settings == self._settings:
             return
         self._close_enforcer()
-        self._enforcer = Enforcer(self._topology.namespaces[topology.NODE], settings)
+        self._enforcer = Enforcer(settings, self._topology.namespaces[topology.NODE].call(NftSocket))
         self._settings = settings
 
     def _close_enforcer(self) -> None:

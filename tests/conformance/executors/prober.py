@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import itertools
+import math
 import os
 import select
 import socket
@@ -23,7 +24,8 @@ from conformance.executors.echo import enter
 
 ANSWER_SECONDS = 4.0
 """How long a connection that must be answered or refused may take before it counts as dropped."""
-SILENCE_SECONDS = 0.4
+_AGAIN_SECONDS = 0.5
+SILENCE_SECONDS = 0.25
 """How long to wait where nothing must come."""
 IN_FLIGHT_MAX = 600
 _WHO = b"who?\n"
@@ -67,6 +69,8 @@ class _Flight(NamedTuple):
     port: int
     deadline: float
     protocol: str
+    again_at: float
+    """When what was sent is sent again, as TCP does by itself: a burst may overrun a queue of the kernel."""
 
 
 class Prober:
@@ -78,8 +82,13 @@ class Prober:
     def run(self, attempts: Sequence[Attempt]) -> list[Seen]:
         """Make every connection, close it, and say what became of each, in the order given."""
         results: list[Seen | None] = [None] * len(attempts)
+        for indexes in _rounds(attempts):
+            self._run(attempts, indexes, results)
+        return [seen if seen is not None else Seen("LOST") for seen in results]
+
+    def _run(self, attempts: Sequence[Attempt], indexes: Sequence[int], results: list[Seen | None]) -> None:
         # The silent ones go first, so that everything else happens while they wait.
-        order = sorted(range(len(attempts)), key=lambda index: _urgency(attempts[index]))
+        order = sorted(indexes, key=lambda index: _urgency(attempts[index]))
         waiting = iter(order)
         flights: dict[int, _Flight] = {}
         poll = select.epoll()
@@ -92,7 +101,7 @@ class Prober:
                 if not flights:
                     break
                 self._gather(poll, flights, results)
-        return [seen if seen is not None else Seen("LOST") for seen in results]
+                _repeat(flights, attempts)
 
     def open(self, attempt: Attempt) -> socket.socket:
         """One connection that stays open, answered once; TCP or UDP. OSError when it is not answered."""
@@ -121,12 +130,15 @@ class Prober:
                     one.close()
                     results[index] = Seen(_name_of(error))
                     continue
-                yield _Flight(index, one, port, time.monotonic() + attempt.patience_seconds, attempt.protocol)
+                now = time.monotonic()
+                is_repeated = attempt.protocol != "TCP" and attempt.patience_seconds > _AGAIN_SECONDS
+                again_at = now + _AGAIN_SECONDS if is_repeated else math.inf
+                yield _Flight(index, one, port, now + attempt.patience_seconds, attempt.protocol, again_at)
 
     def _gather(self, poll: select.epoll, flights: dict[int, _Flight], results: list[Seen | None]) -> None:
         """Wait until something arrives or a patience ends; take in all of that."""
         now = time.monotonic()
-        nearest = min(flight.deadline for flight in flights.values())
+        nearest = min(min(flight.deadline, flight.again_at) for flight in flights.values())
         for number, _ in poll.poll(max(0.0, nearest - now)):
             seen = _read(flights[number])
             if seen is not None:
@@ -169,6 +181,27 @@ def ask_again(opened: socket.socket, patience_seconds: float) -> Seen:
         return Seen(_name_of(error))
 
 
+def _rounds(attempts: Sequence[Attempt]) -> list[list[int]]:
+    """Indexes of what may go out together.
+
+    An ICMP error reaches every raw socket between the two addresses, whatever ports the packet had; so SCTP to one
+    address by another port waits for its own round.
+    """
+    ports: dict[tuple[str, str, str], list[int]] = {}
+    rounds: list[list[int]] = [[]]
+    for index, attempt in enumerate(attempts):
+        number = 0
+        if attempt.protocol == "SCTP":
+            mine = ports.setdefault((attempt.path, attempt.source, attempt.destination), [])
+            if attempt.port not in mine:
+                mine.append(attempt.port)
+            number = mine.index(attempt.port)
+        while len(rounds) <= number:
+            rounds.append([])
+        rounds[number].append(index)
+    return rounds
+
+
 def _urgency(attempt: Attempt) -> tuple[bool, str]:
     return attempt.patience_seconds >= ANSWER_SECONDS, attempt.path
 
@@ -180,10 +213,24 @@ def _begin(opened: socket.socket, port: int, attempt: Attempt) -> None:
         raise OSError(failure, os.strerror(failure))
     if attempt.protocol == "TCP":
         return
-    data = _WHO if attempt.protocol == "UDP" else sctp.init(port, attempt.port, port)
+    data = _opening(port, attempt)
     # A packet that this host's own rules drop shows as EPERM; so does a rejected one, before the refusal arrives.
     with contextlib.suppress(PermissionError):
         opened.send(data)
+
+
+def _opening(port: int, attempt: Attempt) -> bytes:
+    return _WHO if attempt.protocol == "UDP" else sctp.init(port, attempt.port, port)
+
+
+def _repeat(flights: dict[int, _Flight], attempts: Sequence[Attempt]) -> None:
+    """Send again what is due; a refusal that gets lost here comes again with the next one."""
+    now = time.monotonic()
+    for number, flight in flights.items():
+        if flight.again_at <= now:
+            with contextlib.suppress(OSError):
+                flight.opened.send(_opening(flight.port, attempts[flight.number]))
+            flights[number] = flight._replace(again_at=now + _AGAIN_SECONDS)
 
 
 def _read(flight: _Flight) -> Seen | None:

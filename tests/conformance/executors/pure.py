@@ -7,6 +7,8 @@ are only for executors with a dataplane; steady and held probes are the dataplan
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from conformance.model import Expectation, Origin, Outcome, Probe, ProbeFailure, Row, RowResult, Target
 from conformance.pipeline import Alteration, Cluster, dataplane_settings, unaltered
 
@@ -26,17 +28,25 @@ _OUTCOMES = {
 
 def run_row(row: Row, alter: Alteration = unaltered) -> RowResult:
     """Apply each step's events, trace each of its probes."""
+    (result,) = run_group([row], alter)
+    return result
+
+
+def run_group(rows: Sequence[Row], alter: Alteration = unaltered) -> list[RowResult]:
+    """Rows of one group (see `kernel.groups`): planned once."""
     cluster = Cluster(alter)
-    failures: list[ProbeFailure] = []
-    for number, step in enumerate(row.steps, start=1):
+    failures: dict[str, list[ProbeFailure]] = {row.id: [] for row in rows}
+    for index, step in enumerate(rows[0].steps):
         cluster.apply(step.events)
-        plan = cluster.plan(row.node_name)
-        settings = dataplane_settings(row.settings, plan.facts)
-        for probe in step.probes:
-            observed = trace(plan, settings, probe, row)
-            if observed != probe.expect:
-                failures.append(ProbeFailure(number, str(probe), str(probe.expect), str(observed)))
-    return RowResult(row, NAME, tuple(failures))
+        plan = cluster.plan(rows[0].node_name)
+        settings = dataplane_settings(rows[0].settings, plan.facts)
+        for row in rows:
+            for probe in row.steps[index].probes:
+                observed = trace(plan, settings, probe, row)
+                if observed != probe.expect:
+                    words = ProbeFailure(index + 1, str(probe), str(probe.expect), str(observed))
+                    failures[row.id].append(words)
+    return [RowResult(row, NAME, tuple(failures[row.id])) for row in rows]
 
 
 def trace(plan: NodePlan, settings: DataplaneSettings, probe: Probe, row: Row) -> Expectation:

@@ -130,10 +130,10 @@ def test_the_command_ends_with_the_counts(capsys: pytest.CaptureFixture[str], mo
     assert command.main(["--mode", "nftables", "--executor", "pure", "--section", "6"]) == 0
     assert capsys.readouterr().out.rstrip().endswith("14 passed, 0 failed")
 
-    def fail(row: Row) -> RowResult:
-        raise ValueError(row.id)
+    def fail(rows: Sequence[Row]) -> list[RowResult]:
+        raise ValueError(rows[0].id)
 
-    monkeypatch.setattr(pure, "run_row", fail)
+    monkeypatch.setattr(pure, "run_group", fail)
     assert command.main(["--mode", "nftables", "--executor", "pure", "--section", "6"]) == 1
     assert capsys.readouterr().out.rstrip().endswith("0 passed, 14 failed")
 
