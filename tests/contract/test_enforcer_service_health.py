@@ -41,9 +41,12 @@ class World:
         self.addresses = [parse_address(text) for text in addresses or ("127.0.0.1",)]
         events = HealthCheckEvents(opened=self._opened, failed=self._failed, refused=self._refused)
         self.servers = ServiceHealthServers(
-            is_healthy=lambda: self.is_healthy, clock=self.clock, events=events, read_addresses=lambda: self.addresses
+            is_healthy=lambda: self.is_healthy, clock=self.clock, events=events, read_addresses=self.read_addresses
         )
         self.servers.configure(LOOPBACK)
+
+    async def read_addresses(self) -> list[bytes]:
+        return self.addresses
 
     def _opened(self, count: int) -> None:
         self.opened = count
@@ -211,7 +214,7 @@ async def test_addresses_that_cannot_be_read_leave_what_listens() -> None:
         world.servers.update(SERVICE, check(port, 1))
         await world.eventually(lambda: world.opened == 1)
 
-        def broken() -> list[bytes]:
+        async def broken() -> list[bytes]:
             raise OSError(1, "no")
 
         world.servers._read_addresses = broken
@@ -220,8 +223,8 @@ async def test_addresses_that_cannot_be_read_leave_what_listens() -> None:
         assert await ask(port) is not None
 
 
-def test_the_kernel_lists_the_loopback_address() -> None:
-    assert parse_address("127.0.0.1") in local_addresses()
+async def test_the_kernel_lists_the_loopback_address() -> None:
+    assert parse_address("127.0.0.1") in await local_addresses()
 
 
 @pytest.mark.root
@@ -236,12 +239,12 @@ async def test_an_address_that_comes_is_announced() -> None:
             nonlocal told
             told += 1
 
-        before = await asyncio.to_thread(namespace.call, local_addresses)
+        before = await asyncio.to_thread(namespace.call, lambda: asyncio.run(local_addresses()))
         made = namespace.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_NONBLOCK, socket.NETLINK_ROUTE)
         with AddressMonitor(count, open_socket=lambda: made):
             namespace.run("ip", "address", "add", "192.0.2.7/32", "dev", "lo")
             async with asyncio.timeout(DEADLINE_SECONDS):
                 while not told:
                     await asyncio.sleep(0.005)
-        after = await asyncio.to_thread(namespace.call, local_addresses)
+        after = await asyncio.to_thread(namespace.call, lambda: asyncio.run(local_addresses()))
         assert after - before == {parse_address("192.0.2.7")}

@@ -9,7 +9,7 @@ counted, shown by `failures`, and tried again every few seconds.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from typing import Final
 
@@ -49,7 +49,7 @@ class ServiceHealthServers:
         is_healthy: Callable[[], bool],
         clock: Clock,
         events: HealthCheckEvents,
-        read_addresses: Callable[[], Iterable[bytes]] = local_addresses,
+        read_addresses: Callable[[], Awaitable[Iterable[bytes]]] = local_addresses,
     ) -> None:
         """`is_healthy` says whether the enforcer is, whatever becomes of the node."""
         self._is_healthy = is_healthy
@@ -94,7 +94,7 @@ class ServiceHealthServers:
 
     async def reconcile(self) -> None:
         """Make what listens equal to what should."""
-        wanted = wanted_listeners(self._checks, self._addresses()) if self._checks else frozenset()
+        wanted = wanted_listeners(self._checks, await self._addresses()) if self._checks else frozenset()
         for listener in self._open.keys() - wanted:
             await self._open.pop(listener).close()
         self.failures = {listener: text for listener, text in self.failures.items() if listener in wanted}
@@ -114,9 +114,9 @@ class ServiceHealthServers:
         finally:
             timer.cancel()
 
-    def _addresses(self) -> tuple[bytes, ...]:
+    async def _addresses(self) -> tuple[bytes, ...]:
         try:
-            local = tuple(self._read_addresses())
+            local = tuple(await self._read_addresses())
         except OSError as error:
             structlog.get_logger("health").warning("cannot read the node's addresses", error=str(error))
             local = tuple(listener.address for listener in self._open)
