@@ -18,8 +18,9 @@ from support.lab_cluster import host_processes_with, lab, workload
 
 pytestmark = [pytest.mark.root, pytest.mark.lab]
 
+# A background job of a shell starts with SIGINT ignored, and hands that on.
 OWNER = """
-import asyncio, sys
+import asyncio, signal, sys
 from pointsman_lab.cluster import Cluster
 from pointsman_lab.settings import LabSettings
 
@@ -28,6 +29,7 @@ async def main():
         print("up", flush=True)
         await asyncio.Event().wait()
 
+signal.signal(signal.SIGINT, signal.default_int_handler)
 asyncio.run(main())
 """
 
