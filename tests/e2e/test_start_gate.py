@@ -8,10 +8,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from pointsman_lab.apiserver.resources import SERVICES
-from pointsman_lab.errors import RemoteError
 from support.lab_cluster import ALL_SERVICES, lab
 from support.lab_kernel import endpoints_in_kernel, generations
-from support.lab_process import away, bring_back, enforcer_status, figure, take_away, wait_synced
+from support.lab_process import away, bring_back, enforcer_status, figure, take_away, wait_figure, wait_synced
 from support.lab_world import World, fresh_namespace, traffic_everywhere
 
 if TYPE_CHECKING:
@@ -29,18 +28,6 @@ async def begin_again(cluster: Cluster, process: str) -> None:
         return (await cluster.processes())[process].pid not in (None, before.pid)
 
     await cluster.wait_until(is_another, f"another {process}")
-
-
-async def wait_figure(cluster: Cluster, process: str, name: str, wanted: float, **labels: str) -> None:
-    """Wait until a process that may just begin shows a metric of at least `wanted`."""
-
-    async def is_there() -> bool:
-        try:
-            return await figure(cluster, process, name, **labels) >= wanted
-        except RemoteError:
-            return False
-
-    await cluster.wait_until(is_there, f"{name} of {process} is {wanted}")
 
 
 async def start(world: World) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from support.lab_process import bring_back, figure, take_away
+from support.lab_process import bring_back, take_away, wait_figure
 from support.lab_world import OUTSIDE
 
 if TYPE_CHECKING:
@@ -77,4 +77,5 @@ async def test_a_restart_of_the_enforcer_ends_flows_to_what_went_meanwhile_and_n
         await moving.wait_answer_of(two.name)
         report = await staying.stop()
         assert (report.failed, set(report.by_pod)) == (0, {one.name})
-    assert await figure(cluster, process, "kubeproxy_conntrack_reconciler_deleted_entries_total") >= 1
+    # The count is written when the whole look is over, the flow moves in the middle of it.
+    await wait_figure(cluster, process, "kubeproxy_conntrack_reconciler_deleted_entries_total", 1)

@@ -62,6 +62,18 @@ async def figure(cluster: Cluster, process: str, name: str, **labels: str) -> fl
     return total
 
 
+async def wait_figure(cluster: Cluster, process: str, name: str, wanted: float, **labels: str) -> None:
+    """Wait until a process that may just begin shows a metric of at least `wanted`."""
+
+    async def is_there() -> bool:
+        try:
+            return await figure(cluster, process, name, **labels) >= wanted
+        except RemoteError:
+            return False
+
+    await cluster.wait_until(is_there, f"{name} of {process} is {wanted}")
+
+
 async def take_away(cluster: Cluster, process: str, manner: Manner) -> None:
     """Take a process away and wait until it is."""
     await cluster.signal(process, {"killed": "KILL", "ended": "TERM", "stopped": "STOP"}[manner], restart=False)
