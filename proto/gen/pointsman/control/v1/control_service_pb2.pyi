@@ -304,6 +304,7 @@ class NodeStatus(_message.Message):
     FAILURES_FIELD_NUMBER: _builtins.int
     LAST_SEEN_FIELD_NUMBER: _builtins.int
     DRIFT_FIELD_NUMBER: _builtins.int
+    CONDITIONS_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Node name."""
     state: Global___NodeStatus.State.ValueType
@@ -338,6 +339,10 @@ class NodeStatus(_message.Message):
     def drift(self) -> _plan_service_pb2.DriftReport:
         """The newest repair after somebody else changed its kernel objects; absent when there was none."""
 
+    @_builtins.property
+    def conditions(self) -> _plan_service_pb2.Conditions:
+        """Trouble with Services that its kernel has as planned; absent when there is none."""
+
     def __init__(
         self,
         *,
@@ -353,10 +358,11 @@ class NodeStatus(_message.Message):
         failures: _abc.Iterable[_plan_service_pb2.ServiceFailure] | None = ...,
         last_seen: _timestamp_pb2.Timestamp | None = ...,
         drift: _plan_service_pb2.DriftReport | None = ...,
+        conditions: _plan_service_pb2.Conditions | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["drift", b"drift", "last_seen", b"last_seen", "programmed", b"programmed", "sent", b"sent"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["conditions", b"conditions", "drift", b"drift", "last_seen", b"last_seen", "programmed", b"programmed", "sent", b"sent"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["desired_digest", b"desired_digest", "drift", b"drift", "failures", b"failures", "instance_id", b"instance_id", "last_seen", b"last_seen", "mode", b"mode", "name", b"name", "pending_services", b"pending_services", "programmed", b"programmed", "programmed_digest", b"programmed_digest", "sent", b"sent", "state", b"state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["conditions", b"conditions", "desired_digest", b"desired_digest", "drift", b"drift", "failures", b"failures", "instance_id", b"instance_id", "last_seen", b"last_seen", "mode", b"mode", "name", b"name", "pending_services", b"pending_services", "programmed", b"programmed", "programmed_digest", b"programmed_digest", "sent", b"sent", "state", b"state"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

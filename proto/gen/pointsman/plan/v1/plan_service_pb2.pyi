@@ -93,6 +93,7 @@ class StreamNodePlanRequest(_message.Message):
     NACK_FIELD_NUMBER: _builtins.int
     HEARTBEAT_FIELD_NUMBER: _builtins.int
     RESYNC_FIELD_NUMBER: _builtins.int
+    CONDITIONS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def hello(self) -> Global___Hello:
         """First message."""
@@ -113,6 +114,10 @@ class StreamNodePlanRequest(_message.Message):
     def resync(self) -> Global___Resync:
         """Digests differ; send what differs."""
 
+    @_builtins.property
+    def conditions(self) -> Global___Conditions:
+        """Trouble that is no failure to program a service."""
+
     def __init__(
         self,
         *,
@@ -121,12 +126,13 @@ class StreamNodePlanRequest(_message.Message):
         nack: Global___Nack | None = ...,
         heartbeat: Global___Heartbeat | None = ...,
         resync: Global___Resync | None = ...,
+        conditions: Global___Conditions | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["ack", b"ack", "heartbeat", b"heartbeat", "hello", b"hello", "message", b"message", "nack", b"nack", "resync", b"resync"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["ack", b"ack", "conditions", b"conditions", "heartbeat", b"heartbeat", "hello", b"hello", "message", b"message", "nack", b"nack", "resync", b"resync"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["ack", b"ack", "heartbeat", b"heartbeat", "hello", b"hello", "message", b"message", "nack", b"nack", "resync", b"resync"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ack", b"ack", "conditions", b"conditions", "heartbeat", b"heartbeat", "hello", b"hello", "message", b"message", "nack", b"nack", "resync", b"resync"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["hello", "ack", "nack", "heartbeat", "resync"]  # noqa: Y015
+    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["hello", "ack", "nack", "heartbeat", "resync", "conditions"]  # noqa: Y015
     _WhichOneofArgType_message: _TypeAlias = _typing.Literal["message", b"message"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_message) -> _WhichOneofReturnType_message | None: ...
 
@@ -501,6 +507,9 @@ class ChangeOrigin(_message.Message):
     TRACE_FIELD_NUMBER: _builtins.int
     TRIGGER_TIME_FIELD_NUMBER: _builtins.int
     OBSERVED_AT_FIELD_NUMBER: _builtins.int
+    FAMILY_FIELD_NUMBER: _builtins.int
+    family: _types_pb2.IPFamily.ValueType
+    """Family of the endpoints that changed; unspecified when something else did (the Service itself), or when the planner does not know."""
     @_builtins.property
     def service(self) -> _types_pb2.NamespacedName:
         """Service that changed."""
@@ -524,10 +533,11 @@ class ChangeOrigin(_message.Message):
         trace: _types_pb2.TraceContext | None = ...,
         trigger_time: _timestamp_pb2.Timestamp | None = ...,
         observed_at: _timestamp_pb2.Timestamp | None = ...,
+        family: _types_pb2.IPFamily.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["observed_at", b"observed_at", "service", b"service", "trace", b"trace", "trigger_time", b"trigger_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["observed_at", b"observed_at", "service", b"service", "trace", b"trace", "trigger_time", b"trigger_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["family", b"family", "observed_at", b"observed_at", "service", b"service", "trace", b"trace", "trigger_time", b"trigger_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1124,6 +1134,91 @@ class ServiceFailure(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ServiceFailure: _TypeAlias = ServiceFailure  # noqa: Y015
+
+@_typing.final
+class Conditions(_message.Message):
+    """All trouble that a node has with Services it has programmed; an empty list says that there is none."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CONDITIONS_FIELD_NUMBER: _builtins.int
+    TOTAL_FIELD_NUMBER: _builtins.int
+    total: _builtins.int
+    """How many there are, which may be more than are listed."""
+    @_builtins.property
+    def conditions(self) -> _containers.RepeatedCompositeFieldContainer[Global___ServiceCondition]:
+        """At most 500, ordered by service and kind; a service has at most one of a kind."""
+
+    def __init__(
+        self,
+        *,
+        conditions: _abc.Iterable[Global___ServiceCondition] | None = ...,
+        total: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["conditions", b"conditions", "total", b"total"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Conditions: _TypeAlias = Conditions  # noqa: Y015
+
+@_typing.final
+class ServiceCondition(_message.Message):
+    """Something about one Service on one node that people should know, while the kernel has the Service as planned."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    class _Kind:
+        ValueType = _typing.NewType("ValueType", _builtins.int)
+        V: _TypeAlias = ValueType  # noqa: Y015
+
+    class _KindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[ServiceCondition._Kind.ValueType], _builtins.type):
+        DESCRIPTOR: _descriptor.EnumDescriptor
+        KIND_UNSPECIFIED: ServiceCondition._Kind.ValueType  # 0
+        """Not a kind; receivers reject it. One that a receiver does not know is shown as it is."""
+        KIND_HEALTH_CHECK_NODE_PORT: ServiceCondition._Kind.ValueType  # 1
+        """The health check node port is not served, on some address at least: load balancers take the node for one without endpoints."""
+
+    class Kind(_Kind, metaclass=_KindEnumTypeWrapper):
+        """What is concerned."""
+
+    KIND_UNSPECIFIED: ServiceCondition.Kind.ValueType  # 0
+    """Not a kind; receivers reject it. One that a receiver does not know is shown as it is."""
+    KIND_HEALTH_CHECK_NODE_PORT: ServiceCondition.Kind.ValueType  # 1
+    """The health check node port is not served, on some address at least: load balancers take the node for one without endpoints."""
+
+    SERVICE_FIELD_NUMBER: _builtins.int
+    KIND_FIELD_NUMBER: _builtins.int
+    MESSAGE_FIELD_NUMBER: _builtins.int
+    SINCE_FIELD_NUMBER: _builtins.int
+    kind: Global___ServiceCondition.Kind.ValueType
+    """Kind."""
+    message: _builtins.str
+    """What is wrong, for people: what was attempted, on what, and what to do. At most 1000 characters."""
+    @_builtins.property
+    def service(self) -> _types_pb2.NamespacedName:
+        """The service."""
+
+    @_builtins.property
+    def since(self) -> _timestamp_pb2.Timestamp:
+        """Since when, on the node's clock. Stays as long as the service has a condition of this kind, whatever the message."""
+
+    def __init__(
+        self,
+        *,
+        service: _types_pb2.NamespacedName | None = ...,
+        kind: Global___ServiceCondition.Kind.ValueType = ...,
+        message: _builtins.str = ...,
+        since: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["service", b"service", "since", b"since"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["kind", b"kind", "message", b"message", "service", b"service", "since", b"since"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ServiceCondition: _TypeAlias = ServiceCondition  # noqa: Y015
 
 @_typing.final
 class Resync(_message.Message):

@@ -56,6 +56,9 @@ class PlanServiceStub:
      10. Both sides send `heartbeat` after `heartbeat_interval` without other messages, and close the stream after three intervals of silence.
      11. On disconnect the enforcer keeps everything programmed, without limit of time, and reconnects with jittered backoff.
      12. Order within a transaction: updates are sent in the order in which they should be programmed when they do not fit one kernel batch.
+     13. Trouble with a Service on this node that is no failure to program it (that is a `nack`) is told in `conditions`, which lists all there is and so
+         replaces what was told before. The enforcer MUST NOT send it to a planner whose `welcome` lacks the capability `conditions`. To others it MUST send
+         it whenever the list changes and, unless it is empty, once after `welcome`. The planner shows it to people; it MUST NOT decide anything by it.
     Messages are at most 1 MiB.
     """
 
@@ -97,6 +100,9 @@ class PlanServiceAsyncStub(PlanServiceStub):
      10. Both sides send `heartbeat` after `heartbeat_interval` without other messages, and close the stream after three intervals of silence.
      11. On disconnect the enforcer keeps everything programmed, without limit of time, and reconnects with jittered backoff.
      12. Order within a transaction: updates are sent in the order in which they should be programmed when they do not fit one kernel batch.
+     13. Trouble with a Service on this node that is no failure to program it (that is a `nack`) is told in `conditions`, which lists all there is and so
+         replaces what was told before. The enforcer MUST NOT send it to a planner whose `welcome` lacks the capability `conditions`. To others it MUST send
+         it whenever the list changes and, unless it is empty, once after `welcome`. The planner shows it to people; it MUST NOT decide anything by it.
     Messages are at most 1 MiB.
     """
 
@@ -134,6 +140,9 @@ class PlanServiceServicer(metaclass=_abc_1.ABCMeta):
      10. Both sides send `heartbeat` after `heartbeat_interval` without other messages, and close the stream after three intervals of silence.
      11. On disconnect the enforcer keeps everything programmed, without limit of time, and reconnects with jittered backoff.
      12. Order within a transaction: updates are sent in the order in which they should be programmed when they do not fit one kernel batch.
+     13. Trouble with a Service on this node that is no failure to program it (that is a `nack`) is told in `conditions`, which lists all there is and so
+         replaces what was told before. The enforcer MUST NOT send it to a planner whose `welcome` lacks the capability `conditions`. To others it MUST send
+         it whenever the list changes and, unless it is empty, once after `welcome`. The planner shows it to people; it MUST NOT decide anything by it.
     Messages are at most 1 MiB.
     """
 
