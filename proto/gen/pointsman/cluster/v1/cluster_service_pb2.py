@@ -26,7 +26,7 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from pointsman.types.v1 import types_pb2 as pointsman_dot_types_dot_v1_dot_types__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n*pointsman/cluster/v1/cluster_service.proto\x12\x14pointsman.cluster.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1epointsman/types/v1/types.proto\"[\n\x13WatchClusterRequest\x12\x11\n\tclient_id\x18\x01 \x01(\t\x12\x31\n\x06resume\x18\x02 \x01(\x0b\x32!.pointsman.cluster.v1.ResumeToken\".\n\x0bResumeToken\x12\r\n\x05\x65poch\x18\x01 \x01(\t\x12\x10\n\x08revision\x18\x02 \x01(\x04\"\xe6\x01\n\x14WatchClusterResponse\x12.\n\x06opened\x18\x01 \x01(\x0b\x32\x1c.pointsman.cluster.v1.OpenedH\x00\x12,\n\x05\x64\x65lta\x18\x02 \x01(\x0b\x32\x1b.pointsman.cluster.v1.DeltaH\x00\x12/\n\x07in_sync\x18\x03 \x01(\x0b\x32\x1c.pointsman.cluster.v1.InSyncH\x00\x12\x34\n\theartbeat\x18\x04 \x01(\x0b\x32\x1f.pointsman.cluster.v1.HeartbeatH\x00\x42\t\n\x07message\"\xc1\x01\n\x06Opened\x12\r\n\x05\x65poch\x18\x01 \x01(\t\x12\x10\n\x08revision\x18\x02 \x01(\x04\x12\x31\n\x05start\x18\x03 \x01(\x0e\x32\".pointsman.cluster.v1.Opened.Start\x12\x1d\n\x15heartbeat_interval_ms\x18\x04 \x01(\r\"D\n\x05Start\x12\x15\n\x11START_UNSPECIFIED\x10\x00\x12\x12\n\x0eSTART_SNAPSHOT\x10\x01\x12\x10\n\x0cSTART_RESUME\x10\x02\"Z\n\x05\x44\x65lta\x12\x10\n\x08revision\x18\x01 \x01(\x04\x12-\n\x07\x63hanges\x18\x02 \x03(\x0b\x32\x1c.pointsman.cluster.v1.Change\x12\x10\n\x08\x63omplete\x18\x03 \x01(\x08\"\x1a\n\x06InSync\x12\x10\n\x08revision\x18\x01 \x01(\x04\"J\n\tHeartbeat\x12\x10\n\x08revision\x18\x01 \x01(\x04\x12+\n\x07sent_at\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"k\n\x07Removal\x12.\n\x04kind\x18\x01 \x01(\x0e\x32 .pointsman.cluster.v1.ObjectKind\x12\x30\n\x04name\x18\x02 \x01(\x0b\x32\".pointsman.types.v1.NamespacedName\"\x98\x03\n\x06\x43hange\x12\x30\n\x07service\x18\x01 \x01(\x0b\x32\x1d.pointsman.cluster.v1.ServiceH\x00\x12=\n\x0e\x65ndpoint_slice\x18\x02 \x01(\x0b\x32#.pointsman.cluster.v1.EndpointSliceH\x00\x12*\n\x04node\x18\x03 \x01(\x0b\x32\x1a.pointsman.cluster.v1.NodeH\x00\x12\x39\n\x0cservice_cidr\x18\x04 \x01(\x0b\x32!.pointsman.cluster.v1.ServiceCIDRH\x00\x12\x30\n\x07removal\x18\x05 \x01(\x0b\x32\x1d.pointsman.cluster.v1.RemovalH\x00\x12\x18\n\x10resource_version\x18\x06 \x01(\t\x12/\n\x05trace\x18\x07 \x01(\x0b\x32 .pointsman.types.v1.TraceContext\x12/\n\x0bobserved_at\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x08\n\x06object\"\x82\x01\n\x0bServicePort\x12\x0c\n\x04name\x18\x01 \x01(\t\x12.\n\x08protocol\x18\x02 \x01(\x0e\x32\x1c.pointsman.types.v1.Protocol\x12\x0c\n\x04port\x18\x03 \x01(\r\x12\x11\n\tnode_port\x18\x04 \x01(\r\x12\x14\n\x0c\x61pp_protocol\x18\x05 \x01(\t\"\x96\x01\n\x0eLoadBalancerIP\x12\x0f\n\x07\x61\x64\x64ress\x18\x01 \x01(\x0c\x12\x37\n\x04mode\x18\x02 \x01(\x0e\x32).pointsman.cluster.v1.LoadBalancerIP.Mode\":\n\x04Mode\x12\x14\n\x10MODE_UNSPECIFIED\x10\x00\x12\x0c\n\x08MODE_VIP\x10\x01\x12\x0e\n\nMODE_PROXY\x10\x02\"\xab\x06\n\x07Service\x12\x30\n\x04name\x18\x01 \x01(\x0b\x32\".pointsman.types.v1.NamespacedName\x12\x0b\n\x03uid\x18\x02 \x01(\t\x12\x0c\n\x04type\x18\x03 \x01(\t\x12\x13\n\x0b\x63luster_ips\x18\x04 \x03(\x0c\x12\x14\n\x0c\x65xternal_ips\x18\x05 \x03(\x0c\x12?\n\x11load_balancer_ips\x18\x06 \x03(\x0b\x32$.pointsman.cluster.v1.LoadBalancerIP\x12\x30\n\x05ports\x18\x07 \x03(\x0b\x32!.pointsman.cluster.v1.ServicePort\x12\x44\n\x17internal_traffic_policy\x18\x08 \x01(\x0e\x32#.pointsman.cluster.v1.TrafficPolicy\x12\x44\n\x17\x65xternal_traffic_policy\x18\t \x01(\x0e\x32#.pointsman.cluster.v1.TrafficPolicy\x12\x41\n\x1bload_balancer_source_ranges\x18\n \x03(\x0b\x32\x1c.pointsman.types.v1.IPPrefix\x12 \n\x18\x61\x66\x66inity_timeout_seconds\x18\x0b \x01(\r\x12\x1e\n\x16health_check_node_port\x18\x0c \x01(\r\x12\x39\n\x06labels\x18\r \x03(\x0b\x32).pointsman.cluster.v1.Service.LabelsEntry\x12\x1c\n\x14traffic_distribution\x18\x0e \x01(\t\x12#\n\x1bpublish_not_ready_addresses\x18\x0f \x01(\x08\x12\x43\n\x0b\x61nnotations\x18\x10 \x03(\x0b\x32..pointsman.cluster.v1.Service.AnnotationsEntry\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x1a\x32\n\x10\x41nnotationsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"p\n\x0c\x45ndpointPort\x12\x0c\n\x04name\x18\x01 \x01(\t\x12.\n\x08protocol\x18\x02 \x01(\x0e\x32\x1c.pointsman.types.v1.Protocol\x12\x0c\n\x04port\x18\x03 \x01(\r\x12\x14\n\x0c\x61pp_protocol\x18\x04 \x01(\t\"X\n\tTargetRef\x12\x0c\n\x04kind\x18\x01 \x01(\t\x12\x30\n\x04name\x18\x02 \x01(\x0b\x32\".pointsman.types.v1.NamespacedName\x12\x0b\n\x03uid\x18\x03 \x01(\t\"\xfd\x01\n\x08\x45ndpoint\x12\x0f\n\x07\x61\x64\x64ress\x18\x01 \x01(\x0c\x12\r\n\x05ready\x18\x02 \x01(\x08\x12\x0f\n\x07serving\x18\x03 \x01(\x08\x12\x13\n\x0bterminating\x18\x04 \x01(\x08\x12\x16\n\tnode_name\x18\x05 \x01(\tH\x00\x88\x01\x01\x12\x11\n\x04zone\x18\x06 \x01(\tH\x01\x88\x01\x01\x12\x12\n\nzone_hints\x18\x07 \x03(\t\x12\x12\n\nnode_hints\x18\x08 \x03(\t\x12/\n\x06target\x18\t \x01(\x0b\x32\x1f.pointsman.cluster.v1.TargetRef\x12\x10\n\x08hostname\x18\n \x01(\tB\x0c\n\n_node_nameB\x07\n\x05_zone\"\xaa\x02\n\rEndpointSlice\x12\x30\n\x04name\x18\x01 \x01(\x0b\x32\".pointsman.types.v1.NamespacedName\x12\x0b\n\x03uid\x18\x02 \x01(\t\x12\x14\n\x0cservice_name\x18\x03 \x01(\t\x12,\n\x06\x66\x61mily\x18\x04 \x01(\x0e\x32\x1c.pointsman.types.v1.IPFamily\x12\x31\n\x05ports\x18\x05 \x03(\x0b\x32\".pointsman.cluster.v1.EndpointPort\x12\x31\n\tendpoints\x18\x06 \x03(\x0b\x32\x1e.pointsman.cluster.v1.Endpoint\x12\x30\n\x0ctrigger_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xa1\x03\n\x04Node\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0b\n\x03uid\x18\x02 \x01(\t\x12\x35\n\taddresses\x18\x03 \x03(\x0b\x32\".pointsman.cluster.v1.Node.Address\x12/\n\tpod_cidrs\x18\x04 \x03(\x0b\x32\x1c.pointsman.types.v1.IPPrefix\x12\x0c\n\x04zone\x18\x05 \x01(\t\x12\x36\n\x06labels\x18\x06 \x03(\x0b\x32&.pointsman.cluster.v1.Node.LabelsEntry\x12\x30\n\x06taints\x18\x07 \x03(\x0b\x32 .pointsman.cluster.v1.Node.Taint\x12\x10\n\x08\x64\x65leting\x18\x08 \x01(\x08\x1a(\n\x07\x41\x64\x64ress\x12\x0c\n\x04type\x18\x01 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x02 \x01(\x0c\x1a\x33\n\x05Taint\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t\x12\x0e\n\x06\x65\x66\x66\x65\x63t\x18\x03 \x01(\t\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"H\n\x0bServiceCIDR\x12\x0c\n\x04name\x18\x01 \x01(\t\x12+\n\x05\x63idrs\x18\x02 \x03(\x0b\x32\x1c.pointsman.types.v1.IPPrefix*\x96\x01\n\nObjectKind\x12\x1b\n\x17OBJECT_KIND_UNSPECIFIED\x10\x00\x12\x17\n\x13OBJECT_KIND_SERVICE\x10\x01\x12\x1e\n\x1aOBJECT_KIND_ENDPOINT_SLICE\x10\x02\x12\x14\n\x10OBJECT_KIND_NODE\x10\x03\x12\x1c\n\x18OBJECT_KIND_SERVICE_CIDR\x10\x04*e\n\rTrafficPolicy\x12\x1e\n\x1aTRAFFIC_POLICY_UNSPECIFIED\x10\x00\x12\x1a\n\x16TRAFFIC_POLICY_CLUSTER\x10\x01\x12\x18\n\x14TRAFFIC_POLICY_LOCAL\x10\x02\x32y\n\x0e\x43lusterService\x12g\n\x0cWatchCluster\x12).pointsman.cluster.v1.WatchClusterRequest\x1a*.pointsman.cluster.v1.WatchClusterResponse0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n*pointsman/cluster/v1/cluster_service.proto\x12\x14pointsman.cluster.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1epointsman/types/v1/types.proto\"[\n\x13WatchClusterRequest\x12\x11\n\tclient_id\x18\x01 \x01(\t\x12\x31\n\x06resume\x18\x02 \x01(\x0b\x32!.pointsman.cluster.v1.ResumeToken\".\n\x0bResumeToken\x12\r\n\x05\x65poch\x18\x01 \x01(\t\x12\x10\n\x08revision\x18\x02 \x01(\x04\"\xe6\x01\n\x14WatchClusterResponse\x12.\n\x06opened\x18\x01 \x01(\x0b\x32\x1c.pointsman.cluster.v1.OpenedH\x00\x12,\n\x05\x64\x65lta\x18\x02 \x01(\x0b\x32\x1b.pointsman.cluster.v1.DeltaH\x00\x12/\n\x07in_sync\x18\x03 \x01(\x0b\x32\x1c.pointsman.cluster.v1.InSyncH\x00\x12\x34\n\theartbeat\x18\x04 \x01(\x0b\x32\x1f.pointsman.cluster.v1.HeartbeatH\x00\x42\t\n\x07message\"\xc1\x01\n\x06Opened\x12\r\n\x05\x65poch\x18\x01 \x01(\t\x12\x10\n\x08revision\x18\x02 \x01(\x04\x12\x31\n\x05start\x18\x03 \x01(\x0e\x32\".pointsman.cluster.v1.Opened.Start\x12\x1d\n\x15heartbeat_interval_ms\x18\x04 \x01(\r\"D\n\x05Start\x12\x15\n\x11START_UNSPECIFIED\x10\x00\x12\x12\n\x0eSTART_SNAPSHOT\x10\x01\x12\x10\n\x0cSTART_RESUME\x10\x02\"\x9b\x01\n\x05\x44\x65lta\x12\x10\n\x08revision\x18\x01 \x01(\x04\x12-\n\x07\x63hanges\x18\x02 \x03(\x0b\x32\x1c.pointsman.cluster.v1.Change\x12\x10\n\x08\x63omplete\x18\x03 \x01(\x08\x12?\n\x11resource_versions\x18\x04 \x01(\x0b\x32$.pointsman.types.v1.ResourceVersions\"[\n\x06InSync\x12\x10\n\x08revision\x18\x01 \x01(\x04\x12?\n\x11resource_versions\x18\x02 \x01(\x0b\x32$.pointsman.types.v1.ResourceVersions\"\xbd\x01\n\tHeartbeat\x12\x10\n\x08revision\x18\x01 \x01(\x04\x12+\n\x07sent_at\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12?\n\x11resource_versions\x18\x03 \x01(\x0b\x32$.pointsman.types.v1.ResourceVersions\x12\x30\n\x0clast_contact\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"k\n\x07Removal\x12.\n\x04kind\x18\x01 \x01(\x0e\x32 .pointsman.cluster.v1.ObjectKind\x12\x30\n\x04name\x18\x02 \x01(\x0b\x32\".pointsman.types.v1.NamespacedName\"\x98\x03\n\x06\x43hange\x12\x30\n\x07service\x18\x01 \x01(\x0b\x32\x1d.pointsman.cluster.v1.ServiceH\x00\x12=\n\x0e\x65ndpoint_slice\x18\x02 \x01(\x0b\x32#.pointsman.cluster.v1.EndpointSliceH\x00\x12*\n\x04node\x18\x03 \x01(\x0b\x32\x1a.pointsman.cluster.v1.NodeH\x00\x12\x39\n\x0cservice_cidr\x18\x04 \x01(\x0b\x32!.pointsman.cluster.v1.ServiceCIDRH\x00\x12\x30\n\x07removal\x18\x05 \x01(\x0b\x32\x1d.pointsman.cluster.v1.RemovalH\x00\x12\x18\n\x10resource_version\x18\x06 \x01(\t\x12/\n\x05trace\x18\x07 \x01(\x0b\x32 .pointsman.types.v1.TraceContext\x12/\n\x0bobserved_at\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x08\n\x06object\"\x82\x01\n\x0bServicePort\x12\x0c\n\x04name\x18\x01 \x01(\t\x12.\n\x08protocol\x18\x02 \x01(\x0e\x32\x1c.pointsman.types.v1.Protocol\x12\x0c\n\x04port\x18\x03 \x01(\r\x12\x11\n\tnode_port\x18\x04 \x01(\r\x12\x14\n\x0c\x61pp_protocol\x18\x05 \x01(\t\"\x96\x01\n\x0eLoadBalancerIP\x12\x0f\n\x07\x61\x64\x64ress\x18\x01 \x01(\x0c\x12\x37\n\x04mode\x18\x02 \x01(\x0e\x32).pointsman.cluster.v1.LoadBalancerIP.Mode\":\n\x04Mode\x12\x14\n\x10MODE_UNSPECIFIED\x10\x00\x12\x0c\n\x08MODE_VIP\x10\x01\x12\x0e\n\nMODE_PROXY\x10\x02\"\xab\x06\n\x07Service\x12\x30\n\x04name\x18\x01 \x01(\x0b\x32\".pointsman.types.v1.NamespacedName\x12\x0b\n\x03uid\x18\x02 \x01(\t\x12\x0c\n\x04type\x18\x03 \x01(\t\x12\x13\n\x0b\x63luster_ips\x18\x04 \x03(\x0c\x12\x14\n\x0c\x65xternal_ips\x18\x05 \x03(\x0c\x12?\n\x11load_balancer_ips\x18\x06 \x03(\x0b\x32$.pointsman.cluster.v1.LoadBalancerIP\x12\x30\n\x05ports\x18\x07 \x03(\x0b\x32!.pointsman.cluster.v1.ServicePort\x12\x44\n\x17internal_traffic_policy\x18\x08 \x01(\x0e\x32#.pointsman.cluster.v1.TrafficPolicy\x12\x44\n\x17\x65xternal_traffic_policy\x18\t \x01(\x0e\x32#.pointsman.cluster.v1.TrafficPolicy\x12\x41\n\x1bload_balancer_source_ranges\x18\n \x03(\x0b\x32\x1c.pointsman.types.v1.IPPrefix\x12 \n\x18\x61\x66\x66inity_timeout_seconds\x18\x0b \x01(\r\x12\x1e\n\x16health_check_node_port\x18\x0c \x01(\r\x12\x39\n\x06labels\x18\r \x03(\x0b\x32).pointsman.cluster.v1.Service.LabelsEntry\x12\x1c\n\x14traffic_distribution\x18\x0e \x01(\t\x12#\n\x1bpublish_not_ready_addresses\x18\x0f \x01(\x08\x12\x43\n\x0b\x61nnotations\x18\x10 \x03(\x0b\x32..pointsman.cluster.v1.Service.AnnotationsEntry\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x1a\x32\n\x10\x41nnotationsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"p\n\x0c\x45ndpointPort\x12\x0c\n\x04name\x18\x01 \x01(\t\x12.\n\x08protocol\x18\x02 \x01(\x0e\x32\x1c.pointsman.types.v1.Protocol\x12\x0c\n\x04port\x18\x03 \x01(\r\x12\x14\n\x0c\x61pp_protocol\x18\x04 \x01(\t\"X\n\tTargetRef\x12\x0c\n\x04kind\x18\x01 \x01(\t\x12\x30\n\x04name\x18\x02 \x01(\x0b\x32\".pointsman.types.v1.NamespacedName\x12\x0b\n\x03uid\x18\x03 \x01(\t\"\xfd\x01\n\x08\x45ndpoint\x12\x0f\n\x07\x61\x64\x64ress\x18\x01 \x01(\x0c\x12\r\n\x05ready\x18\x02 \x01(\x08\x12\x0f\n\x07serving\x18\x03 \x01(\x08\x12\x13\n\x0bterminating\x18\x04 \x01(\x08\x12\x16\n\tnode_name\x18\x05 \x01(\tH\x00\x88\x01\x01\x12\x11\n\x04zone\x18\x06 \x01(\tH\x01\x88\x01\x01\x12\x12\n\nzone_hints\x18\x07 \x03(\t\x12\x12\n\nnode_hints\x18\x08 \x03(\t\x12/\n\x06target\x18\t \x01(\x0b\x32\x1f.pointsman.cluster.v1.TargetRef\x12\x10\n\x08hostname\x18\n \x01(\tB\x0c\n\n_node_nameB\x07\n\x05_zone\"\xaa\x02\n\rEndpointSlice\x12\x30\n\x04name\x18\x01 \x01(\x0b\x32\".pointsman.types.v1.NamespacedName\x12\x0b\n\x03uid\x18\x02 \x01(\t\x12\x14\n\x0cservice_name\x18\x03 \x01(\t\x12,\n\x06\x66\x61mily\x18\x04 \x01(\x0e\x32\x1c.pointsman.types.v1.IPFamily\x12\x31\n\x05ports\x18\x05 \x03(\x0b\x32\".pointsman.cluster.v1.EndpointPort\x12\x31\n\tendpoints\x18\x06 \x03(\x0b\x32\x1e.pointsman.cluster.v1.Endpoint\x12\x30\n\x0ctrigger_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xa1\x03\n\x04Node\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0b\n\x03uid\x18\x02 \x01(\t\x12\x35\n\taddresses\x18\x03 \x03(\x0b\x32\".pointsman.cluster.v1.Node.Address\x12/\n\tpod_cidrs\x18\x04 \x03(\x0b\x32\x1c.pointsman.types.v1.IPPrefix\x12\x0c\n\x04zone\x18\x05 \x01(\t\x12\x36\n\x06labels\x18\x06 \x03(\x0b\x32&.pointsman.cluster.v1.Node.LabelsEntry\x12\x30\n\x06taints\x18\x07 \x03(\x0b\x32 .pointsman.cluster.v1.Node.Taint\x12\x10\n\x08\x64\x65leting\x18\x08 \x01(\x08\x1a(\n\x07\x41\x64\x64ress\x12\x0c\n\x04type\x18\x01 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x02 \x01(\x0c\x1a\x33\n\x05Taint\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t\x12\x0e\n\x06\x65\x66\x66\x65\x63t\x18\x03 \x01(\t\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"H\n\x0bServiceCIDR\x12\x0c\n\x04name\x18\x01 \x01(\t\x12+\n\x05\x63idrs\x18\x02 \x03(\x0b\x32\x1c.pointsman.types.v1.IPPrefix*\x96\x01\n\nObjectKind\x12\x1b\n\x17OBJECT_KIND_UNSPECIFIED\x10\x00\x12\x17\n\x13OBJECT_KIND_SERVICE\x10\x01\x12\x1e\n\x1aOBJECT_KIND_ENDPOINT_SLICE\x10\x02\x12\x14\n\x10OBJECT_KIND_NODE\x10\x03\x12\x1c\n\x18OBJECT_KIND_SERVICE_CIDR\x10\x04*e\n\rTrafficPolicy\x12\x1e\n\x1aTRAFFIC_POLICY_UNSPECIFIED\x10\x00\x12\x1a\n\x16TRAFFIC_POLICY_CLUSTER\x10\x01\x12\x18\n\x14TRAFFIC_POLICY_LOCAL\x10\x02\x32y\n\x0e\x43lusterService\x12g\n\x0cWatchCluster\x12).pointsman.cluster.v1.WatchClusterRequest\x1a*.pointsman.cluster.v1.WatchClusterResponse0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -39,10 +39,10 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_SERVICE_ANNOTATIONSENTRY']._serialized_options = b'8\001'
   _globals['_NODE_LABELSENTRY']._loaded_options = None
   _globals['_NODE_LABELSENTRY']._serialized_options = b'8\001'
-  _globals['_OBJECTKIND']._serialized_start=3775
-  _globals['_OBJECTKIND']._serialized_end=3925
-  _globals['_TRAFFICPOLICY']._serialized_start=3927
-  _globals['_TRAFFICPOLICY']._serialized_end=4028
+  _globals['_OBJECTKIND']._serialized_start=4022
+  _globals['_OBJECTKIND']._serialized_end=4172
+  _globals['_TRAFFICPOLICY']._serialized_start=4174
+  _globals['_TRAFFICPOLICY']._serialized_end=4275
   _globals['_WATCHCLUSTERREQUEST']._serialized_start=133
   _globals['_WATCHCLUSTERREQUEST']._serialized_end=224
   _globals['_RESUMETOKEN']._serialized_start=226
@@ -53,46 +53,46 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_OPENED']._serialized_end=701
   _globals['_OPENED_START']._serialized_start=633
   _globals['_OPENED_START']._serialized_end=701
-  _globals['_DELTA']._serialized_start=703
-  _globals['_DELTA']._serialized_end=793
-  _globals['_INSYNC']._serialized_start=795
-  _globals['_INSYNC']._serialized_end=821
-  _globals['_HEARTBEAT']._serialized_start=823
-  _globals['_HEARTBEAT']._serialized_end=897
-  _globals['_REMOVAL']._serialized_start=899
-  _globals['_REMOVAL']._serialized_end=1006
-  _globals['_CHANGE']._serialized_start=1009
-  _globals['_CHANGE']._serialized_end=1417
-  _globals['_SERVICEPORT']._serialized_start=1420
-  _globals['_SERVICEPORT']._serialized_end=1550
-  _globals['_LOADBALANCERIP']._serialized_start=1553
-  _globals['_LOADBALANCERIP']._serialized_end=1703
-  _globals['_LOADBALANCERIP_MODE']._serialized_start=1645
-  _globals['_LOADBALANCERIP_MODE']._serialized_end=1703
-  _globals['_SERVICE']._serialized_start=1706
-  _globals['_SERVICE']._serialized_end=2517
-  _globals['_SERVICE_LABELSENTRY']._serialized_start=2420
-  _globals['_SERVICE_LABELSENTRY']._serialized_end=2465
-  _globals['_SERVICE_ANNOTATIONSENTRY']._serialized_start=2467
-  _globals['_SERVICE_ANNOTATIONSENTRY']._serialized_end=2517
-  _globals['_ENDPOINTPORT']._serialized_start=2519
-  _globals['_ENDPOINTPORT']._serialized_end=2631
-  _globals['_TARGETREF']._serialized_start=2633
-  _globals['_TARGETREF']._serialized_end=2721
-  _globals['_ENDPOINT']._serialized_start=2724
-  _globals['_ENDPOINT']._serialized_end=2977
-  _globals['_ENDPOINTSLICE']._serialized_start=2980
-  _globals['_ENDPOINTSLICE']._serialized_end=3278
-  _globals['_NODE']._serialized_start=3281
-  _globals['_NODE']._serialized_end=3698
-  _globals['_NODE_ADDRESS']._serialized_start=3558
-  _globals['_NODE_ADDRESS']._serialized_end=3598
-  _globals['_NODE_TAINT']._serialized_start=3600
-  _globals['_NODE_TAINT']._serialized_end=3651
-  _globals['_NODE_LABELSENTRY']._serialized_start=2420
-  _globals['_NODE_LABELSENTRY']._serialized_end=2465
-  _globals['_SERVICECIDR']._serialized_start=3700
-  _globals['_SERVICECIDR']._serialized_end=3772
-  _globals['_CLUSTERSERVICE']._serialized_start=4030
-  _globals['_CLUSTERSERVICE']._serialized_end=4151
+  _globals['_DELTA']._serialized_start=704
+  _globals['_DELTA']._serialized_end=859
+  _globals['_INSYNC']._serialized_start=861
+  _globals['_INSYNC']._serialized_end=952
+  _globals['_HEARTBEAT']._serialized_start=955
+  _globals['_HEARTBEAT']._serialized_end=1144
+  _globals['_REMOVAL']._serialized_start=1146
+  _globals['_REMOVAL']._serialized_end=1253
+  _globals['_CHANGE']._serialized_start=1256
+  _globals['_CHANGE']._serialized_end=1664
+  _globals['_SERVICEPORT']._serialized_start=1667
+  _globals['_SERVICEPORT']._serialized_end=1797
+  _globals['_LOADBALANCERIP']._serialized_start=1800
+  _globals['_LOADBALANCERIP']._serialized_end=1950
+  _globals['_LOADBALANCERIP_MODE']._serialized_start=1892
+  _globals['_LOADBALANCERIP_MODE']._serialized_end=1950
+  _globals['_SERVICE']._serialized_start=1953
+  _globals['_SERVICE']._serialized_end=2764
+  _globals['_SERVICE_LABELSENTRY']._serialized_start=2667
+  _globals['_SERVICE_LABELSENTRY']._serialized_end=2712
+  _globals['_SERVICE_ANNOTATIONSENTRY']._serialized_start=2714
+  _globals['_SERVICE_ANNOTATIONSENTRY']._serialized_end=2764
+  _globals['_ENDPOINTPORT']._serialized_start=2766
+  _globals['_ENDPOINTPORT']._serialized_end=2878
+  _globals['_TARGETREF']._serialized_start=2880
+  _globals['_TARGETREF']._serialized_end=2968
+  _globals['_ENDPOINT']._serialized_start=2971
+  _globals['_ENDPOINT']._serialized_end=3224
+  _globals['_ENDPOINTSLICE']._serialized_start=3227
+  _globals['_ENDPOINTSLICE']._serialized_end=3525
+  _globals['_NODE']._serialized_start=3528
+  _globals['_NODE']._serialized_end=3945
+  _globals['_NODE_ADDRESS']._serialized_start=3805
+  _globals['_NODE_ADDRESS']._serialized_end=3845
+  _globals['_NODE_TAINT']._serialized_start=3847
+  _globals['_NODE_TAINT']._serialized_end=3898
+  _globals['_NODE_LABELSENTRY']._serialized_start=2667
+  _globals['_NODE_LABELSENTRY']._serialized_end=2712
+  _globals['_SERVICECIDR']._serialized_start=3947
+  _globals['_SERVICECIDR']._serialized_end=4019
+  _globals['_CLUSTERSERVICE']._serialized_start=4277
+  _globals['_CLUSTERSERVICE']._serialized_end=4398
 # @@protoc_insertion_point(module_scope)

@@ -241,6 +241,7 @@ class Delta(_message.Message):
     REVISION_FIELD_NUMBER: _builtins.int
     CHANGES_FIELD_NUMBER: _builtins.int
     COMPLETE_FIELD_NUMBER: _builtins.int
+    RESOURCE_VERSIONS_FIELD_NUMBER: _builtins.int
     revision: _builtins.int
     """Revision reached when the last part was applied."""
     complete: _builtins.bool
@@ -249,16 +250,21 @@ class Delta(_message.Message):
     def changes(self) -> _containers.RepeatedCompositeFieldContainer[Global___Change]:
         """The changes; at most one for each object in a complete delta."""
 
+    @_builtins.property
+    def resource_versions(self) -> _types_pb2.ResourceVersions:
+        """What `revision` includes; on the last part."""
+
     def __init__(
         self,
         *,
         revision: _builtins.int = ...,
         changes: _abc.Iterable[Global___Change] | None = ...,
         complete: _builtins.bool = ...,
+        resource_versions: _types_pb2.ResourceVersions | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["resource_versions", b"resource_versions"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["changes", b"changes", "complete", b"complete", "revision", b"revision"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["changes", b"changes", "complete", b"complete", "resource_versions", b"resource_versions", "revision", b"revision"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -271,16 +277,22 @@ class InSync(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     REVISION_FIELD_NUMBER: _builtins.int
+    RESOURCE_VERSIONS_FIELD_NUMBER: _builtins.int
     revision: _builtins.int
     """Equals `opened.revision`."""
+    @_builtins.property
+    def resource_versions(self) -> _types_pb2.ResourceVersions:
+        """What `revision` includes."""
+
     def __init__(
         self,
         *,
         revision: _builtins.int = ...,
+        resource_versions: _types_pb2.ResourceVersions | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["resource_versions", b"resource_versions"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["revision", b"revision"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["resource_versions", b"resource_versions", "revision", b"revision"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -294,21 +306,33 @@ class Heartbeat(_message.Message):
 
     REVISION_FIELD_NUMBER: _builtins.int
     SENT_AT_FIELD_NUMBER: _builtins.int
+    RESOURCE_VERSIONS_FIELD_NUMBER: _builtins.int
+    LAST_CONTACT_FIELD_NUMBER: _builtins.int
     revision: _builtins.int
     """Newest revision of the server."""
     @_builtins.property
     def sent_at(self) -> _timestamp_pb2.Timestamp:
         """Clock of the server when it was sent."""
 
+    @_builtins.property
+    def resource_versions(self) -> _types_pb2.ResourceVersions:
+        """What `revision` includes; grows with bookmarks too, without a new revision."""
+
+    @_builtins.property
+    def last_contact(self) -> _timestamp_pb2.Timestamp:
+        """When the server last heard of the API server; absent when it never did."""
+
     def __init__(
         self,
         *,
         revision: _builtins.int = ...,
         sent_at: _timestamp_pb2.Timestamp | None = ...,
+        resource_versions: _types_pb2.ResourceVersions | None = ...,
+        last_contact: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["sent_at", b"sent_at"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["last_contact", b"last_contact", "resource_versions", b"resource_versions", "sent_at", b"sent_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["revision", b"revision", "sent_at", b"sent_at"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["last_contact", b"last_contact", "resource_versions", b"resource_versions", "revision", b"revision", "sent_at", b"sent_at"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -43,6 +43,8 @@ class ClusterServiceStub:
     7. To resume, the client sends the epoch and revision of the last message it applied completely. A server that does not know that epoch
     or no longer has its log MUST answer with a snapshot.
     8. On disconnect the client keeps everything it holds (fail static) and reconnects to any watcher.
+    9. `resource_versions` of a complete delta, of `in_sync` and of a heartbeat say what the server has read up to then. A client that changes
+    to another server MUST NOT take in a snapshot that is older than what it holds: it waits until that server has caught up.
     Messages are at most 1 MiB; a larger delta is split, and only the last part carries `complete = true`.
     """
 
@@ -77,6 +79,8 @@ class ClusterServiceServicer:
     7. To resume, the client sends the epoch and revision of the last message it applied completely. A server that does not know that epoch
     or no longer has its log MUST answer with a snapshot.
     8. On disconnect the client keeps everything it holds (fail static) and reconnects to any watcher.
+    9. `resource_versions` of a complete delta, of `in_sync` and of a heartbeat say what the server has read up to then. A client that changes
+    to another server MUST NOT take in a snapshot that is older than what it holds: it waits until that server has caught up.
     Messages are at most 1 MiB; a larger delta is split, and only the last part carries `complete = true`.
     """
 
@@ -121,6 +125,8 @@ class ClusterService:
     7. To resume, the client sends the epoch and revision of the last message it applied completely. A server that does not know that epoch
     or no longer has its log MUST answer with a snapshot.
     8. On disconnect the client keeps everything it holds (fail static) and reconnects to any watcher.
+    9. `resource_versions` of a complete delta, of `in_sync` and of a heartbeat say what the server has read up to then. A client that changes
+    to another server MUST NOT take in a snapshot that is older than what it holds: it waits until that server has caught up.
     Messages are at most 1 MiB; a larger delta is split, and only the last part carries `complete = true`.
     """
 

@@ -44,6 +44,8 @@ class ClusterServiceStub:
       7. To resume, the client sends the epoch and revision of the last message it applied completely. A server that does not know that epoch
          or no longer has its log MUST answer with a snapshot.
       8. On disconnect the client keeps everything it holds (fail static) and reconnects to any watcher.
+      9. `resource_versions` of a complete delta, of `in_sync` and of a heartbeat say what the server has read up to then. A client that changes
+         to another server MUST NOT take in a snapshot that is older than what it holds: it waits until that server has caught up.
     Messages are at most 1 MiB; a larger delta is split, and only the last part carries `complete = true`.
     """
 
@@ -73,6 +75,8 @@ class ClusterServiceAsyncStub(ClusterServiceStub):
       7. To resume, the client sends the epoch and revision of the last message it applied completely. A server that does not know that epoch
          or no longer has its log MUST answer with a snapshot.
       8. On disconnect the client keeps everything it holds (fail static) and reconnects to any watcher.
+      9. `resource_versions` of a complete delta, of `in_sync` and of a heartbeat say what the server has read up to then. A client that changes
+         to another server MUST NOT take in a snapshot that is older than what it holds: it waits until that server has caught up.
     Messages are at most 1 MiB; a larger delta is split, and only the last part carries `complete = true`.
     """
 
@@ -98,6 +102,8 @@ class ClusterServiceServicer(metaclass=_abc_1.ABCMeta):
       7. To resume, the client sends the epoch and revision of the last message it applied completely. A server that does not know that epoch
          or no longer has its log MUST answer with a snapshot.
       8. On disconnect the client keeps everything it holds (fail static) and reconnects to any watcher.
+      9. `resource_versions` of a complete delta, of `in_sync` and of a heartbeat say what the server has read up to then. A client that changes
+         to another server MUST NOT take in a snapshot that is older than what it holds: it waits until that server has caught up.
     Messages are at most 1 MiB; a larger delta is split, and only the last part carries `complete = true`.
     """
 

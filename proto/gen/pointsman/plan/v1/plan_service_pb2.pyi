@@ -93,6 +93,7 @@ class StreamNodePlanRequest(_message.Message):
     NACK_FIELD_NUMBER: _builtins.int
     HEARTBEAT_FIELD_NUMBER: _builtins.int
     RESYNC_FIELD_NUMBER: _builtins.int
+    AFFINITY_FIELD_NUMBER: _builtins.int
     CONDITIONS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def hello(self) -> Global___Hello:
@@ -115,6 +116,10 @@ class StreamNodePlanRequest(_message.Message):
         """Digests differ; send what differs."""
 
     @_builtins.property
+    def affinity(self) -> Global___AffinityMemory:
+        """Clients whose remembered endpoint is an exception."""
+
+    @_builtins.property
     def conditions(self) -> Global___Conditions:
         """Trouble that is no failure to program a service."""
 
@@ -126,13 +131,14 @@ class StreamNodePlanRequest(_message.Message):
         nack: Global___Nack | None = ...,
         heartbeat: Global___Heartbeat | None = ...,
         resync: Global___Resync | None = ...,
+        affinity: Global___AffinityMemory | None = ...,
         conditions: Global___Conditions | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["ack", b"ack", "conditions", b"conditions", "heartbeat", b"heartbeat", "hello", b"hello", "message", b"message", "nack", b"nack", "resync", b"resync"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["ack", b"ack", "affinity", b"affinity", "conditions", b"conditions", "heartbeat", b"heartbeat", "hello", b"hello", "message", b"message", "nack", b"nack", "resync", b"resync"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["ack", b"ack", "conditions", b"conditions", "heartbeat", b"heartbeat", "hello", b"hello", "message", b"message", "nack", b"nack", "resync", b"resync"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ack", b"ack", "affinity", b"affinity", "conditions", b"conditions", "heartbeat", b"heartbeat", "hello", b"hello", "message", b"message", "nack", b"nack", "resync", b"resync"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["hello", "ack", "nack", "heartbeat", "resync", "conditions"]  # noqa: Y015
+    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["hello", "ack", "nack", "heartbeat", "resync", "affinity", "conditions"]  # noqa: Y015
     _WhichOneofArgType_message: _TypeAlias = _typing.Literal["message", b"message"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_message) -> _WhichOneofReturnType_message | None: ...
 
@@ -147,6 +153,8 @@ class StreamNodePlanResponse(_message.Message):
     WELCOME_FIELD_NUMBER: _builtins.int
     TRANSACTION_FIELD_NUMBER: _builtins.int
     HEARTBEAT_FIELD_NUMBER: _builtins.int
+    REDIRECT_FIELD_NUMBER: _builtins.int
+    AFFINITY_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def welcome(self) -> Global___Welcome:
         """First message."""
@@ -159,16 +167,26 @@ class StreamNodePlanResponse(_message.Message):
     def heartbeat(self) -> Global___Heartbeat:
         """Proof of life."""
 
+    @_builtins.property
+    def redirect(self) -> Global___Redirect:
+        """Go elsewhere."""
+
+    @_builtins.property
+    def affinity(self) -> Global___AffinityMemory:
+        """Clients to remember."""
+
     def __init__(
         self,
         *,
         welcome: Global___Welcome | None = ...,
         transaction: Global___Transaction | None = ...,
         heartbeat: Global___Heartbeat | None = ...,
+        redirect: Global___Redirect | None = ...,
+        affinity: Global___AffinityMemory | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["heartbeat", b"heartbeat", "transaction", b"transaction", "welcome", b"welcome"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["affinity", b"affinity", "heartbeat", b"heartbeat", "redirect", b"redirect", "transaction", b"transaction", "welcome", b"welcome"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["heartbeat", b"heartbeat", "transaction", b"transaction", "welcome", b"welcome"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["affinity", b"affinity", "heartbeat", b"heartbeat", "redirect", b"redirect", "transaction", b"transaction", "welcome", b"welcome"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -282,6 +300,7 @@ class Hello(_message.Message):
     POSITION_FIELD_NUMBER: _builtins.int
     SETTINGS_FIELD_NUMBER: _builtins.int
     HOST_FIELD_NUMBER: _builtins.int
+    UNREACHABLE_PLANNERS_FIELD_NUMBER: _builtins.int
     node_name: _builtins.str
     """Kubernetes node name."""
     instance_id: _builtins.str
@@ -310,6 +329,10 @@ class Hello(_message.Message):
     def host(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """Kernel and tool versions, for status only."""
 
+    @_builtins.property
+    def unreachable_planners(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Ids of candidates that this enforcer could not reach, see rule 12."""
+
     def __init__(
         self,
         *,
@@ -322,10 +345,11 @@ class Hello(_message.Message):
         position: Global___Position | None = ...,
         settings: Global___DataplaneSettings | None = ...,
         host: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        unreachable_planners: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["position", b"position", "settings", b"settings"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["bucket_digests", b"bucket_digests", "capabilities", b"capabilities", "host", b"host", "instance_id", b"instance_id", "mode", b"mode", "node_name", b"node_name", "position", b"position", "settings", b"settings", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bucket_digests", b"bucket_digests", "capabilities", b"capabilities", "host", b"host", "instance_id", b"instance_id", "mode", b"mode", "node_name", b"node_name", "position", b"position", "settings", b"settings", "unreachable_planners", b"unreachable_planners", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -339,19 +363,25 @@ class Position(_message.Message):
 
     EPOCH_FIELD_NUMBER: _builtins.int
     REVISION_FIELD_NUMBER: _builtins.int
+    RESOURCE_VERSIONS_FIELD_NUMBER: _builtins.int
     epoch: _builtins.str
     """History; revisions of different epochs are not comparable."""
     revision: _builtins.int
     """Revision."""
+    @_builtins.property
+    def resource_versions(self) -> _types_pb2.ResourceVersions:
+        """What of the API server this revision includes."""
+
     def __init__(
         self,
         *,
         epoch: _builtins.str = ...,
         revision: _builtins.int = ...,
+        resource_versions: _types_pb2.ResourceVersions | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["resource_versions", b"resource_versions"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["epoch", b"epoch", "revision", b"revision"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["epoch", b"epoch", "resource_versions", b"resource_versions", "revision", b"revision"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -366,6 +396,7 @@ class Welcome(_message.Message):
     PLANNER_ID_FIELD_NUMBER: _builtins.int
     HEARTBEAT_INTERVAL_FIELD_NUMBER: _builtins.int
     CAPABILITIES_FIELD_NUMBER: _builtins.int
+    CANDIDATES_FIELD_NUMBER: _builtins.int
     planner_id: _builtins.str
     """Name of the planner process."""
     @_builtins.property
@@ -376,20 +407,192 @@ class Welcome(_message.Message):
     def capabilities(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Capability names of the planner."""
 
+    @_builtins.property
+    def candidates(self) -> _containers.RepeatedCompositeFieldContainer[Global___Candidate]:
+        """Planners of this node, best first; the first is its owner. Empty when the planner knows no other."""
+
     def __init__(
         self,
         *,
         planner_id: _builtins.str = ...,
         heartbeat_interval: _duration_pb2.Duration | None = ...,
         capabilities: _abc.Iterable[_builtins.str] | None = ...,
+        candidates: _abc.Iterable[Global___Candidate] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["heartbeat_interval", b"heartbeat_interval"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["capabilities", b"capabilities", "heartbeat_interval", b"heartbeat_interval", "planner_id", b"planner_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["candidates", b"candidates", "capabilities", b"capabilities", "heartbeat_interval", b"heartbeat_interval", "planner_id", b"planner_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Welcome: _TypeAlias = Welcome  # noqa: Y015
+
+@_typing.final
+class Candidate(_message.Message):
+    """A planner that may serve a node."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PLANNER_ID_FIELD_NUMBER: _builtins.int
+    ADDRESS_FIELD_NUMBER: _builtins.int
+    planner_id: _builtins.str
+    """Its id, as in `welcome.planner_id`."""
+    address: _builtins.str
+    """Where it listens, `host:port`."""
+    def __init__(
+        self,
+        *,
+        planner_id: _builtins.str = ...,
+        address: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "planner_id", b"planner_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Candidate: _TypeAlias = Candidate  # noqa: Y015
+
+@_typing.final
+class Redirect(_message.Message):
+    """Asks the enforcer to go to another planner."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    class _Reason:
+        ValueType = _typing.NewType("ValueType", _builtins.int)
+        V: _TypeAlias = ValueType  # noqa: Y015
+
+    class _ReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[Redirect._Reason.ValueType], _builtins.type):
+        DESCRIPTOR: _descriptor.EnumDescriptor
+        REASON_UNSPECIFIED: Redirect._Reason.ValueType  # 0
+        """Not a reason; receivers treat it as REASON_NOT_OWNER."""
+        REASON_NOT_OWNER: Redirect._Reason.ValueType  # 1
+        """Another planner owns this node."""
+        REASON_DRAINING: Redirect._Reason.ValueType  # 2
+        """This planner is going away."""
+        REASON_OVERLOADED: Redirect._Reason.ValueType  # 3
+        """This planner has more streams than it should; dial later or elsewhere."""
+
+    class Reason(_Reason, metaclass=_ReasonEnumTypeWrapper):
+        """Why."""
+
+    REASON_UNSPECIFIED: Redirect.Reason.ValueType  # 0
+    """Not a reason; receivers treat it as REASON_NOT_OWNER."""
+    REASON_NOT_OWNER: Redirect.Reason.ValueType  # 1
+    """Another planner owns this node."""
+    REASON_DRAINING: Redirect.Reason.ValueType  # 2
+    """This planner is going away."""
+    REASON_OVERLOADED: Redirect.Reason.ValueType  # 3
+    """This planner has more streams than it should; dial later or elsewhere."""
+
+    CANDIDATES_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    GRACE_FIELD_NUMBER: _builtins.int
+    DELAY_FIELD_NUMBER: _builtins.int
+    reason: Global___Redirect.Reason.ValueType
+    """Why."""
+    @_builtins.property
+    def candidates(self) -> _containers.RepeatedCompositeFieldContainer[Global___Candidate]:
+        """Planners to dial, best first."""
+
+    @_builtins.property
+    def grace(self) -> _duration_pb2.Duration:
+        """The stream is served for this long from now."""
+
+    @_builtins.property
+    def delay(self) -> _duration_pb2.Duration:
+        """Dial not before this has passed from now."""
+
+    def __init__(
+        self,
+        *,
+        candidates: _abc.Iterable[Global___Candidate] | None = ...,
+        reason: Global___Redirect.Reason.ValueType = ...,
+        grace: _duration_pb2.Duration | None = ...,
+        delay: _duration_pb2.Duration | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["delay", b"delay", "grace", b"grace"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["candidates", b"candidates", "delay", b"delay", "grace", b"grace", "reason", b"reason"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Redirect: _TypeAlias = Redirect  # noqa: Y015
+
+@_typing.final
+class AffinityMemory(_message.Message):
+    """Clients of services with session affinity and the endpoints they belong to."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ENTRIES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def entries(self) -> _containers.RepeatedCompositeFieldContainer[Global___AffinityEntry]:
+        """At most 10,000."""
+
+    def __init__(
+        self,
+        *,
+        entries: _abc.Iterable[Global___AffinityEntry] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["entries", b"entries"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AffinityMemory: _TypeAlias = AffinityMemory  # noqa: Y015
+
+@_typing.final
+class AffinityEntry(_message.Message):
+    """One client of one ServicePort."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SERVICE_FIELD_NUMBER: _builtins.int
+    PORT_NAME_FIELD_NUMBER: _builtins.int
+    PROTOCOL_FIELD_NUMBER: _builtins.int
+    CLIENT_FIELD_NUMBER: _builtins.int
+    ENDPOINT_ADDRESS_FIELD_NUMBER: _builtins.int
+    ENDPOINT_PORT_FIELD_NUMBER: _builtins.int
+    REMAINING_FIELD_NUMBER: _builtins.int
+    port_name: _builtins.str
+    """ServicePortPlan.name."""
+    protocol: _types_pb2.Protocol.ValueType
+    """ServicePortPlan.protocol."""
+    client: _builtins.bytes
+    """Client address as the node sees it."""
+    endpoint_address: _builtins.bytes
+    """Endpoint address, of the same family."""
+    endpoint_port: _builtins.int
+    """Endpoint port."""
+    @_builtins.property
+    def service(self) -> _types_pb2.NamespacedName:
+        """The Service."""
+
+    @_builtins.property
+    def remaining(self) -> _duration_pb2.Duration:
+        """Time left at sending."""
+
+    def __init__(
+        self,
+        *,
+        service: _types_pb2.NamespacedName | None = ...,
+        port_name: _builtins.str = ...,
+        protocol: _types_pb2.Protocol.ValueType = ...,
+        client: _builtins.bytes = ...,
+        endpoint_address: _builtins.bytes = ...,
+        endpoint_port: _builtins.int = ...,
+        remaining: _duration_pb2.Duration | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["remaining", b"remaining", "service", b"service"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["client", b"client", "endpoint_address", b"endpoint_address", "endpoint_port", b"endpoint_port", "port_name", b"port_name", "protocol", b"protocol", "remaining", b"remaining", "service", b"service"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AffinityEntry: _TypeAlias = AffinityEntry  # noqa: Y015
 
 @_typing.final
 class Transaction(_message.Message):

@@ -54,7 +54,17 @@ class PlanServiceStub:
     9. The planner keeps at most two transactions unacknowledged on a stream; changes that happen meanwhile are merged into the next one.
     10. Both sides send `heartbeat` after `heartbeat_interval` without other messages, and close the stream after three intervals of silence.
     11. On disconnect the enforcer keeps everything programmed, without limit of time, and reconnects with jittered backoff.
-    12. Order within a transaction: updates are sent in the order in which they should be programmed when they do not fit one kernel batch.
+    12. Any enforcer may dial any planner. `welcome.candidates` names the planners of this node, best first: the first is its owner. A planner that is
+    not the owner sends `redirect` and no transactions, unless every candidate before it is in `hello.unreachable_planners`. The enforcer MUST then
+    dial the candidates in order, naming those it could not reach, and SHOULD keep the list through restarts.
+    13. A planner that must give a node away (it drains, or another joined) sends `redirect` on a live stream. The enforcer MUST make before it breaks:
+    it opens the new stream, keeps applying what the old one sends, and closes the old one when the first transaction of the new one is
+    programmed. The planner serves the old stream until it is closed or `redirect.grace` has passed.
+    14. A planner MAY delay the first transaction (admission); heartbeats flow meanwhile.
+    15. `affinity` flows beside transactions and is in no digest. The enforcer reports the clients whose remembered endpoint is not the one that a
+    new client of that address would get (the exceptions), and seeds into its kernel what it is sent, unless it remembers that client already, or
+    the endpoint is in no set of its plan. Nothing breaks when a message of these is lost: a report is repeated as long as the exception lives.
+    16. Order within a transaction: updates are sent in the order in which they should be programmed when they do not fit one kernel batch.
     13. Trouble with a Service on this node that is no failure to program it (that is a `nack`) is told in `conditions`, which lists all there is and so
     replaces what was told before. The enforcer MUST NOT send it to a planner whose `welcome` lacks the capability `conditions`. To others it MUST send
     it whenever the list changes and, unless it is empty, once after `welcome`. The planner shows it to people; it MUST NOT decide anything by it.
@@ -103,7 +113,17 @@ class PlanServiceServicer:
     9. The planner keeps at most two transactions unacknowledged on a stream; changes that happen meanwhile are merged into the next one.
     10. Both sides send `heartbeat` after `heartbeat_interval` without other messages, and close the stream after three intervals of silence.
     11. On disconnect the enforcer keeps everything programmed, without limit of time, and reconnects with jittered backoff.
-    12. Order within a transaction: updates are sent in the order in which they should be programmed when they do not fit one kernel batch.
+    12. Any enforcer may dial any planner. `welcome.candidates` names the planners of this node, best first: the first is its owner. A planner that is
+    not the owner sends `redirect` and no transactions, unless every candidate before it is in `hello.unreachable_planners`. The enforcer MUST then
+    dial the candidates in order, naming those it could not reach, and SHOULD keep the list through restarts.
+    13. A planner that must give a node away (it drains, or another joined) sends `redirect` on a live stream. The enforcer MUST make before it breaks:
+    it opens the new stream, keeps applying what the old one sends, and closes the old one when the first transaction of the new one is
+    programmed. The planner serves the old stream until it is closed or `redirect.grace` has passed.
+    14. A planner MAY delay the first transaction (admission); heartbeats flow meanwhile.
+    15. `affinity` flows beside transactions and is in no digest. The enforcer reports the clients whose remembered endpoint is not the one that a
+    new client of that address would get (the exceptions), and seeds into its kernel what it is sent, unless it remembers that client already, or
+    the endpoint is in no set of its plan. Nothing breaks when a message of these is lost: a report is repeated as long as the exception lives.
+    16. Order within a transaction: updates are sent in the order in which they should be programmed when they do not fit one kernel batch.
     13. Trouble with a Service on this node that is no failure to program it (that is a `nack`) is told in `conditions`, which lists all there is and so
     replaces what was told before. The enforcer MUST NOT send it to a planner whose `welcome` lacks the capability `conditions`. To others it MUST send
     it whenever the list changes and, unless it is empty, once after `welcome`. The planner shows it to people; it MUST NOT decide anything by it.
@@ -162,7 +182,17 @@ class PlanService:
     9. The planner keeps at most two transactions unacknowledged on a stream; changes that happen meanwhile are merged into the next one.
     10. Both sides send `heartbeat` after `heartbeat_interval` without other messages, and close the stream after three intervals of silence.
     11. On disconnect the enforcer keeps everything programmed, without limit of time, and reconnects with jittered backoff.
-    12. Order within a transaction: updates are sent in the order in which they should be programmed when they do not fit one kernel batch.
+    12. Any enforcer may dial any planner. `welcome.candidates` names the planners of this node, best first: the first is its owner. A planner that is
+    not the owner sends `redirect` and no transactions, unless every candidate before it is in `hello.unreachable_planners`. The enforcer MUST then
+    dial the candidates in order, naming those it could not reach, and SHOULD keep the list through restarts.
+    13. A planner that must give a node away (it drains, or another joined) sends `redirect` on a live stream. The enforcer MUST make before it breaks:
+    it opens the new stream, keeps applying what the old one sends, and closes the old one when the first transaction of the new one is
+    programmed. The planner serves the old stream until it is closed or `redirect.grace` has passed.
+    14. A planner MAY delay the first transaction (admission); heartbeats flow meanwhile.
+    15. `affinity` flows beside transactions and is in no digest. The enforcer reports the clients whose remembered endpoint is not the one that a
+    new client of that address would get (the exceptions), and seeds into its kernel what it is sent, unless it remembers that client already, or
+    the endpoint is in no set of its plan. Nothing breaks when a message of these is lost: a report is repeated as long as the exception lives.
+    16. Order within a transaction: updates are sent in the order in which they should be programmed when they do not fit one kernel batch.
     13. Trouble with a Service on this node that is no failure to program it (that is a `nack`) is told in `conditions`, which lists all there is and so
     replaces what was told before. The enforcer MUST NOT send it to a planner whose `welcome` lacks the capability `conditions`. To others it MUST send
     it whenever the list changes and, unless it is empty, once after `welcome`. The planner shows it to people; it MUST NOT decide anything by it.

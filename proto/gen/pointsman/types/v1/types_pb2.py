@@ -24,21 +24,23 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1epointsman/types/v1/types.proto\x12\x12pointsman.types.v1\"1\n\x0eNamespacedName\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\"+\n\x08IPPrefix\x12\x0f\n\x07\x61\x64\x64ress\x18\x01 \x01(\x0c\x12\x0e\n\x06length\x18\x02 \x01(\r\"7\n\x0cTraceContext\x12\x13\n\x0btraceparent\x18\x01 \x01(\t\x12\x12\n\ntracestate\x18\x02 \x01(\t*\\\n\x08Protocol\x12\x18\n\x14PROTOCOL_UNSPECIFIED\x10\x00\x12\x10\n\x0cPROTOCOL_TCP\x10\x06\x12\x10\n\x0cPROTOCOL_UDP\x10\x11\x12\x12\n\rPROTOCOL_SCTP\x10\x84\x01*M\n\x08IPFamily\x12\x19\n\x15IP_FAMILY_UNSPECIFIED\x10\x00\x12\x12\n\x0eIP_FAMILY_IPV4\x10\x04\x12\x12\n\x0eIP_FAMILY_IPV6\x10\x06\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1epointsman/types/v1/types.proto\x12\x12pointsman.types.v1\"1\n\x0eNamespacedName\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\"+\n\x08IPPrefix\x12\x0f\n\x07\x61\x64\x64ress\x18\x01 \x01(\x0c\x12\x0e\n\x06length\x18\x02 \x01(\r\"7\n\x0cTraceContext\x12\x13\n\x0btraceparent\x18\x01 \x01(\t\x12\x12\n\ntracestate\x18\x02 \x01(\t\"c\n\x10ResourceVersions\x12\x10\n\x08services\x18\x01 \x01(\x04\x12\x17\n\x0f\x65ndpoint_slices\x18\x02 \x01(\x04\x12\r\n\x05nodes\x18\x03 \x01(\x04\x12\x15\n\rservice_cidrs\x18\x04 \x01(\x04*\\\n\x08Protocol\x12\x18\n\x14PROTOCOL_UNSPECIFIED\x10\x00\x12\x10\n\x0cPROTOCOL_TCP\x10\x06\x12\x10\n\x0cPROTOCOL_UDP\x10\x11\x12\x12\n\rPROTOCOL_SCTP\x10\x84\x01*M\n\x08IPFamily\x12\x19\n\x15IP_FAMILY_UNSPECIFIED\x10\x00\x12\x12\n\x0eIP_FAMILY_IPV4\x10\x04\x12\x12\n\x0eIP_FAMILY_IPV6\x10\x06\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'pointsman.types.v1.types_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_PROTOCOL']._serialized_start=207
-  _globals['_PROTOCOL']._serialized_end=299
-  _globals['_IPFAMILY']._serialized_start=301
-  _globals['_IPFAMILY']._serialized_end=378
+  _globals['_PROTOCOL']._serialized_start=308
+  _globals['_PROTOCOL']._serialized_end=400
+  _globals['_IPFAMILY']._serialized_start=402
+  _globals['_IPFAMILY']._serialized_end=479
   _globals['_NAMESPACEDNAME']._serialized_start=54
   _globals['_NAMESPACEDNAME']._serialized_end=103
   _globals['_IPPREFIX']._serialized_start=105
   _globals['_IPPREFIX']._serialized_end=148
   _globals['_TRACECONTEXT']._serialized_start=150
   _globals['_TRACECONTEXT']._serialized_end=205
+  _globals['_RESOURCEVERSIONS']._serialized_start=207
+  _globals['_RESOURCEVERSIONS']._serialized_end=306
 # @@protoc_insertion_point(module_scope)

@@ -157,3 +157,39 @@ class TraceContext(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___TraceContext: _TypeAlias = TraceContext  # noqa: Y015
+
+@_typing.final
+class ResourceVersions(_message.Message):
+    """How far the API server was read: of each kind the newest metadata.resourceVersion seen. All readers of one API server count alike, so these
+    are comparable between watchers, planners and whoever wrote an object; 0 = unknown (the server's versions are not numbers, or nothing was read).
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SERVICES_FIELD_NUMBER: _builtins.int
+    ENDPOINT_SLICES_FIELD_NUMBER: _builtins.int
+    NODES_FIELD_NUMBER: _builtins.int
+    SERVICE_CIDRS_FIELD_NUMBER: _builtins.int
+    services: _builtins.int
+    """v1 Services."""
+    endpoint_slices: _builtins.int
+    """discovery.k8s.io/v1 EndpointSlices."""
+    nodes: _builtins.int
+    """v1 Nodes."""
+    service_cidrs: _builtins.int
+    """networking.k8s.io/v1 ServiceCIDRs."""
+    def __init__(
+        self,
+        *,
+        services: _builtins.int = ...,
+        endpoint_slices: _builtins.int = ...,
+        nodes: _builtins.int = ...,
+        service_cidrs: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["endpoint_slices", b"endpoint_slices", "nodes", b"nodes", "service_cidrs", b"service_cidrs", "services", b"services"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ResourceVersions: _TypeAlias = ResourceVersions  # noqa: Y015
