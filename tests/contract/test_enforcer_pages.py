@@ -15,6 +15,7 @@ import pytest
 from pointsman_chassis.clock import VirtualClock
 from pointsman_chassis.errors import ConfigError
 from pointsman_chassis.metrics import Registry
+from pointsman_enforcer.core.conditions import ServiceConditions
 from pointsman_enforcer.core.status import Health
 from pointsman_enforcer.health.pages import RETRY_SECONDS
 from pointsman_enforcer.health.serving import Serving
@@ -92,6 +93,8 @@ class World:
             metrics=EnforcerMetrics(self.registry),
             clock=self.clock,
             describe=lambda: {"node": "n"},
+            conditions=ServiceConditions(),
+            on_conditions=lambda: None,
         )
         self.tasks: list[asyncio.Task[None]] = []
 

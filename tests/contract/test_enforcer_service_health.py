@@ -7,13 +7,14 @@ import asyncio
 import http.client
 import json
 import socket
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from typing import Any, NamedTuple
 
 import pytest
 
 from pointsman_chassis.clock import VirtualClock
+from pointsman_enforcer.core.service_health import Listener
 from pointsman_enforcer.health.local_addresses import AddressMonitor, local_addresses
 from pointsman_enforcer.health.service_health import RETRY_SECONDS, HealthCheckEvents, ServiceHealthServers
 from pointsman_model.names import ServiceKey, parse_address, parse_prefix
@@ -51,8 +52,8 @@ class World:
     def _opened(self, count: int) -> None:
         self.opened = count
 
-    def _failed(self, count: int) -> None:
-        self.failed = count
+    def _failed(self, failures: Mapping[Listener, str]) -> None:
+        self.failed = len(failures)
 
     def _refused(self) -> None:
         self.refusals += 1

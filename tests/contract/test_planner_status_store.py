@@ -14,7 +14,7 @@ import pytest
 from pointsman_chassis.metrics import Registry
 from pointsman_model.cluster import ClusterPosition
 from pointsman_model.names import ServiceKey
-from pointsman_planner.core.messages import Drift, Failure, FailureStage
+from pointsman_planner.core.messages import Condition, Conditions, Drift, Failure, FailureStage
 from pointsman_planner.core.status import NodeState, NodeStatus
 from pointsman_planner.metrics import PlannerMetrics
 from pointsman_planner.store.redis_status_store import RedisStatusStore
@@ -36,6 +36,9 @@ STATUS = NodeStatus(
     failures=(Failure(service=ServiceKey("shop", "web"), stage=FailureStage.APPLY, message="no"),),
     last_seen_ns=1_700_000_000_000_000_000,
     drift=Drift(repairs=2, repaired_at_ns=5, duration_ns=6, kinds=("table",), objects=7, process="nft", process_id=8),
+    conditions=Conditions(
+        conditions=(Condition(service=ServiceKey("shop", "web"), kind=1, message="taken", since_ns=9),), total=501
+    ),
 )
 
 
@@ -132,7 +135,10 @@ async def test_a_value_that_does_not_parse_is_left_out(tmp_path: Path) -> None:
         async with store_on(redis) as (store, _):
             store.report(STATUS)
             await poll(store, STATUS)
-            await store._client.hset("t:node:node-a", "state", "99")
-            assert await read(store) is None
+            for field, value in (("state", "99"), ("conditions", '{"total":-1}'), ("conditions", "[]")):
+                store.report(STATUS)
+                await poll(store, STATUS)
+                await store._client.hset("t:node:node-a", field, value)
+                assert await read(store) is None
     finally:
         redis.stop()

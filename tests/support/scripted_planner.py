@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -39,10 +39,10 @@ class ScriptedStream:
         self.is_closed = False
         self.held: dict[ServiceKey, bytes] = {}
 
-    async def welcome(self, *, heartbeat_seconds: float = 30.0) -> pb.Hello:
+    async def welcome(self, *, heartbeat_seconds: float = 30.0, capabilities: Sequence[str] = ()) -> pb.Hello:
         """Take the hello, which must come first, and answer it."""
         hello = await self.receive("hello")
-        message = pb.StreamNodePlanResponse(welcome=pb.Welcome(planner_id="scripted"))
+        message = pb.StreamNodePlanResponse(welcome=pb.Welcome(planner_id="scripted", capabilities=capabilities))
         message.welcome.heartbeat_interval.FromNanoseconds(round(heartbeat_seconds * 1e9))
         await self._context.write(message)
         return hello.hello
@@ -50,12 +50,16 @@ class ScriptedStream:
     async def receive(self, field: str) -> pb.StreamNodePlanRequest:
         """The next message, which must be of this kind; heartbeats are passed over unless asked for."""
         while True:
-            async with asyncio.timeout(DEADLINE_SECONDS):
-                message = await self._received.get()
+            message = await self.next()
             kind = message.WhichOneof("message")
             if kind == field:
                 return message
             assert kind == "heartbeat", f"{kind} came where {field} was due: {message}"
+
+    async def next(self) -> pb.StreamNodePlanRequest:
+        """The next message, whatever it is."""
+        async with asyncio.timeout(DEADLINE_SECONDS):
+            return await self._received.get()
 
     async def send(self, nonce: int, updates: Mapping[ServiceKey, bytes], **changes: object) -> None:
         """A transaction in one part that replaces `updates`; its digest is right unless `changes` say otherwise."""

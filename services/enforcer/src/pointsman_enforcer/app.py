@@ -25,6 +25,7 @@ from pointsman_chassis.lifecycle import Stop, task_boundary
 from pointsman_chassis.metrics import Registry
 from pointsman_chassis.runner import BoundedRunner
 from pointsman_chassis.tracing import Tracing
+from pointsman_enforcer.core.conditions import ServiceConditions
 from pointsman_enforcer.core.plan_session import Commit, Programmed
 from pointsman_enforcer.core.status import Health
 from pointsman_enforcer.dataplane.base import Dataplane
@@ -98,6 +99,7 @@ class Enforcer:
                 clock=self._clock,
                 open_table=open_conntrack or ConntrackTable,
             )
+        self._conditions = ServiceConditions()
         self._serving = self._make_serving()
         self._reconciler: Reconciler[Any] = Reconciler(
             dataplane=self._dataplane,
@@ -160,6 +162,7 @@ class Enforcer:
             instance=self._instance,
             dataplane=self._dataplane,
             store=self._store,
+            conditions=self._conditions,
             events=connect.StreamEvents(
                 committed=self._committed,
                 connected=self._connected,
@@ -223,7 +226,13 @@ class Enforcer:
             metrics=self._metrics,
             clock=self._clock,
             describe=self._status,
+            conditions=self._conditions,
+            on_conditions=self._conditions_changed,
         )
+
+    def _conditions_changed(self) -> None:
+        if self._stream is not None:
+            self._stream.tell_conditions()
 
     def _status(self) -> dict[str, Any]:
         """For /statusz."""

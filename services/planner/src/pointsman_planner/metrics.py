@@ -36,6 +36,11 @@ class PlannerMetrics:
         self.transactions = registry.counter(f"{prefix}_transactions_total", "Transactions sent.")
         self.bytes_sent = registry.counter(f"{prefix}_sent_bytes_total", "Bytes of transactions sent.")
         self.nacks = registry.counter(f"{prefix}_nacked_services_total", "Services that nodes refused.")
+        self.conditions = registry.gauge(
+            f"{prefix}_service_conditions",
+            "Trouble with services on connected nodes that is no failure to program them, by kind.",
+            ["kind"],
+        )
         self.resyncs = registry.counter(f"{prefix}_resyncs_total", "Digest mismatches that nodes reported.")
         self.mismatches = registry.counter(
             f"{prefix}_digest_mismatches_total", "Acks and heartbeats with an unexpected digest."

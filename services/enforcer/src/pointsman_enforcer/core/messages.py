@@ -12,6 +12,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from pointsman.plan.v1 import plan_service_pb2 as pb
 from pointsman.types.v1 import types_pb2
+from pointsman_enforcer.core.conditions import ServiceConditions
 from pointsman_enforcer.core.drift import DriftReport
 from pointsman_enforcer.core.errors import PlanProtocolError
 from pointsman_enforcer.core.transaction import ChangeOrigin, Position, Transaction
@@ -161,6 +162,19 @@ def drift_to_pb(report: DriftReport) -> pb.DriftReport:
         process_id=report.process_id,
     )
     message.duration.FromNanoseconds(report.duration_ns)
+    return message
+
+
+def conditions_to_pb(conditions: ServiceConditions) -> pb.Conditions:
+    """The message for all conditions."""
+    message = pb.Conditions(total=len(conditions))
+    for each in conditions.listed():
+        added = message.conditions.add(
+            service=name_to_pb(each.service),
+            kind=pb.ServiceCondition.Kind.ValueType(each.kind),
+            message=each.message,
+        )
+        added.since.CopyFrom(timestamp(each.since_ns))
     return message
 
 

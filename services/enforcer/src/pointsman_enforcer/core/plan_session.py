@@ -6,6 +6,7 @@
                    Send(resync)                  our digest is not what the planner says it must be
                    raises PlanProtocolError      close the stream and dial again
     programmed(..) -> Send(nack) for what could not be programmed, then Send(ack)
+    tell_conditions() -> Send(conditions)        to a planner that knows them
     tick(now)   -> Send(heartbeat), or raises PlanProtocolError when the planner has gone silent
 
 States: OPENING --welcome--> WELCOMED --first commit with in_sync and the right digest--> in sync.
@@ -22,9 +23,17 @@ from dataclasses import dataclass
 from typing import Final, TypeAlias
 
 from pointsman.plan.v1 import plan_service_pb2 as pb
+from pointsman_enforcer.core.conditions import ServiceConditions
 from pointsman_enforcer.core.drift import DriftReport
 from pointsman_enforcer.core.errors import PlanProtocolError
-from pointsman_enforcer.core.messages import TransactionBuilder, drift_to_pb, name_to_pb, position_to_pb, timestamp
+from pointsman_enforcer.core.messages import (
+    TransactionBuilder,
+    conditions_to_pb,
+    drift_to_pb,
+    name_to_pb,
+    position_to_pb,
+    timestamp,
+)
 from pointsman_enforcer.core.plan_store import PlanStore
 from pointsman_enforcer.core.transaction import NO_POSITION, PlanChange, Position, Stage, Transaction
 from pointsman_model.names import ServiceKey
@@ -36,6 +45,8 @@ SILENT_INTERVALS_MAX: Final = 3
 RESYNCS_MAX: Final = 3
 FAILURES_PER_NACK: Final = 500
 FAILURE_CHARACTERS_MAX: Final = 1000
+CONDITIONS: Final = "conditions"
+"""Capability of a planner that takes the message of this name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,10 +107,14 @@ class Programmed:
 class PlanSession:
     """One stream's rules. Holds no socket and no clock; `now` is monotonic seconds."""
 
-    def __init__(self, *, hello: pb.Hello, store: PlanStore, now: float) -> None:
+    def __init__(
+        self, *, hello: pb.Hello, store: PlanStore, now: float, conditions: ServiceConditions | None = None
+    ) -> None:
         """`hello` says who we are; what we hold (position, bucket digests) is filled in from `store`."""
         self._hello = hello
         self._store = store
+        self._conditions = ServiceConditions() if conditions is None else conditions
+        self._tells_conditions = False
         self._heard_at = self._sent_at = now
         self._interval = HEARTBEAT_SECONDS_DEFAULT
         self._is_open = self._is_welcomed = False
@@ -135,7 +150,7 @@ class PlanSession:
                 f"a message carries exactly one of welcome, transaction, heartbeat; got {len(present)}"
             )
         if not self._is_welcomed:
-            return self._receive_welcome(message)
+            return self._receive_welcome(message, now)
         if message.HasField("welcome"):
             raise PlanProtocolError("a second welcome")
         if message.HasField("transaction"):
@@ -151,6 +166,12 @@ class PlanSession:
         actions: list[Action] = [self._send(message, now) for message in _nacks(result)]
         actions.append(self._send(pb.StreamNodePlanRequest(ack=_ack(result)), now))
         return actions
+
+    def tell_conditions(self, now: float) -> list[Action]:
+        """The conditions have changed: tell a planner that wants to know."""
+        if not self._tells_conditions:
+            return []
+        return [self._send(pb.StreamNodePlanRequest(conditions=conditions_to_pb(self._conditions)), now)]
 
     def tick(self, now: float) -> list[Action]:
         """Send a heartbeat if one is due.
@@ -170,7 +191,7 @@ class PlanSession:
         """When `tick` should be called next."""
         return min(self._sent_at + self._interval, self._heard_at + SILENT_INTERVALS_MAX * self._interval)
 
-    def _receive_welcome(self, message: pb.StreamNodePlanResponse) -> list[Action]:
+    def _receive_welcome(self, message: pb.StreamNodePlanResponse, now: float) -> list[Action]:
         if not message.HasField("welcome"):
             raise PlanProtocolError("the first message is not a welcome")
         self._is_welcomed = True
@@ -179,7 +200,8 @@ class PlanSession:
         seconds = wanted.seconds + wanted.nanos / 1e9
         if seconds > 0:
             self._interval = min(max(seconds, HEARTBEAT_SECONDS_MIN), HEARTBEAT_SECONDS_MAX)
-        return []
+        self._tells_conditions = CONDITIONS in message.welcome.capabilities
+        return self.tell_conditions(now) if len(self._conditions) else []
 
     def _receive_part(self, part: pb.Transaction, now: float) -> list[Action]:
         if self._builder is None:

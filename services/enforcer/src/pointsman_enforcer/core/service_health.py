@@ -13,11 +13,14 @@ import json
 from collections.abc import Iterable, Mapping
 from typing import Final, NamedTuple
 
-from pointsman_model.names import Family, Prefix, ServiceKey, family_of
+from pointsman_model.names import Family, Prefix, ServiceKey, family_of, format_address
 from pointsman_model.plan import HealthCheck
 
 ANY: Final = {Family.IPV4: bytes(4), Family.IPV6: bytes(16)}
 """The address that stands for all addresses of a family."""
+
+
+_PLACES_SHOWN = 4
 
 
 class Listener(NamedTuple):
@@ -66,3 +69,21 @@ def health_answer(service: ServiceKey, local_endpoints: int, *, is_healthy: bool
     }
     status = 200 if local_endpoints > 0 and is_healthy else 503
     return HealthAnswer(status, local_endpoints, json.dumps(document, indent="\t").encode())
+
+
+def not_served(failures: Mapping[Listener, str]) -> dict[ServiceKey, str]:
+    """For people, by service: what of its health check node port is not served, and why."""
+    found: dict[ServiceKey, list[Listener]] = {}
+    for listener in sorted(failures):
+        found.setdefault(listener.service, []).append(listener)
+    return {service: _not_served(listeners, failures) for service, listeners in found.items()}
+
+
+def _not_served(listeners: list[Listener], failures: Mapping[Listener, str]) -> str:
+    places = [f"{format_address(each.address)} ({failures[each]})" for each in listeners[:_PLACES_SHOWN]]
+    if len(listeners) > _PLACES_SHOWN:
+        places.append(f"{len(listeners) - _PLACES_SHOWN} more addresses")
+    return (
+        f"health check node port {listeners[0].port} cannot be served at {', '.join(places)}: load balancers take this "
+        "node for one without endpoints; free the port on the node or change healthCheckNodePort; it is tried again"
+    )

@@ -14,6 +14,7 @@ import grpc.aio
 from pointsman.plan.v1 import plan_service_pb2 as pb
 from pointsman_chassis.channel import open_channel
 from pointsman_chassis.clock import Clock
+from pointsman_enforcer.core.conditions import ServiceConditions
 from pointsman_enforcer.core.plan_store import PlanStore
 from pointsman_enforcer.dataplane import exec  # noqa: A004 - the door is named after what passes it
 from pointsman_enforcer.dataplane.base import Dataplane, ProxyMode
@@ -38,6 +39,7 @@ async def make_stream(
     instance: str,
     dataplane: Dataplane[Any],
     store: PlanStore,
+    conditions: ServiceConditions,
     events: StreamEvents,
     clock: Clock,
 ) -> PlanStream:
@@ -52,6 +54,7 @@ async def make_stream(
         open_channel=channel,
         make_hello=make_hello(node=node, instance=instance, dataplane=dataplane, host=host),
         store=store,
+        conditions=conditions,
         events=events,
         clock=clock,
     )

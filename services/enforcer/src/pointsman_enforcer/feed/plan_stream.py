@@ -21,6 +21,7 @@ from pointsman.plan.v1 import plan_service_pb2 as pb
 from pointsman.plan.v1 import plan_service_pb2_grpc as pb_grpc
 from pointsman_chassis.backoff import Backoff
 from pointsman_chassis.clock import Clock, Timer
+from pointsman_enforcer.core.conditions import ServiceConditions
 from pointsman_enforcer.core.errors import PlanProtocolError
 from pointsman_enforcer.core.plan_session import Action, Commit, PlanSession, Programmed, Send
 from pointsman_enforcer.core.plan_store import PlanStore
@@ -61,6 +62,7 @@ class PlanStream:
         store: PlanStore,
         events: StreamEvents,
         clock: Clock,
+        conditions: ServiceConditions | None = None,
         backoff: Backoff | None = None,
     ) -> None:
         self._addresses = tuple(addresses)
@@ -69,6 +71,7 @@ class PlanStream:
         self._store = store
         self._events = events
         self._clock = clock
+        self._conditions = conditions
         self._backoff = backoff or Backoff(initial_seconds=0.1, maximum_seconds=10.0)
         self._connection: _Connection | None = None
 
@@ -116,12 +119,17 @@ class PlanStream:
             return
         connection.perform(connection.session.programmed(programmed, self._clock.monotonic()))
 
+    def tell_conditions(self) -> None:
+        """Send the conditions, which have changed; a stream that opens later tells of them by itself."""
+        if self._connection is not None:
+            self._connection.perform(self._connection.session.tell_conditions(self._clock.monotonic()))
+
     async def _stream(self, address: str) -> None:
         channel = self._open_channel(address)
         try:
             call = pb_grpc.PlanServiceStub(channel).StreamNodePlan()
             now = self._clock.monotonic()
-            session = PlanSession(hello=self._make_hello(), store=self._store, now=now)
+            session = PlanSession(hello=self._make_hello(), store=self._store, now=now, conditions=self._conditions)
             connection = self._connection = _Connection(call, session, self._events, self._clock)
             await connection.serve()
         finally:

@@ -9,7 +9,7 @@ counted, shown by `failures`, and tried again every few seconds.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -34,8 +34,8 @@ class HealthCheckEvents:
 
     opened: Callable[[int], None]
     """How many sockets listen now."""
-    failed: Callable[[int], None]
-    """How many could not be opened, after each attempt."""
+    failed: Callable[[Mapping[Listener, str]], None]
+    """Those that could not be opened, each with the reason, after each attempt."""
     refused: Callable[[], None]
     """An attempt to open a socket failed."""
 
@@ -101,7 +101,7 @@ class ServiceHealthServers:
         for listener in sorted(wanted - self._open.keys()):
             await self._try_open(listener)
         self._events.opened(len(self._open))
-        self._events.failed(len(self.failures))
+        self._events.failed(self.failures)
 
     async def _wait(self) -> None:
         """Until something changed or, if something failed, for a while."""

@@ -9,7 +9,9 @@ from typing import Any
 from pointsman_chassis.clock import Clock
 from pointsman_chassis.metrics import Registry
 from pointsman_chassis.settings import settings_as_data
+from pointsman_enforcer.core.conditions import ConditionKind, ServiceConditions
 from pointsman_enforcer.core.local_endpoints import GapCount
+from pointsman_enforcer.core.service_health import Listener, not_served
 from pointsman_enforcer.core.status import Health
 from pointsman_enforcer.health.bind_address import parse_bind_address
 from pointsman_enforcer.health.metrics import ServingMetrics
@@ -34,19 +36,25 @@ class Serving:
         metrics: EnforcerMetrics,
         clock: Clock,
         describe: Callable[[], Mapping[str, Any]],
+        conditions: ServiceConditions,
+        on_conditions: Callable[[], None],
     ) -> None:
-        """`describe` gives the content of /statusz; what is known here is added to it."""
+        """`describe` gives the content of /statusz; what is known here is added to it.
+
+        Health check node ports that cannot be served are `conditions`; `on_conditions` is called when these changed.
+        """
+        self._conditions, self._on_conditions = conditions, on_conditions
+        self._clock = clock
         self._metrics = ServingMetrics(registry)
         self._gaps = GapCount()
         self._metrics.gaps(self._gaps)
         self._describe = describe
-        ports = self._metrics.health_check_ports
         self._checks = ServiceHealthServers(
             is_healthy=lambda: health.status(clock.monotonic()).is_healthy,
             clock=clock,
             events=HealthCheckEvents(
-                opened=ports.labels("open").set,
-                failed=ports.labels("failed").set,
+                opened=self._metrics.health_check_ports.labels("open").set,
+                failed=self._not_served,
                 refused=self._metrics.health_check_bind_failures.inc,
             ),
         )
@@ -86,6 +94,12 @@ class Serving:
     async def close(self) -> None:
         """Stop serving pages."""
         await self._pages.close()
+
+    def _not_served(self, failures: Mapping[Listener, str]) -> None:
+        self._metrics.health_check_ports.labels("failed").set(len(failures))
+        messages = not_served(failures)
+        if self._conditions.replace(ConditionKind.HEALTH_CHECK_NODE_PORT, messages, self._clock.wall_ns()):
+            self._on_conditions()
 
     def _status(self) -> dict[str, Any]:
         failures = {

@@ -13,7 +13,7 @@ from pointsman_model.names import ServiceKey
 from pointsman_model.wire.cluster import service_to_pb
 from pointsman_planner.core.cluster_state import ClusterState, PlannedService
 from pointsman_planner.core.explain import Explanation, conflicts_of
-from pointsman_planner.core.messages import Drift, Failure
+from pointsman_planner.core.messages import Condition, Drift, Failure
 from pointsman_planner.core.status import NodeStatus
 
 
@@ -58,6 +58,9 @@ def status_to_pb(status: NodeStatus) -> pb.NodeStatus:
         message.last_seen.CopyFrom(seen)
     if status.drift is not None:
         message.drift.CopyFrom(_drift_to_pb(status.drift))
+    if status.conditions.total:
+        message.conditions.total = status.conditions.total
+        message.conditions.conditions.extend(map(_condition_to_pb, status.conditions.conditions))
     return message
 
 
@@ -80,6 +83,16 @@ def _failure_to_pb(failure: Failure) -> plan_service_pb2.ServiceFailure:
         stage=plan_service_pb2.ServiceFailure.Stage.ValueType(failure.stage),
         message=failure.message,
     )
+
+
+def _condition_to_pb(condition: Condition) -> plan_service_pb2.ServiceCondition:
+    message = plan_service_pb2.ServiceCondition(
+        service=name_to_pb(condition.service),
+        kind=plan_service_pb2.ServiceCondition.Kind.ValueType(condition.kind),
+        message=condition.message,
+    )
+    message.since.FromNanoseconds(condition.since_ns)
+    return message
 
 
 def explanation_to_pb(explanation: Explanation, position: ClusterPosition) -> pb.ExplainPacketResponse:

@@ -10,6 +10,7 @@ from google.protobuf.message import DecodeError
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from pointsman.plan.v1 import plan_service_pb2 as pb
+from pointsman.types.v1 import types_pb2
 from pointsman_model.cluster import ClusterPosition
 from pointsman_model.digest import BUCKET_COUNT
 from pointsman_model.names import ServiceKey
@@ -18,6 +19,8 @@ from pointsman_model.wire.plan import settings_from_pb
 from pointsman_planner.core.messages import (
     Ack,
     AckLevel,
+    Condition,
+    Conditions,
     Drift,
     Failure,
     FailureStage,
@@ -32,6 +35,7 @@ _TEXT_MAX = 1024
 _KIND_MAX = 32
 _KINDS_MAX = 16
 _RECOVERED_MAX = 1000
+_CONDITIONS_MAX = 500
 _CAPABILITIES_MAX = 256
 _NODE_NAME = re.compile(r"[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?")
 
@@ -57,7 +61,9 @@ def decode_message(data: bytes) -> Message:
         return Resync(bucket_digests=_buckets(request.resync.bucket_digests, "resync"))
     if kind == "hello":
         return _hello(request.hello)
-    raise WireError("no message is set: expected hello, ack, nack, heartbeat or resync")
+    if kind == "conditions":
+        return _conditions(request.conditions)
+    raise WireError("no message is set: expected hello, ack, nack, heartbeat, resync or conditions")
 
 
 def _hello(message: pb.Hello) -> Hello:
@@ -116,9 +122,12 @@ def _drift(message: pb.DriftReport) -> Drift:
 
 def _nanoseconds(message: Timestamp, where: str) -> int:
     try:
-        return message.ToNanoseconds()
+        nanoseconds = message.ToNanoseconds()
     except ValueError as error:
         raise WireError(f"{where}: {error}") from error
+    if not 0 <= nanoseconds < 1 << 63:
+        raise WireError(f"{where}: is not within the years 1970 to 2262")
+    return nanoseconds
 
 
 def _failure(message: pb.ServiceFailure) -> Failure:
@@ -126,7 +135,30 @@ def _failure(message: pb.ServiceFailure) -> Failure:
         stage = FailureStage(message.stage)
     except ValueError as error:
         raise WireError(f"nack.failures.stage: {message.stage} is not known") from error
-    key = ServiceKey(message.service.namespace, message.service.name)
-    if not key.name or len(key.namespace) + len(key.name) > _TEXT_MAX:
-        raise WireError("nack.failures.service: namespace and name are both needed")
+    key = _service(message.service, "nack.failures.service")
     return Failure(service=key, stage=stage, message=message.message[:_TEXT_MAX])
+
+
+def _conditions(message: pb.Conditions) -> Conditions:
+    if len(message.conditions) > _CONDITIONS_MAX:
+        raise WireError(f"conditions: {len(message.conditions)} are listed, at most {_CONDITIONS_MAX}")
+    listed = tuple(map(_condition, message.conditions))
+    return Conditions(conditions=listed, total=max(message.total, len(listed)))
+
+
+def _condition(message: pb.ServiceCondition) -> Condition:
+    if message.kind <= 0:
+        raise WireError(f"conditions.kind: {message.kind} is no kind")
+    return Condition(
+        service=_service(message.service, "conditions.service"),
+        kind=message.kind,
+        message=message.message[:_TEXT_MAX],
+        since_ns=_nanoseconds(message.since, "conditions.since"),
+    )
+
+
+def _service(message: types_pb2.NamespacedName, where: str) -> ServiceKey:
+    key = ServiceKey(message.namespace, message.name)
+    if not key.name or len(key.namespace) + len(key.name) > _TEXT_MAX:
+        raise WireError(f"{where}: namespace and name are both needed")
+    return key

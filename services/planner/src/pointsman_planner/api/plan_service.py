@@ -23,10 +23,11 @@ from pointsman_chassis.errors import PeerError, PointsmanError, StaleVersionErro
 from pointsman_chassis.server import raw_stream_stream
 from pointsman_chassis.tracing import AttributeValue, Tracing
 from pointsman_model.wire import WireError
+from pointsman_planner.api.condition_report import ConditionReport
 from pointsman_planner.api.node_identity import identities, may_stream
 from pointsman_planner.api.plan_codec import decode_message
 from pointsman_planner.core import framing
-from pointsman_planner.core.messages import Hello, Nack, ProtocolViolationError, Resync
+from pointsman_planner.core.messages import Conditions, Hello, Nack, ProtocolViolationError, Resync
 from pointsman_planner.core.node_session import NodeSession
 from pointsman_planner.core.planner import Applied, Batch, Planner
 from pointsman_planner.core.status import NodeState, NodeStatus, status_of
@@ -80,9 +81,10 @@ class PlanService:
     ) -> None:
         self._planner = planner
         self._planner_id = planner_id
-        self._welcome = framing.welcome(planner_id, heartbeat_interval_seconds)
+        self._welcome = framing.welcome(planner_id, heartbeat_interval_seconds, framing.CAPABILITIES)
         self._interval = heartbeat_interval_seconds
         self._metrics = metrics
+        self._conditions = ConditionReport(metrics)
         self._tracing = tracing
         self._clock = clock
         self._report = report
@@ -177,6 +179,7 @@ class PlanService:
 
     def _close(self, stream: _Stream) -> None:
         node = stream.session.node
+        self._conditions.gone(stream.session.conditions)
         if self._streams.get(node) is stream:
             del self._streams[node]
         else:
@@ -248,7 +251,7 @@ class PlanService:
         session, now_ns = stream.session, self._clock.wall_ns()
         stream.heard_at = self._clock.monotonic()
         message = decode_message(data)
-        mismatches = session.mismatches
+        mismatches, conditions = session.mismatches, session.conditions
         acknowledged = session.receive(message, now_ns=now_ns)
         if session.mismatches != mismatches:
             self._metrics.mismatches.inc(session.mismatches - mismatches)
@@ -264,6 +267,8 @@ class PlanService:
         elif isinstance(message, Nack):
             self._metrics.nacks.inc(len(message.failures))
             self._log_nack(session.node, message)
+        elif isinstance(message, Conditions):
+            self._conditions.told(session.node, conditions, message)
         elif isinstance(message, Resync):
             self._metrics.resyncs.inc()
             structlog.get_logger("plan_service").warning("node asked for a resync", node=session.node)

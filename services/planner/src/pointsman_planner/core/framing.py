@@ -21,6 +21,8 @@ from pointsman_model.cluster import ClusterPosition
 from pointsman_model.names import ServiceKey
 
 MESSAGE_BYTES_MAX = 1 << 20
+CAPABILITIES = ("conditions",)
+"""Of this planner, as proto/README.md names them."""
 _PART_ITEM_BYTES_MAX = MESSAGE_BYTES_MAX - (32 << 10)
 """Room for fields in one part; the rest is for the head: buckets (3 KiB), node facts and 64 origins."""
 

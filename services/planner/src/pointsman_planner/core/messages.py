@@ -91,6 +91,24 @@ class Nack:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Condition:
+    """Trouble with a service that the node's kernel has as planned (see `pointsman.plan.v1.ServiceCondition`)."""
+
+    service: ServiceKey
+    kind: int
+    message: str
+    since_ns: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Conditions:
+    """All such trouble of a node; `total` may be more than are listed."""
+
+    conditions: tuple[Condition, ...] = ()
+    total: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Heartbeat:
     """Proof of life, with the digest of the plan that the enforcer holds."""
 
@@ -104,4 +122,4 @@ class Resync:
     bucket_digests: tuple[int, ...]
 
 
-Message = Hello | Ack | Nack | Heartbeat | Resync
+Message = Hello | Ack | Nack | Heartbeat | Resync | Conditions

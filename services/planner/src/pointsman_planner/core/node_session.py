@@ -29,6 +29,7 @@ from pointsman_planner.core.framing import TransactionFrame
 from pointsman_planner.core.messages import (
     Ack,
     AckLevel,
+    Conditions,
     Drift,
     Failure,
     Heartbeat,
@@ -117,6 +118,8 @@ class NodeSession:
         self._replaced_after_mismatch = False
         self.drift: Drift | None = None
         """The newest repair that the enforcer told of."""
+        self.conditions = Conditions()
+        """Trouble that is no failure to program a service, as last told."""
         self.mismatches = 0
         """Times the enforcer's digest was not the expected one."""
         self.last_heard_ns = now_ns
@@ -165,6 +168,8 @@ class NodeSession:
             self._receive_heartbeat(message)
         elif isinstance(message, Resync):
             self._receive_resync(message)
+        elif isinstance(message, Conditions):
+            self.conditions = message
         else:
             raise ProtocolViolationError("hello was sent twice; it is the first message only")
         return None

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from enum import IntEnum
 
 from pointsman_model.cluster import ClusterPosition
-from pointsman_planner.core.messages import Drift, Failure
+from pointsman_planner.core.messages import Conditions, Drift, Failure
 from pointsman_planner.core.node_session import NodeSession
 from pointsman_planner.core.planner import Planner
 
@@ -39,6 +39,8 @@ class NodeStatus:
     last_seen_ns: int = 0
     drift: Drift | None = None
     """The newest repair after somebody else changed the node's kernel objects."""
+    conditions: Conditions = field(default_factory=Conditions)
+    """Trouble with services that the node's kernel has as planned."""
 
 
 def status_of(session: NodeSession, planner: Planner, planner_id: str) -> NodeStatus:
@@ -65,4 +67,5 @@ def status_of(session: NodeSession, planner: Planner, planner_id: str) -> NodeSt
         failures=session.failures,
         last_seen_ns=session.last_heard_ns,
         drift=session.drift,
+        conditions=session.conditions,
     )

@@ -19,7 +19,7 @@ from redis.exceptions import RedisError
 from pointsman_chassis.backoff import Backoff
 from pointsman_model.cluster import ClusterPosition
 from pointsman_model.names import ServiceKey
-from pointsman_planner.core.messages import Drift, Failure, FailureStage
+from pointsman_planner.core.messages import Conditions, Drift, Failure, FailureStage
 from pointsman_planner.core.status import NodeState, NodeStatus
 from pointsman_planner.metrics import PlannerMetrics
 
@@ -160,6 +160,7 @@ def _to_hash(status: NodeStatus) -> dict[Any, Any]:
         "last_seen_ns": status.last_seen_ns,
         "failures": msgspec.json.encode(failures),
         "drift": msgspec.json.encode(status.drift),
+        "conditions": msgspec.json.encode(status.conditions),
     }
 
 
@@ -184,6 +185,7 @@ def _from_hash(name: str, fields: Mapping[bytes, bytes]) -> NodeStatus | None:
             ),
             last_seen_ns=int(text["last_seen_ns"]),
             drift=_drift(text.get("drift", "null")),
+            conditions=_conditions(text.get("conditions", "{}")),
         )
     except (KeyError, ValueError, msgspec.MsgspecError):
         return None
@@ -197,3 +199,12 @@ def _drift(text: str) -> Drift | None:
         if not all(0 <= number < 1 << 63 for number in numbers) or not 0 <= drift.process_id < 1 << 32:
             raise ValueError("a number is out of range")
     return drift
+
+
+def _conditions(text: str) -> Conditions:
+    """Conditions in JSON; ValueError as `_drift`."""
+    found = msgspec.json.decode(text, type=Conditions)
+    is_fitting = all(0 <= each.since_ns < 1 << 63 and 0 < each.kind < 1 << 31 for each in found.conditions)
+    if not is_fitting or not 0 <= found.total < 1 << 32:
+        raise ValueError("a number is out of range")
+    return found
