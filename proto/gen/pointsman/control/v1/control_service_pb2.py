@@ -22,55 +22,118 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 from pointsman.cluster.v1 import cluster_service_pb2 as pointsman_dot_cluster_dot_v1_dot_cluster__service__pb2
 from pointsman.plan.v1 import plan_service_pb2 as pointsman_dot_plan_dot_v1_dot_plan__service__pb2
 from pointsman.types.v1 import types_pb2 as pointsman_dot_types_dot_v1_dot_types__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n*pointsman/control/v1/control_service.proto\x12\x14pointsman.control.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a*pointsman/cluster/v1/cluster_service.proto\x1a$pointsman/plan/v1/plan_service.proto\x1a\x1epointsman/types/v1/types.proto\"O\n\x13ListServicesRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"\x96\x01\n\x14ListServicesResponse\x12\x36\n\x08services\x18\x01 \x03(\x0b\x32$.pointsman.control.v1.ServiceSummary\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12-\n\x08position\x18\x03 \x01(\x0b\x32\x1b.pointsman.plan.v1.Position\"\x7f\n\x0eServiceSummary\x12.\n\x07service\x18\x01 \x01(\x0b\x32\x1d.pointsman.cluster.v1.Service\x12\x11\n\tendpoints\x18\x02 \x01(\r\x12\x17\n\x0fready_endpoints\x18\x03 \x01(\r\x12\x11\n\tconflicts\x18\x04 \x03(\t\"X\n\x11GetServiceRequest\x12\x30\n\x04name\x18\x01 \x01(\x0b\x32\".pointsman.types.v1.NamespacedName\x12\x11\n\tnode_name\x18\x02 \x01(\t\"\xe6\x01\n\x12GetServiceResponse\x12\x35\n\x07summary\x18\x01 \x01(\x0b\x32$.pointsman.control.v1.ServiceSummary\x12<\n\x0f\x65ndpoint_slices\x18\x02 \x03(\x0b\x32#.pointsman.cluster.v1.EndpointSlice\x12,\n\x04plan\x18\x03 \x01(\x0b\x32\x1e.pointsman.plan.v1.ServicePlan\x12-\n\x08position\x18\x04 \x01(\x0b\x32\x1b.pointsman.plan.v1.Position\"9\n\x10ListNodesRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"\x8c\x01\n\x11ListNodesResponse\x12/\n\x05nodes\x18\x01 \x03(\x0b\x32 .pointsman.control.v1.NodeStatus\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12-\n\x08position\x18\x03 \x01(\x0b\x32\x1b.pointsman.plan.v1.Position\"\xee\x04\n\nNodeStatus\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x35\n\x05state\x18\x02 \x01(\x0e\x32&.pointsman.control.v1.NodeStatus.State\x12*\n\x04mode\x18\x03 \x01(\x0e\x32\x1c.pointsman.plan.v1.ProxyMode\x12\x13\n\x0binstance_id\x18\x04 \x01(\t\x12)\n\x04sent\x18\x05 \x01(\x0b\x32\x1b.pointsman.plan.v1.Position\x12/\n\nprogrammed\x18\x06 \x01(\x0b\x32\x1b.pointsman.plan.v1.Position\x12\x16\n\x0e\x64\x65sired_digest\x18\x07 \x01(\x06\x12\x19\n\x11programmed_digest\x18\x08 \x01(\x06\x12\x18\n\x10pending_services\x18\t \x01(\r\x12\x33\n\x08\x66\x61ilures\x18\n \x03(\x0b\x32!.pointsman.plan.v1.ServiceFailure\x12-\n\tlast_seen\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12-\n\x05\x64rift\x18\x0c \x01(\x0b\x32\x1e.pointsman.plan.v1.DriftReport\x12\x31\n\nconditions\x18\r \x01(\x0b\x32\x1d.pointsman.plan.v1.Conditions\"k\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\x10\n\x0cSTATE_SYNCED\x10\x01\x12\x0f\n\x0bSTATE_STALE\x10\x02\x12\x10\n\x0cSTATE_NACKED\x10\x03\x12\x16\n\x12STATE_DISCONNECTED\x10\x04\"N\n\x12GetNodePlanRequest\x12\x11\n\tnode_name\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"\xd1\x01\n\x13GetNodePlanResponse\x12*\n\x04node\x18\x01 \x01(\x0b\x32\x1c.pointsman.plan.v1.NodeFacts\x12\x36\n\x08services\x18\x02 \x03(\x0b\x32$.pointsman.control.v1.PlannedService\x12\x17\n\x0fnext_page_token\x18\x03 \x01(\t\x12\x0e\n\x06\x64igest\x18\x04 \x01(\x06\x12-\n\x08position\x18\x05 \x01(\x0b\x32\x1b.pointsman.plan.v1.Position\"p\n\x0ePlannedService\x12\x30\n\x04name\x18\x01 \x01(\x0b\x32\".pointsman.types.v1.NamespacedName\x12,\n\x04plan\x18\x02 \x01(\x0b\x32\x1e.pointsman.plan.v1.ServicePlan\"\xc2\x02\n\x14\x45xplainPacketRequest\x12\x11\n\tnode_name\x18\x01 \x01(\t\x12\x16\n\x0esource_address\x18\x02 \x01(\x0c\x12\x1b\n\x13\x64\x65stination_address\x18\x03 \x01(\x0c\x12\x18\n\x10\x64\x65stination_port\x18\x04 \x01(\r\x12.\n\x08protocol\x18\x05 \x01(\x0e\x32\x1c.pointsman.types.v1.Protocol\x12\x41\n\x06source\x18\x06 \x01(\x0e\x32\x31.pointsman.control.v1.ExplainPacketRequest.Source\"U\n\x06Source\x12\x16\n\x12SOURCE_UNSPECIFIED\x10\x00\x12\x0e\n\nSOURCE_POD\x10\x01\x12\x0f\n\x0bSOURCE_HOST\x10\x02\x12\x12\n\x0eSOURCE_OUTSIDE\x10\x03\"\x9f\x04\n\x15\x45xplainPacketResponse\x12\x44\n\x07outcome\x18\x01 \x01(\x0e\x32\x33.pointsman.control.v1.ExplainPacketResponse.Outcome\x12\x33\n\x07service\x18\x02 \x01(\x0b\x32\".pointsman.types.v1.NamespacedName\x12\x11\n\tport_name\x18\x03 \x01(\t\x12\x46\n\tendpoints\x18\x04 \x03(\x0b\x32\x33.pointsman.control.v1.ExplainPacketResponse.Backend\x12\r\n\x05steps\x18\x05 \x03(\t\x12\x33\n\nexclusions\x18\x06 \x03(\x0b\x32\x1f.pointsman.control.v1.Exclusion\x12-\n\x08position\x18\x07 \x01(\x0b\x32\x1b.pointsman.plan.v1.Position\x1aL\n\x07\x42\x61\x63kend\x12\x0f\n\x07\x61\x64\x64ress\x18\x01 \x01(\x0c\x12\x0c\n\x04port\x18\x02 \x01(\r\x12\x0e\n\x06weight\x18\x03 \x01(\r\x12\x12\n\nmasquerade\x18\x04 \x01(\x08\"o\n\x07Outcome\x12\x17\n\x13OUTCOME_UNSPECIFIED\x10\x00\x12\x13\n\x0fOUTCOME_FORWARD\x10\x01\x12\x12\n\x0eOUTCOME_REJECT\x10\x02\x12\x10\n\x0cOUTCOME_DROP\x10\x03\x12\x10\n\x0cOUTCOME_NONE\x10\x04\":\n\tExclusion\x12\x0f\n\x07\x61\x64\x64ress\x18\x01 \x01(\x0c\x12\x0c\n\x04port\x18\x02 \x01(\r\x12\x0e\n\x06reason\x18\x03 \x01(\t2\x84\x04\n\x0e\x43ontrolService\x12\x65\n\x0cListServices\x12).pointsman.control.v1.ListServicesRequest\x1a*.pointsman.control.v1.ListServicesResponse\x12_\n\nGetService\x12\'.pointsman.control.v1.GetServiceRequest\x1a(.pointsman.control.v1.GetServiceResponse\x12\\\n\tListNodes\x12&.pointsman.control.v1.ListNodesRequest\x1a\'.pointsman.control.v1.ListNodesResponse\x12\x62\n\x0bGetNodePlan\x12(.pointsman.control.v1.GetNodePlanRequest\x1a).pointsman.control.v1.GetNodePlanResponse\x12h\n\rExplainPacket\x12*.pointsman.control.v1.ExplainPacketRequest\x1a+.pointsman.control.v1.ExplainPacketResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n*pointsman/control/v1/control_service.proto\x12\x14pointsman.control.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a*pointsman/cluster/v1/cluster_service.proto\x1a$pointsman/plan/v1/plan_service.proto\x1a\x1epointsman/types/v1/types.proto\"\xd6\x01\n\x0bWatchOpened\x12\x36\n\x05start\x18\x01 \x01(\x0e\x32\'.pointsman.control.v1.WatchOpened.Start\x12\x35\n\x12heartbeat_interval\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x12\n\nplanner_id\x18\x03 \x01(\t\"D\n\x05Start\x12\x15\n\x11START_UNSPECIFIED\x10\x00\x12\x12\n\x0eSTART_SNAPSHOT\x10\x01\x12\x10\n\x0cSTART_RESUME\x10\x02\"R\n\x0bWatchSynced\x12\x14\n\x0cresume_token\x18\x01 \x01(\t\x12-\n\x08position\x18\x02 \x01(\x0b\x32\x1b.pointsman.plan.v1.Position\"\x82\x01\n\x0eWatchHeartbeat\x12+\n\x07sent_at\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x14\n\x0cresume_token\x18\x02 \x01(\t\x12-\n\x08position\x18\x03 \x01(\x0b\x32\x1b.pointsman.plan.v1.Position\"g\n\x13ListServicesRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\x12\x16\n\x0elabel_selector\x18\x04 \x01(\t\"\x96\x01\n\x14ListServicesResponse\x12\x36\n\x08services\x18\x01 \x03(\x0b\x32$.pointsman.control.v1.ServiceSummary\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12-\n\x08position\x18\x03 \x01(\x0b\x32\x1b.pointsman.plan.v1.Position\"\x7f\n\x0eServiceSummary\x12.\n\x07service\x18\x01 \x01(\x0b\x32\x1d.pointsman.cluster.v1.Service\x12\x11\n\tendpoints\x18\x02 \x01(\r\x12\x17\n\x0fready_endpoints\x18\x03 \x01(\r\x12\x11\n\tconflicts\x18\x04 \x03(\t\"X\n\x11GetServiceRequest\x12\x30\n\x04name\x18\x01 \x01(\x0b\x32\".pointsman.types.v1.NamespacedName\x12\x11\n\tnode_name\x18\x02 \x01(\t\"\xe6\x01\n\x12GetServiceResponse\x12\x35\n\x07summary\x18\x01 \x01(\x0b\x32$.pointsman.control.v1.ServiceSummary\x12<\n\x0f\x65ndpoint_slices\x18\x02 \x03(\x0b\x32#.pointsman.cluster.v1.EndpointSlice\x12,\n\x04plan\x18\x03 \x01(\x0b\x32\x1e.pointsman.plan.v1.ServicePlan\x12-\n\x08position\x18\x04 \x01(\x0b\x32\x1b.pointsman.plan.v1.Position\"W\n\x14WatchServicesRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x16\n\x0elabel_selector\x18\x02 \x01(\t\x12\x14\n\x0cresume_token\x18\x03 \x01(\t\"\x80\x02\n\x15WatchServicesResponse\x12\x33\n\x06opened\x18\x01 \x01(\x0b\x32!.pointsman.control.v1.WatchOpenedH\x00\x12\x37\n\x07\x63hanges\x18\x02 \x01(\x0b\x32$.pointsman.control.v1.ServiceChangesH\x00\x12\x33\n\x06synced\x18\x03 \x01(\x0b\x32!.pointsman.control.v1.WatchSyncedH\x00\x12\x39\n\theartbeat\x18\x04 \x01(\x0b\x32$.pointsman.control.v1.WatchHeartbeatH\x00\x42\t\n\x07message\"\xc3\x01\n\x0eServiceChanges\x12\x36\n\x08services\x18\x01 \x03(\x0b\x32$.pointsman.control.v1.ServiceSummary\x12\x34\n\x08removals\x18\x02 \x03(\x0b\x32\".pointsman.types.v1.NamespacedName\x12\x14\n\x0cresume_token\x18\x03 \x01(\t\x12-\n\x08position\x18\x04 \x01(\x0b\x32\x1b.pointsman.plan.v1.Position\"]\n\x13GetEndpointsRequest\x12\x33\n\x07service\x18\x01 \x01(\x0b\x32\".pointsman.types.v1.NamespacedName\x12\x11\n\tnode_name\x18\x02 \x01(\t\"\x80\x01\n\x14GetEndpointsResponse\x12\x39\n\tendpoints\x18\x01 \x01(\x0b\x32&.pointsman.control.v1.ServiceEndpoints\x12-\n\x08position\x18\x02 \x01(\x0b\x32\x1b.pointsman.plan.v1.Position\"u\n\x15WatchEndpointsRequest\x12\x33\n\x07service\x18\x01 \x01(\x0b\x32\".pointsman.types.v1.NamespacedName\x12\x11\n\tnode_name\x18\x02 \x01(\t\x12\x14\n\x0cresume_token\x18\x03 \x01(\t\"\x82\x02\n\x16WatchEndpointsResponse\x12\x33\n\x06opened\x18\x01 \x01(\x0b\x32!.pointsman.control.v1.WatchOpenedH\x00\x12\x38\n\x07\x63hanges\x18\x02 \x01(\x0b\x32%.pointsman.control.v1.EndpointChangesH\x00\x12\x33\n\x06synced\x18\x03 \x01(\x0b\x32!.pointsman.control.v1.WatchSyncedH\x00\x12\x39\n\theartbeat\x18\x04 \x01(\x0b\x32$.pointsman.control.v1.WatchHeartbeatH\x00\x42\t\n\x07message\"\xc6\x01\n\x0f\x45ndpointChanges\x12\x38\n\x08services\x18\x01 \x03(\x0b\x32&.pointsman.control.v1.ServiceEndpoints\x12\x34\n\x08removals\x18\x02 \x03(\x0b\x32\".pointsman.types.v1.NamespacedName\x12\x14\n\x0cresume_token\x18\x03 \x01(\t\x12-\n\x08position\x18\x04 \x01(\x0b\x32\x1b.pointsman.plan.v1.Position\"\xc3\x01\n\x10ServiceEndpoints\x12\x33\n\x07service\x18\x01 \x01(\x0b\x32\".pointsman.types.v1.NamespacedName\x12\x11\n\tnode_name\x18\x02 \x01(\t\x12\x32\n\x05ports\x18\x03 \x03(\x0b\x32#.pointsman.control.v1.PortEndpoints\x12\x33\n\x06unused\x18\x04 \x03(\x0b\x32#.pointsman.control.v1.EndpointState\"\x89\x03\n\rPortEndpoints\x12\x0c\n\x04name\x18\x01 \x01(\t\x12.\n\x08protocol\x18\x02 \x01(\x0e\x32\x1c.pointsman.types.v1.Protocol\x12,\n\x06\x66\x61mily\x18\x03 \x01(\x0e\x32\x1c.pointsman.types.v1.IPFamily\x12\x0c\n\x04port\x18\x04 \x01(\r\x12:\n\tused_sets\x18\x05 \x03(\x0e\x32\'.pointsman.control.v1.EndpointState.Set\x12>\n\x08topology\x18\x06 \x01(\x0e\x32,.pointsman.control.v1.PortEndpoints.Topology\x12\x36\n\tendpoints\x18\x07 \x03(\x0b\x32#.pointsman.control.v1.EndpointState\"J\n\x08Topology\x12\x18\n\x14TOPOLOGY_UNSPECIFIED\x10\x00\x12\x11\n\rTOPOLOGY_NODE\x10\x01\x12\x11\n\rTOPOLOGY_ZONE\x10\x02\"\xd2\x03\n\rEndpointState\x12-\n\x05\x66\x61\x63ts\x18\x01 \x01(\x0b\x32\x1e.pointsman.cluster.v1.Endpoint\x12\x0c\n\x04port\x18\x02 \x01(\r\x12:\n\x0e\x65ndpoint_slice\x18\x03 \x01(\x0b\x32\".pointsman.types.v1.NamespacedName\x12\x35\n\x04sets\x18\x04 \x03(\x0e\x32\'.pointsman.control.v1.EndpointState.Set\x12=\n\x08\x61\x62sences\x18\x05 \x03(\x0b\x32+.pointsman.control.v1.EndpointState.Absence\x12\x0e\n\x06weight\x18\x06 \x01(\r\x1a\x85\x01\n\x07\x41\x62sence\x12\x34\n\x03set\x18\x01 \x01(\x0e\x32\'.pointsman.control.v1.EndpointState.Set\x12\x34\n\x05\x63\x61use\x18\x02 \x01(\x0e\x32%.pointsman.control.v1.Exclusion.Cause\x12\x0e\n\x06reason\x18\x03 \x01(\t\":\n\x03Set\x12\x13\n\x0fSET_UNSPECIFIED\x10\x00\x12\x0f\n\x0bSET_CLUSTER\x10\x01\x12\r\n\tSET_LOCAL\x10\x02\"5\n\x0cNodeSelector\x12\r\n\x05names\x18\x01 \x03(\t\x12\x16\n\x0elabel_selector\x18\x02 \x01(\t\"l\n\x10ListNodesRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\x12\x31\n\x05nodes\x18\x03 \x01(\x0b\x32\".pointsman.control.v1.NodeSelector\"\x8c\x01\n\x11ListNodesResponse\x12/\n\x05nodes\x18\x01 \x03(\x0b\x32 .pointsman.control.v1.NodeStatus\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12-\n\x08position\x18\x03 \x01(\x0b\x32\x1b.pointsman.plan.v1.Position\"\xc1\x07\n\nNodeStatus\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x35\n\x05state\x18\x02 \x01(\x0e\x32&.pointsman.control.v1.NodeStatus.State\x12*\n\x04mode\x18\x03 \x01(\x0e\x32\x1c.pointsman.plan.v1.ProxyMode\x12\x13\n\x0binstance_id\x18\x04 \x01(\t\x12)\n\x04sent\x18\x05 \x01(\x0b\x32\x1b.pointsman.plan.v1.Position\x12/\n\nprogrammed\x18\x06 \x01(\x0b\x32\x1b.pointsman.plan.v1.Position\x12\x16\n\x0e\x64\x65sired_digest\x18\x07 \x01(\x06\x12\x19\n\x11programmed_digest\x18\x08 \x01(\x06\x12\x18\n\x10pending_services\x18\t \x01(\r\x12\x33\n\x08\x66\x61ilures\x18\n \x03(\x0b\x32!.pointsman.plan.v1.ServiceFailure\x12-\n\tlast_seen\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12-\n\x05\x64rift\x18\x0c \x01(\x0b\x32\x1e.pointsman.plan.v1.DriftReport\x12\x31\n\nconditions\x18\r \x01(\x0b\x32\x1d.pointsman.plan.v1.Conditions\x12\x0e\n\x06reason\x18\x0e \x01(\t\x12)\n\x05since\x18\x0f \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x12\n\nplanner_id\x18\x10 \x01(\t\x12\x39\n\x07reached\x18\x11 \x03(\x0b\x32(.pointsman.control.v1.NodeStatus.Reached\x12\x0f\n\x07version\x18\x12 \x01(\t\x1a\x9c\x01\n\x07Reached\x12*\n\x05level\x18\x01 \x01(\x0e\x32\x1b.pointsman.plan.v1.AckLevel\x12-\n\x08position\x18\x02 \x01(\x0b\x32\x1b.pointsman.plan.v1.Position\x12\x0e\n\x06\x64igest\x18\x03 \x01(\x06\x12&\n\x02\x61t\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\x83\x01\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\x10\n\x0cSTATE_SYNCED\x10\x01\x12\x0f\n\x0bSTATE_STALE\x10\x02\x12\x10\n\x0cSTATE_NACKED\x10\x03\x12\x16\n\x12STATE_DISCONNECTED\x10\x04\x12\x16\n\x12STATE_UNRESPONSIVE\x10\x05\"#\n\x0eGetNodeRequest\x12\x11\n\tnode_name\x18\x01 \x01(\t\"\x9c\x01\n\x0fGetNodeResponse\x12\x30\n\x06status\x18\x01 \x01(\x0b\x32 .pointsman.control.v1.NodeStatus\x12(\n\x04node\x18\x02 \x01(\x0b\x32\x1a.pointsman.cluster.v1.Node\x12-\n\x08position\x18\x03 \x01(\x0b\x32\x1b.pointsman.plan.v1.Position\"\\\n\x11WatchNodesRequest\x12\x31\n\x05nodes\x18\x01 \x01(\x0b\x32\".pointsman.control.v1.NodeSelector\x12\x14\n\x0cresume_token\x18\x02 \x01(\t\"\xfa\x01\n\x12WatchNodesResponse\x12\x33\n\x06opened\x18\x01 \x01(\x0b\x32!.pointsman.control.v1.WatchOpenedH\x00\x12\x34\n\x07\x63hanges\x18\x02 \x01(\x0b\x32!.pointsman.control.v1.NodeChangesH\x00\x12\x33\n\x06synced\x18\x03 \x01(\x0b\x32!.pointsman.control.v1.WatchSyncedH\x00\x12\x39\n\theartbeat\x18\x04 \x01(\x0b\x32$.pointsman.control.v1.WatchHeartbeatH\x00\x42\t\n\x07message\"\x95\x01\n\x0bNodeChanges\x12/\n\x05nodes\x18\x01 \x03(\x0b\x32 .pointsman.control.v1.NodeStatus\x12\x10\n\x08removals\x18\x02 \x03(\t\x12\x14\n\x0cresume_token\x18\x03 \x01(\t\x12-\n\x08position\x18\x04 \x01(\x0b\x32\x1b.pointsman.plan.v1.Position\"N\n\x12GetNodePlanRequest\x12\x11\n\tnode_name\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"\xd1\x01\n\x13GetNodePlanResponse\x12*\n\x04node\x18\x01 \x01(\x0b\x32\x1c.pointsman.plan.v1.NodeFacts\x12\x36\n\x08services\x18\x02 \x03(\x0b\x32$.pointsman.control.v1.PlannedService\x12\x17\n\x0fnext_page_token\x18\x03 \x01(\t\x12\x0e\n\x06\x64igest\x18\x04 \x01(\x06\x12-\n\x08position\x18\x05 \x01(\x0b\x32\x1b.pointsman.plan.v1.Position\"p\n\x0ePlannedService\x12\x30\n\x04name\x18\x01 \x01(\x0b\x32\".pointsman.types.v1.NamespacedName\x12,\n\x04plan\x18\x02 \x01(\x0b\x32\x1e.pointsman.plan.v1.ServicePlan\"\xc2\x02\n\x14\x45xplainPacketRequest\x12\x11\n\tnode_name\x18\x01 \x01(\t\x12\x16\n\x0esource_address\x18\x02 \x01(\x0c\x12\x1b\n\x13\x64\x65stination_address\x18\x03 \x01(\x0c\x12\x18\n\x10\x64\x65stination_port\x18\x04 \x01(\r\x12.\n\x08protocol\x18\x05 \x01(\x0e\x32\x1c.pointsman.types.v1.Protocol\x12\x41\n\x06source\x18\x06 \x01(\x0e\x32\x31.pointsman.control.v1.ExplainPacketRequest.Source\"U\n\x06Source\x12\x16\n\x12SOURCE_UNSPECIFIED\x10\x00\x12\x0e\n\nSOURCE_POD\x10\x01\x12\x0f\n\x0bSOURCE_HOST\x10\x02\x12\x12\n\x0eSOURCE_OUTSIDE\x10\x03\"\x9f\x04\n\x15\x45xplainPacketResponse\x12\x44\n\x07outcome\x18\x01 \x01(\x0e\x32\x33.pointsman.control.v1.ExplainPacketResponse.Outcome\x12\x33\n\x07service\x18\x02 \x01(\x0b\x32\".pointsman.types.v1.NamespacedName\x12\x11\n\tport_name\x18\x03 \x01(\t\x12\x46\n\tendpoints\x18\x04 \x03(\x0b\x32\x33.pointsman.control.v1.ExplainPacketResponse.Backend\x12\r\n\x05steps\x18\x05 \x03(\t\x12\x33\n\nexclusions\x18\x06 \x03(\x0b\x32\x1f.pointsman.control.v1.Exclusion\x12-\n\x08position\x18\x07 \x01(\x0b\x32\x1b.pointsman.plan.v1.Position\x1aL\n\x07\x42\x61\x63kend\x12\x0f\n\x07\x61\x64\x64ress\x18\x01 \x01(\x0c\x12\x0c\n\x04port\x18\x02 \x01(\r\x12\x0e\n\x06weight\x18\x03 \x01(\r\x12\x12\n\nmasquerade\x18\x04 \x01(\x08\"o\n\x07Outcome\x12\x17\n\x13OUTCOME_UNSPECIFIED\x10\x00\x12\x13\n\x0fOUTCOME_FORWARD\x10\x01\x12\x12\n\x0eOUTCOME_REJECT\x10\x02\x12\x10\n\x0cOUTCOME_DROP\x10\x03\x12\x10\n\x0cOUTCOME_NONE\x10\x04\"\x90\x03\n\tExclusion\x12\x0f\n\x07\x61\x64\x64ress\x18\x01 \x01(\x0c\x12\x0c\n\x04port\x18\x02 \x01(\r\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12\x34\n\x05\x63\x61use\x18\x04 \x01(\x0e\x32%.pointsman.control.v1.Exclusion.Cause\"\x9d\x02\n\x05\x43\x61use\x12\x15\n\x11\x43\x41USE_UNSPECIFIED\x10\x00\x12\x13\n\x0f\x43\x41USE_NOT_READY\x10\x01\x12\x15\n\x11\x43\x41USE_TERMINATING\x10\x02\x12\x1e\n\x1a\x43\x41USE_TERMINATING_FALLBACK\x10\x03\x12\x14\n\x10\x43\x41USE_NODE_HINTS\x10\x04\x12\x14\n\x10\x43\x41USE_ZONE_HINTS\x10\x05\x12\x16\n\x12\x43\x41USE_POLICY_LOCAL\x10\x06\x12\x13\n\x0f\x43\x41USE_DUPLICATE\x10\x07\x12\x19\n\x15\x43\x41USE_NO_SERVICE_PORT\x10\x08\x12\x10\n\x0c\x43\x41USE_FAMILY\x10\t\x12\x12\n\x0e\x43\x41USE_OVERRIDE\x10\n\x12\x17\n\x13\x43\x41USE_NOT_FORWARDED\x10\x0b\"\xaf\x03\n\x14WaitConvergedRequest\x12\x36\n\x07service\x18\x01 \x01(\x0b\x32#.pointsman.control.v1.ServiceTargetH\x00\x12\x41\n\x11resource_versions\x18\x02 \x01(\x0b\x32$.pointsman.types.v1.ResourceVersionsH\x00\x12/\n\x08position\x18\x03 \x01(\x0b\x32\x1b.pointsman.plan.v1.PositionH\x00\x12(\n\x03now\x18\x04 \x01(\x0b\x32\x19.pointsman.control.v1.NowH\x00\x12\x31\n\x05nodes\x18\x05 \x01(\x0b\x32\".pointsman.control.v1.NodeSelector\x12\x0f\n\x05\x63ount\x18\x06 \x01(\rH\x01\x12\x11\n\x07percent\x18\x07 \x01(\rH\x01\x12*\n\x07timeout\x18\x08 \x01(\x0b\x32\x19.google.protobuf.Duration\x12*\n\x05level\x18\t \x01(\x0e\x32\x1b.pointsman.plan.v1.AckLevelB\x08\n\x06targetB\x08\n\x06quorum\"\x8c\x01\n\rServiceTarget\x12\x30\n\x04name\x18\x01 \x01(\x0b\x32\".pointsman.types.v1.NamespacedName\x12 \n\x18service_resource_version\x18\x02 \x01(\x04\x12\'\n\x1f\x65ndpoint_slice_resource_version\x18\x03 \x01(\x04\"\x05\n\x03Now\"\xba\x01\n\x15WaitConvergedResponse\x12\x11\n\tconverged\x18\x01 \x01(\x08\x12\r\n\x05nodes\x18\x02 \x01(\r\x12\x0f\n\x07reached\x18\x03 \x01(\r\x12\x0e\n\x06needed\x18\x04 \x01(\r\x12/\n\x08laggards\x18\x05 \x03(\x0b\x32\x1d.pointsman.control.v1.Laggard\x12-\n\x08position\x18\x06 \x01(\x0b\x32\x1b.pointsman.plan.v1.Position\"\xba\x01\n\x07Laggard\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x35\n\x05state\x18\x02 \x01(\x0e\x32&.pointsman.control.v1.NodeStatus.State\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12)\n\x05since\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\nprogrammed\x18\x05 \x01(\x0b\x32\x1b.pointsman.plan.v1.Position2\xeb\x08\n\x0e\x43ontrolService\x12\x65\n\x0cListServices\x12).pointsman.control.v1.ListServicesRequest\x1a*.pointsman.control.v1.ListServicesResponse\x12_\n\nGetService\x12\'.pointsman.control.v1.GetServiceRequest\x1a(.pointsman.control.v1.GetServiceResponse\x12j\n\rWatchServices\x12*.pointsman.control.v1.WatchServicesRequest\x1a+.pointsman.control.v1.WatchServicesResponse0\x01\x12\x65\n\x0cGetEndpoints\x12).pointsman.control.v1.GetEndpointsRequest\x1a*.pointsman.control.v1.GetEndpointsResponse\x12m\n\x0eWatchEndpoints\x12+.pointsman.control.v1.WatchEndpointsRequest\x1a,.pointsman.control.v1.WatchEndpointsResponse0\x01\x12\\\n\tListNodes\x12&.pointsman.control.v1.ListNodesRequest\x1a\'.pointsman.control.v1.ListNodesResponse\x12V\n\x07GetNode\x12$.pointsman.control.v1.GetNodeRequest\x1a%.pointsman.control.v1.GetNodeResponse\x12\x61\n\nWatchNodes\x12\'.pointsman.control.v1.WatchNodesRequest\x1a(.pointsman.control.v1.WatchNodesResponse0\x01\x12\x62\n\x0bGetNodePlan\x12(.pointsman.control.v1.GetNodePlanRequest\x1a).pointsman.control.v1.GetNodePlanResponse\x12h\n\rExplainPacket\x12*.pointsman.control.v1.ExplainPacketRequest\x1a+.pointsman.control.v1.ExplainPacketResponse\x12h\n\rWaitConverged\x12*.pointsman.control.v1.WaitConvergedRequest\x1a+.pointsman.control.v1.WaitConvergedResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'pointsman.control.v1.control_service_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_LISTSERVICESREQUEST']._serialized_start=215
-  _globals['_LISTSERVICESREQUEST']._serialized_end=294
-  _globals['_LISTSERVICESRESPONSE']._serialized_start=297
-  _globals['_LISTSERVICESRESPONSE']._serialized_end=447
-  _globals['_SERVICESUMMARY']._serialized_start=449
-  _globals['_SERVICESUMMARY']._serialized_end=576
-  _globals['_GETSERVICEREQUEST']._serialized_start=578
-  _globals['_GETSERVICEREQUEST']._serialized_end=666
-  _globals['_GETSERVICERESPONSE']._serialized_start=669
-  _globals['_GETSERVICERESPONSE']._serialized_end=899
-  _globals['_LISTNODESREQUEST']._serialized_start=901
-  _globals['_LISTNODESREQUEST']._serialized_end=958
-  _globals['_LISTNODESRESPONSE']._serialized_start=961
-  _globals['_LISTNODESRESPONSE']._serialized_end=1101
-  _globals['_NODESTATUS']._serialized_start=1104
-  _globals['_NODESTATUS']._serialized_end=1726
-  _globals['_NODESTATUS_STATE']._serialized_start=1619
-  _globals['_NODESTATUS_STATE']._serialized_end=1726
-  _globals['_GETNODEPLANREQUEST']._serialized_start=1728
-  _globals['_GETNODEPLANREQUEST']._serialized_end=1806
-  _globals['_GETNODEPLANRESPONSE']._serialized_start=1809
-  _globals['_GETNODEPLANRESPONSE']._serialized_end=2018
-  _globals['_PLANNEDSERVICE']._serialized_start=2020
-  _globals['_PLANNEDSERVICE']._serialized_end=2132
-  _globals['_EXPLAINPACKETREQUEST']._serialized_start=2135
-  _globals['_EXPLAINPACKETREQUEST']._serialized_end=2457
-  _globals['_EXPLAINPACKETREQUEST_SOURCE']._serialized_start=2372
-  _globals['_EXPLAINPACKETREQUEST_SOURCE']._serialized_end=2457
-  _globals['_EXPLAINPACKETRESPONSE']._serialized_start=2460
-  _globals['_EXPLAINPACKETRESPONSE']._serialized_end=3003
-  _globals['_EXPLAINPACKETRESPONSE_BACKEND']._serialized_start=2814
-  _globals['_EXPLAINPACKETRESPONSE_BACKEND']._serialized_end=2890
-  _globals['_EXPLAINPACKETRESPONSE_OUTCOME']._serialized_start=2892
-  _globals['_EXPLAINPACKETRESPONSE_OUTCOME']._serialized_end=3003
-  _globals['_EXCLUSION']._serialized_start=3005
-  _globals['_EXCLUSION']._serialized_end=3063
-  _globals['_CONTROLSERVICE']._serialized_start=3066
-  _globals['_CONTROLSERVICE']._serialized_end=3582
+  _globals['_WATCHOPENED']._serialized_start=248
+  _globals['_WATCHOPENED']._serialized_end=462
+  _globals['_WATCHOPENED_START']._serialized_start=394
+  _globals['_WATCHOPENED_START']._serialized_end=462
+  _globals['_WATCHSYNCED']._serialized_start=464
+  _globals['_WATCHSYNCED']._serialized_end=546
+  _globals['_WATCHHEARTBEAT']._serialized_start=549
+  _globals['_WATCHHEARTBEAT']._serialized_end=679
+  _globals['_LISTSERVICESREQUEST']._serialized_start=681
+  _globals['_LISTSERVICESREQUEST']._serialized_end=784
+  _globals['_LISTSERVICESRESPONSE']._serialized_start=787
+  _globals['_LISTSERVICESRESPONSE']._serialized_end=937
+  _globals['_SERVICESUMMARY']._serialized_start=939
+  _globals['_SERVICESUMMARY']._serialized_end=1066
+  _globals['_GETSERVICEREQUEST']._serialized_start=1068
+  _globals['_GETSERVICEREQUEST']._serialized_end=1156
+  _globals['_GETSERVICERESPONSE']._serialized_start=1159
+  _globals['_GETSERVICERESPONSE']._serialized_end=1389
+  _globals['_WATCHSERVICESREQUEST']._serialized_start=1391
+  _globals['_WATCHSERVICESREQUEST']._serialized_end=1478
+  _globals['_WATCHSERVICESRESPONSE']._serialized_start=1481
+  _globals['_WATCHSERVICESRESPONSE']._serialized_end=1737
+  _globals['_SERVICECHANGES']._serialized_start=1740
+  _globals['_SERVICECHANGES']._serialized_end=1935
+  _globals['_GETENDPOINTSREQUEST']._serialized_start=1937
+  _globals['_GETENDPOINTSREQUEST']._serialized_end=2030
+  _globals['_GETENDPOINTSRESPONSE']._serialized_start=2033
+  _globals['_GETENDPOINTSRESPONSE']._serialized_end=2161
+  _globals['_WATCHENDPOINTSREQUEST']._serialized_start=2163
+  _globals['_WATCHENDPOINTSREQUEST']._serialized_end=2280
+  _globals['_WATCHENDPOINTSRESPONSE']._serialized_start=2283
+  _globals['_WATCHENDPOINTSRESPONSE']._serialized_end=2541
+  _globals['_ENDPOINTCHANGES']._serialized_start=2544
+  _globals['_ENDPOINTCHANGES']._serialized_end=2742
+  _globals['_SERVICEENDPOINTS']._serialized_start=2745
+  _globals['_SERVICEENDPOINTS']._serialized_end=2940
+  _globals['_PORTENDPOINTS']._serialized_start=2943
+  _globals['_PORTENDPOINTS']._serialized_end=3336
+  _globals['_PORTENDPOINTS_TOPOLOGY']._serialized_start=3262
+  _globals['_PORTENDPOINTS_TOPOLOGY']._serialized_end=3336
+  _globals['_ENDPOINTSTATE']._serialized_start=3339
+  _globals['_ENDPOINTSTATE']._serialized_end=3805
+  _globals['_ENDPOINTSTATE_ABSENCE']._serialized_start=3612
+  _globals['_ENDPOINTSTATE_ABSENCE']._serialized_end=3745
+  _globals['_ENDPOINTSTATE_SET']._serialized_start=3747
+  _globals['_ENDPOINTSTATE_SET']._serialized_end=3805
+  _globals['_NODESELECTOR']._serialized_start=3807
+  _globals['_NODESELECTOR']._serialized_end=3860
+  _globals['_LISTNODESREQUEST']._serialized_start=3862
+  _globals['_LISTNODESREQUEST']._serialized_end=3970
+  _globals['_LISTNODESRESPONSE']._serialized_start=3973
+  _globals['_LISTNODESRESPONSE']._serialized_end=4113
+  _globals['_NODESTATUS']._serialized_start=4116
+  _globals['_NODESTATUS']._serialized_end=5077
+  _globals['_NODESTATUS_REACHED']._serialized_start=4787
+  _globals['_NODESTATUS_REACHED']._serialized_end=4943
+  _globals['_NODESTATUS_STATE']._serialized_start=4946
+  _globals['_NODESTATUS_STATE']._serialized_end=5077
+  _globals['_GETNODEREQUEST']._serialized_start=5079
+  _globals['_GETNODEREQUEST']._serialized_end=5114
+  _globals['_GETNODERESPONSE']._serialized_start=5117
+  _globals['_GETNODERESPONSE']._serialized_end=5273
+  _globals['_WATCHNODESREQUEST']._serialized_start=5275
+  _globals['_WATCHNODESREQUEST']._serialized_end=5367
+  _globals['_WATCHNODESRESPONSE']._serialized_start=5370
+  _globals['_WATCHNODESRESPONSE']._serialized_end=5620
+  _globals['_NODECHANGES']._serialized_start=5623
+  _globals['_NODECHANGES']._serialized_end=5772
+  _globals['_GETNODEPLANREQUEST']._serialized_start=5774
+  _globals['_GETNODEPLANREQUEST']._serialized_end=5852
+  _globals['_GETNODEPLANRESPONSE']._serialized_start=5855
+  _globals['_GETNODEPLANRESPONSE']._serialized_end=6064
+  _globals['_PLANNEDSERVICE']._serialized_start=6066
+  _globals['_PLANNEDSERVICE']._serialized_end=6178
+  _globals['_EXPLAINPACKETREQUEST']._serialized_start=6181
+  _globals['_EXPLAINPACKETREQUEST']._serialized_end=6503
+  _globals['_EXPLAINPACKETREQUEST_SOURCE']._serialized_start=6418
+  _globals['_EXPLAINPACKETREQUEST_SOURCE']._serialized_end=6503
+  _globals['_EXPLAINPACKETRESPONSE']._serialized_start=6506
+  _globals['_EXPLAINPACKETRESPONSE']._serialized_end=7049
+  _globals['_EXPLAINPACKETRESPONSE_BACKEND']._serialized_start=6860
+  _globals['_EXPLAINPACKETRESPONSE_BACKEND']._serialized_end=6936
+  _globals['_EXPLAINPACKETRESPONSE_OUTCOME']._serialized_start=6938
+  _globals['_EXPLAINPACKETRESPONSE_OUTCOME']._serialized_end=7049
+  _globals['_EXCLUSION']._serialized_start=7052
+  _globals['_EXCLUSION']._serialized_end=7452
+  _globals['_EXCLUSION_CAUSE']._serialized_start=7167
+  _globals['_EXCLUSION_CAUSE']._serialized_end=7452
+  _globals['_WAITCONVERGEDREQUEST']._serialized_start=7455
+  _globals['_WAITCONVERGEDREQUEST']._serialized_end=7886
+  _globals['_SERVICETARGET']._serialized_start=7889
+  _globals['_SERVICETARGET']._serialized_end=8029
+  _globals['_NOW']._serialized_start=8031
+  _globals['_NOW']._serialized_end=8036
+  _globals['_WAITCONVERGEDRESPONSE']._serialized_start=8039
+  _globals['_WAITCONVERGEDRESPONSE']._serialized_end=8225
+  _globals['_LAGGARD']._serialized_start=8228
+  _globals['_LAGGARD']._serialized_end=8414
+  _globals['_CONTROLSERVICE']._serialized_start=8417
+  _globals['_CONTROLSERVICE']._serialized_end=9548
 # @@protoc_insertion_point(module_scope)

@@ -5,6 +5,7 @@ SPDX-License-Identifier: Apache-2.0"""
 
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
+from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
@@ -24,6 +25,123 @@ else:
 DESCRIPTOR: _descriptor.FileDescriptor
 
 @_typing.final
+class WatchOpened(_message.Message):
+    """First message of a watch."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    class _Start:
+        ValueType = _typing.NewType("ValueType", _builtins.int)
+        V: _TypeAlias = ValueType  # noqa: Y015
+
+    class _StartEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[WatchOpened._Start.ValueType], _builtins.type):
+        DESCRIPTOR: _descriptor.EnumDescriptor
+        START_UNSPECIFIED: WatchOpened._Start.ValueType  # 0
+        """Not a start; receivers reject it."""
+        START_SNAPSHOT: WatchOpened._Start.ValueType  # 1
+        """Everything follows."""
+        START_RESUME: WatchOpened._Start.ValueType  # 2
+        """What changed since the resume token follows."""
+
+    class Start(_Start, metaclass=_StartEnumTypeWrapper):
+        """How it starts."""
+
+    START_UNSPECIFIED: WatchOpened.Start.ValueType  # 0
+    """Not a start; receivers reject it."""
+    START_SNAPSHOT: WatchOpened.Start.ValueType  # 1
+    """Everything follows."""
+    START_RESUME: WatchOpened.Start.ValueType  # 2
+    """What changed since the resume token follows."""
+
+    START_FIELD_NUMBER: _builtins.int
+    HEARTBEAT_INTERVAL_FIELD_NUMBER: _builtins.int
+    PLANNER_ID_FIELD_NUMBER: _builtins.int
+    start: Global___WatchOpened.Start.ValueType
+    """How it starts."""
+    planner_id: _builtins.str
+    """The planner that answers."""
+    @_builtins.property
+    def heartbeat_interval(self) -> _duration_pb2.Duration:
+        """Longest silence of a healthy server."""
+
+    def __init__(
+        self,
+        *,
+        start: Global___WatchOpened.Start.ValueType = ...,
+        heartbeat_interval: _duration_pb2.Duration | None = ...,
+        planner_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["heartbeat_interval", b"heartbeat_interval"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["heartbeat_interval", b"heartbeat_interval", "planner_id", b"planner_id", "start", b"start"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WatchOpened: _TypeAlias = WatchOpened  # noqa: Y015
+
+@_typing.final
+class WatchSynced(_message.Message):
+    """Everything up to the opening of the watch was sent."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RESUME_TOKEN_FIELD_NUMBER: _builtins.int
+    POSITION_FIELD_NUMBER: _builtins.int
+    resume_token: _builtins.str
+    """Where to come back to. Opaque."""
+    @_builtins.property
+    def position(self) -> _plan_service_pb2.Position:
+        """What the client has now."""
+
+    def __init__(
+        self,
+        *,
+        resume_token: _builtins.str = ...,
+        position: _plan_service_pb2.Position | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["position", b"position"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["position", b"position", "resume_token", b"resume_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WatchSynced: _TypeAlias = WatchSynced  # noqa: Y015
+
+@_typing.final
+class WatchHeartbeat(_message.Message):
+    """Proof of life of a watch."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SENT_AT_FIELD_NUMBER: _builtins.int
+    RESUME_TOKEN_FIELD_NUMBER: _builtins.int
+    POSITION_FIELD_NUMBER: _builtins.int
+    resume_token: _builtins.str
+    """Where to come back to."""
+    @_builtins.property
+    def sent_at(self) -> _timestamp_pb2.Timestamp:
+        """Clock of the server."""
+
+    @_builtins.property
+    def position(self) -> _plan_service_pb2.Position:
+        """What the client has now."""
+
+    def __init__(
+        self,
+        *,
+        sent_at: _timestamp_pb2.Timestamp | None = ...,
+        resume_token: _builtins.str = ...,
+        position: _plan_service_pb2.Position | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["position", b"position", "sent_at", b"sent_at"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["position", b"position", "resume_token", b"resume_token", "sent_at", b"sent_at"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WatchHeartbeat: _TypeAlias = WatchHeartbeat  # noqa: Y015
+
+@_typing.final
 class ListServicesRequest(_message.Message):
     """Asks for Services."""
 
@@ -32,22 +150,26 @@ class ListServicesRequest(_message.Message):
     NAMESPACE_FIELD_NUMBER: _builtins.int
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    LABEL_SELECTOR_FIELD_NUMBER: _builtins.int
     namespace: _builtins.str
     """Only this namespace; empty = all."""
     page_size: _builtins.int
     """At most so many."""
     page_token: _builtins.str
     """`next_page_token` of the previous page."""
+    label_selector: _builtins.str
+    """Only Services with these labels."""
     def __init__(
         self,
         *,
         namespace: _builtins.str = ...,
         page_size: _builtins.int = ...,
         page_token: _builtins.str = ...,
+        label_selector: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["namespace", b"namespace", "page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["label_selector", b"label_selector", "namespace", b"namespace", "page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -196,6 +318,536 @@ class GetServiceResponse(_message.Message):
 Global___GetServiceResponse: _TypeAlias = GetServiceResponse  # noqa: Y015
 
 @_typing.final
+class WatchServicesRequest(_message.Message):
+    """Asks for Services and their changes."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAMESPACE_FIELD_NUMBER: _builtins.int
+    LABEL_SELECTOR_FIELD_NUMBER: _builtins.int
+    RESUME_TOKEN_FIELD_NUMBER: _builtins.int
+    namespace: _builtins.str
+    """Only this namespace; empty = all."""
+    label_selector: _builtins.str
+    """Only Services with these labels."""
+    resume_token: _builtins.str
+    """Where a watch with the same namespace and selector left off; empty = from the beginning."""
+    def __init__(
+        self,
+        *,
+        namespace: _builtins.str = ...,
+        label_selector: _builtins.str = ...,
+        resume_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["label_selector", b"label_selector", "namespace", b"namespace", "resume_token", b"resume_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WatchServicesRequest: _TypeAlias = WatchServicesRequest  # noqa: Y015
+
+@_typing.final
+class WatchServicesResponse(_message.Message):
+    """One message of a watch of Services; exactly one is set."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    OPENED_FIELD_NUMBER: _builtins.int
+    CHANGES_FIELD_NUMBER: _builtins.int
+    SYNCED_FIELD_NUMBER: _builtins.int
+    HEARTBEAT_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def opened(self) -> Global___WatchOpened:
+        """First."""
+
+    @_builtins.property
+    def changes(self) -> Global___ServiceChanges:
+        """Changes."""
+
+    @_builtins.property
+    def synced(self) -> Global___WatchSynced:
+        """Everything up to the opening was sent."""
+
+    @_builtins.property
+    def heartbeat(self) -> Global___WatchHeartbeat:
+        """Proof of life."""
+
+    def __init__(
+        self,
+        *,
+        opened: Global___WatchOpened | None = ...,
+        changes: Global___ServiceChanges | None = ...,
+        synced: Global___WatchSynced | None = ...,
+        heartbeat: Global___WatchHeartbeat | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["changes", b"changes", "heartbeat", b"heartbeat", "message", b"message", "opened", b"opened", "synced", b"synced"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["changes", b"changes", "heartbeat", b"heartbeat", "message", b"message", "opened", b"opened", "synced", b"synced"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["opened", "changes", "synced", "heartbeat"]  # noqa: Y015
+    _WhichOneofArgType_message: _TypeAlias = _typing.Literal["message", b"message"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_message) -> _WhichOneofReturnType_message | None: ...
+
+Global___WatchServicesResponse: _TypeAlias = WatchServicesResponse  # noqa: Y015
+
+@_typing.final
+class ServiceChanges(_message.Message):
+    """Services that changed."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SERVICES_FIELD_NUMBER: _builtins.int
+    REMOVALS_FIELD_NUMBER: _builtins.int
+    RESUME_TOKEN_FIELD_NUMBER: _builtins.int
+    POSITION_FIELD_NUMBER: _builtins.int
+    resume_token: _builtins.str
+    """Where to come back to; on the last message of these changes."""
+    @_builtins.property
+    def services(self) -> _containers.RepeatedCompositeFieldContainer[Global___ServiceSummary]:
+        """New or changed."""
+
+    @_builtins.property
+    def removals(self) -> _containers.RepeatedCompositeFieldContainer[_types_pb2.NamespacedName]:
+        """Gone, or no longer selected."""
+
+    @_builtins.property
+    def position(self) -> _plan_service_pb2.Position:
+        """What the client has with it."""
+
+    def __init__(
+        self,
+        *,
+        services: _abc.Iterable[Global___ServiceSummary] | None = ...,
+        removals: _abc.Iterable[_types_pb2.NamespacedName] | None = ...,
+        resume_token: _builtins.str = ...,
+        position: _plan_service_pb2.Position | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["position", b"position"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["position", b"position", "removals", b"removals", "resume_token", b"resume_token", "services", b"services"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ServiceChanges: _TypeAlias = ServiceChanges  # noqa: Y015
+
+@_typing.final
+class GetEndpointsRequest(_message.Message):
+    """Asks for the endpoints of a Service."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SERVICE_FIELD_NUMBER: _builtins.int
+    NODE_NAME_FIELD_NUMBER: _builtins.int
+    node_name: _builtins.str
+    """Node whose view to compute; empty = a node without local endpoints and without zone."""
+    @_builtins.property
+    def service(self) -> _types_pb2.NamespacedName:
+        """The Service."""
+
+    def __init__(
+        self,
+        *,
+        service: _types_pb2.NamespacedName | None = ...,
+        node_name: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["service", b"service"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["node_name", b"node_name", "service", b"service"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetEndpointsRequest: _TypeAlias = GetEndpointsRequest  # noqa: Y015
+
+@_typing.final
+class GetEndpointsResponse(_message.Message):
+    """The endpoints of a Service."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ENDPOINTS_FIELD_NUMBER: _builtins.int
+    POSITION_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def endpoints(self) -> Global___ServiceEndpoints:
+        """The endpoints."""
+
+    @_builtins.property
+    def position(self) -> _plan_service_pb2.Position:
+        """What the answer speaks of."""
+
+    def __init__(
+        self,
+        *,
+        endpoints: Global___ServiceEndpoints | None = ...,
+        position: _plan_service_pb2.Position | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["endpoints", b"endpoints", "position", b"position"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["endpoints", b"endpoints", "position", b"position"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetEndpointsResponse: _TypeAlias = GetEndpointsResponse  # noqa: Y015
+
+@_typing.final
+class WatchEndpointsRequest(_message.Message):
+    """Asks for the endpoints of Services and their changes."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SERVICE_FIELD_NUMBER: _builtins.int
+    NODE_NAME_FIELD_NUMBER: _builtins.int
+    RESUME_TOKEN_FIELD_NUMBER: _builtins.int
+    node_name: _builtins.str
+    """Node whose view to compute, as in GetEndpointsRequest."""
+    resume_token: _builtins.str
+    """Where a watch with the same service and node left off; empty = from the beginning."""
+    @_builtins.property
+    def service(self) -> _types_pb2.NamespacedName:
+        """Only this Service; without a name, the Services of its namespace; absent = all."""
+
+    def __init__(
+        self,
+        *,
+        service: _types_pb2.NamespacedName | None = ...,
+        node_name: _builtins.str = ...,
+        resume_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["service", b"service"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["node_name", b"node_name", "resume_token", b"resume_token", "service", b"service"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WatchEndpointsRequest: _TypeAlias = WatchEndpointsRequest  # noqa: Y015
+
+@_typing.final
+class WatchEndpointsResponse(_message.Message):
+    """One message of a watch of endpoints; exactly one is set."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    OPENED_FIELD_NUMBER: _builtins.int
+    CHANGES_FIELD_NUMBER: _builtins.int
+    SYNCED_FIELD_NUMBER: _builtins.int
+    HEARTBEAT_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def opened(self) -> Global___WatchOpened:
+        """First."""
+
+    @_builtins.property
+    def changes(self) -> Global___EndpointChanges:
+        """Changes."""
+
+    @_builtins.property
+    def synced(self) -> Global___WatchSynced:
+        """Everything up to the opening was sent."""
+
+    @_builtins.property
+    def heartbeat(self) -> Global___WatchHeartbeat:
+        """Proof of life."""
+
+    def __init__(
+        self,
+        *,
+        opened: Global___WatchOpened | None = ...,
+        changes: Global___EndpointChanges | None = ...,
+        synced: Global___WatchSynced | None = ...,
+        heartbeat: Global___WatchHeartbeat | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["changes", b"changes", "heartbeat", b"heartbeat", "message", b"message", "opened", b"opened", "synced", b"synced"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["changes", b"changes", "heartbeat", b"heartbeat", "message", b"message", "opened", b"opened", "synced", b"synced"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["opened", "changes", "synced", "heartbeat"]  # noqa: Y015
+    _WhichOneofArgType_message: _TypeAlias = _typing.Literal["message", b"message"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_message) -> _WhichOneofReturnType_message | None: ...
+
+Global___WatchEndpointsResponse: _TypeAlias = WatchEndpointsResponse  # noqa: Y015
+
+@_typing.final
+class EndpointChanges(_message.Message):
+    """Services whose endpoints changed, or are seen otherwise by the node."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SERVICES_FIELD_NUMBER: _builtins.int
+    REMOVALS_FIELD_NUMBER: _builtins.int
+    RESUME_TOKEN_FIELD_NUMBER: _builtins.int
+    POSITION_FIELD_NUMBER: _builtins.int
+    resume_token: _builtins.str
+    """Where to come back to; on the last message of these changes."""
+    @_builtins.property
+    def services(self) -> _containers.RepeatedCompositeFieldContainer[Global___ServiceEndpoints]:
+        """All endpoints of each."""
+
+    @_builtins.property
+    def removals(self) -> _containers.RepeatedCompositeFieldContainer[_types_pb2.NamespacedName]:
+        """Services that are gone."""
+
+    @_builtins.property
+    def position(self) -> _plan_service_pb2.Position:
+        """What the client has with it."""
+
+    def __init__(
+        self,
+        *,
+        services: _abc.Iterable[Global___ServiceEndpoints] | None = ...,
+        removals: _abc.Iterable[_types_pb2.NamespacedName] | None = ...,
+        resume_token: _builtins.str = ...,
+        position: _plan_service_pb2.Position | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["position", b"position"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["position", b"position", "removals", b"removals", "resume_token", b"resume_token", "services", b"services"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___EndpointChanges: _TypeAlias = EndpointChanges  # noqa: Y015
+
+@_typing.final
+class ServiceEndpoints(_message.Message):
+    """All endpoints of one Service as one node sees them."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SERVICE_FIELD_NUMBER: _builtins.int
+    NODE_NAME_FIELD_NUMBER: _builtins.int
+    PORTS_FIELD_NUMBER: _builtins.int
+    UNUSED_FIELD_NUMBER: _builtins.int
+    node_name: _builtins.str
+    """The node; empty = a node without local endpoints and without zone."""
+    @_builtins.property
+    def service(self) -> _types_pb2.NamespacedName:
+        """The Service."""
+
+    @_builtins.property
+    def ports(self) -> _containers.RepeatedCompositeFieldContainer[Global___PortEndpoints]:
+        """Each ServicePort in each family the Service has."""
+
+    @_builtins.property
+    def unused(self) -> _containers.RepeatedCompositeFieldContainer[Global___EndpointState]:
+        """Endpoints of slices of this Service that belong to none of its ports, each with the reason."""
+
+    def __init__(
+        self,
+        *,
+        service: _types_pb2.NamespacedName | None = ...,
+        node_name: _builtins.str = ...,
+        ports: _abc.Iterable[Global___PortEndpoints] | None = ...,
+        unused: _abc.Iterable[Global___EndpointState] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["service", b"service"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["node_name", b"node_name", "ports", b"ports", "service", b"service", "unused", b"unused"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ServiceEndpoints: _TypeAlias = ServiceEndpoints  # noqa: Y015
+
+@_typing.final
+class PortEndpoints(_message.Message):
+    """The endpoints of one ServicePort in one family."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    class _Topology:
+        ValueType = _typing.NewType("ValueType", _builtins.int)
+        V: _TypeAlias = ValueType  # noqa: Y015
+
+    class _TopologyEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[PortEndpoints._Topology.ValueType], _builtins.type):
+        DESCRIPTOR: _descriptor.EnumDescriptor
+        TOPOLOGY_UNSPECIFIED: PortEndpoints._Topology.ValueType  # 0
+        """Not narrowed."""
+        TOPOLOGY_NODE: PortEndpoints._Topology.ValueType  # 1
+        """To endpoints whose node hints name the node."""
+        TOPOLOGY_ZONE: PortEndpoints._Topology.ValueType  # 2
+        """To endpoints whose zone hints name the node's zone."""
+
+    class Topology(_Topology, metaclass=_TopologyEnumTypeWrapper):
+        """How hints narrow the Cluster set."""
+
+    TOPOLOGY_UNSPECIFIED: PortEndpoints.Topology.ValueType  # 0
+    """Not narrowed."""
+    TOPOLOGY_NODE: PortEndpoints.Topology.ValueType  # 1
+    """To endpoints whose node hints name the node."""
+    TOPOLOGY_ZONE: PortEndpoints.Topology.ValueType  # 2
+    """To endpoints whose zone hints name the node's zone."""
+
+    NAME_FIELD_NUMBER: _builtins.int
+    PROTOCOL_FIELD_NUMBER: _builtins.int
+    FAMILY_FIELD_NUMBER: _builtins.int
+    PORT_FIELD_NUMBER: _builtins.int
+    USED_SETS_FIELD_NUMBER: _builtins.int
+    TOPOLOGY_FIELD_NUMBER: _builtins.int
+    ENDPOINTS_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """ServicePort name."""
+    protocol: _types_pb2.Protocol.ValueType
+    """Protocol."""
+    family: _types_pb2.IPFamily.ValueType
+    """Family."""
+    port: _builtins.int
+    """Port on the virtual IPs."""
+    topology: Global___PortEndpoints.Topology.ValueType
+    """What narrowed the Cluster set."""
+    @_builtins.property
+    def used_sets(self) -> _containers.RepeatedScalarFieldContainer[Global___EndpointState.Set.ValueType]:
+        """Sets that some traffic of this port uses: by traffic policy, and by whether it can be reached from outside."""
+
+    @_builtins.property
+    def endpoints(self) -> _containers.RepeatedCompositeFieldContainer[Global___EndpointState]:
+        """Every endpoint, ordered by address, then port."""
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        protocol: _types_pb2.Protocol.ValueType = ...,
+        family: _types_pb2.IPFamily.ValueType = ...,
+        port: _builtins.int = ...,
+        used_sets: _abc.Iterable[Global___EndpointState.Set.ValueType] | None = ...,
+        topology: Global___PortEndpoints.Topology.ValueType = ...,
+        endpoints: _abc.Iterable[Global___EndpointState] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["endpoints", b"endpoints", "family", b"family", "name", b"name", "port", b"port", "protocol", b"protocol", "topology", b"topology", "used_sets", b"used_sets"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PortEndpoints: _TypeAlias = PortEndpoints  # noqa: Y015
+
+@_typing.final
+class EndpointState(_message.Message):
+    """One endpoint of one ServicePort: the facts, and what became of it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    class _Set:
+        ValueType = _typing.NewType("ValueType", _builtins.int)
+        V: _TypeAlias = ValueType  # noqa: Y015
+
+    class _SetEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[EndpointState._Set.ValueType], _builtins.type):
+        DESCRIPTOR: _descriptor.EnumDescriptor
+        SET_UNSPECIFIED: EndpointState._Set.ValueType  # 0
+        """Not a set; receivers reject it."""
+        SET_CLUSTER: EndpointState._Set.ValueType  # 1
+        """For traffic with policy Cluster."""
+        SET_LOCAL: EndpointState._Set.ValueType  # 2
+        """For traffic with policy Local."""
+
+    class Set(_Set, metaclass=_SetEnumTypeWrapper):
+        """A set of endpoints that new connections are shared among."""
+
+    SET_UNSPECIFIED: EndpointState.Set.ValueType  # 0
+    """Not a set; receivers reject it."""
+    SET_CLUSTER: EndpointState.Set.ValueType  # 1
+    """For traffic with policy Cluster."""
+    SET_LOCAL: EndpointState.Set.ValueType  # 2
+    """For traffic with policy Local."""
+
+    @_typing.final
+    class Absence(_message.Message):
+        """Why it is not in a set."""
+
+        DESCRIPTOR: _descriptor.Descriptor
+
+        SET_FIELD_NUMBER: _builtins.int
+        CAUSE_FIELD_NUMBER: _builtins.int
+        REASON_FIELD_NUMBER: _builtins.int
+        set: Global___EndpointState.Set.ValueType
+        """The set."""
+        cause: Global___Exclusion.Cause.ValueType
+        """Cause, for programs."""
+        reason: _builtins.str
+        """Reason, for people."""
+        def __init__(
+            self,
+            *,
+            set: Global___EndpointState.Set.ValueType = ...,
+            cause: Global___Exclusion.Cause.ValueType = ...,
+            reason: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["cause", b"cause", "reason", b"reason", "set", b"set"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    FACTS_FIELD_NUMBER: _builtins.int
+    PORT_FIELD_NUMBER: _builtins.int
+    ENDPOINT_SLICE_FIELD_NUMBER: _builtins.int
+    SETS_FIELD_NUMBER: _builtins.int
+    ABSENCES_FIELD_NUMBER: _builtins.int
+    WEIGHT_FIELD_NUMBER: _builtins.int
+    port: _builtins.int
+    """Port of the endpoint."""
+    weight: _builtins.int
+    """Share of new connections in the sets it is in; 0 when it is in none."""
+    @_builtins.property
+    def facts(self) -> _cluster_service_pb2.Endpoint:
+        """What the API server says; of a registered endpoint, what its override says."""
+
+    @_builtins.property
+    def endpoint_slice(self) -> _types_pb2.NamespacedName:
+        """The slice that names it; absent for a registered endpoint."""
+
+    @_builtins.property
+    def sets(self) -> _containers.RepeatedScalarFieldContainer[Global___EndpointState.Set.ValueType]:
+        """Sets it is in."""
+
+    @_builtins.property
+    def absences(self) -> _containers.RepeatedCompositeFieldContainer[Global___EndpointState.Absence]:
+        """Sets in use that it is not in; for an unused endpoint one entry without a set."""
+
+    def __init__(
+        self,
+        *,
+        facts: _cluster_service_pb2.Endpoint | None = ...,
+        port: _builtins.int = ...,
+        endpoint_slice: _types_pb2.NamespacedName | None = ...,
+        sets: _abc.Iterable[Global___EndpointState.Set.ValueType] | None = ...,
+        absences: _abc.Iterable[Global___EndpointState.Absence] | None = ...,
+        weight: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["endpoint_slice", b"endpoint_slice", "facts", b"facts"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["absences", b"absences", "endpoint_slice", b"endpoint_slice", "facts", b"facts", "port", b"port", "sets", b"sets", "weight", b"weight"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___EndpointState: _TypeAlias = EndpointState  # noqa: Y015
+
+@_typing.final
+class NodeSelector(_message.Message):
+    """Which nodes. Without names and selector: every Node of the cluster. With both, those that are named and have the labels."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAMES_FIELD_NUMBER: _builtins.int
+    LABEL_SELECTOR_FIELD_NUMBER: _builtins.int
+    label_selector: _builtins.str
+    """Those with these labels."""
+    @_builtins.property
+    def names(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """These; at most 5000."""
+
+    def __init__(
+        self,
+        *,
+        names: _abc.Iterable[_builtins.str] | None = ...,
+        label_selector: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["label_selector", b"label_selector", "names", b"names"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___NodeSelector: _TypeAlias = NodeSelector  # noqa: Y015
+
+@_typing.final
 class ListNodesRequest(_message.Message):
     """Asks for nodes."""
 
@@ -203,19 +855,25 @@ class ListNodesRequest(_message.Message):
 
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    NODES_FIELD_NUMBER: _builtins.int
     page_size: _builtins.int
     """At most so many."""
     page_token: _builtins.str
     """`next_page_token` of the previous page."""
+    @_builtins.property
+    def nodes(self) -> Global___NodeSelector:
+        """Which; absent = all, and every enforcer that is connected for a node the API server does not have."""
+
     def __init__(
         self,
         *,
         page_size: _builtins.int = ...,
         page_token: _builtins.str = ...,
+        nodes: Global___NodeSelector | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["nodes", b"nodes"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["nodes", b"nodes", "page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -276,7 +934,9 @@ class NodeStatus(_message.Message):
         STATE_NACKED: NodeStatus._State.ValueType  # 3
         """Some services were refused."""
         STATE_DISCONNECTED: NodeStatus._State.ValueType  # 4
-        """No enforcer is connected."""
+        """No enforcer is connected to any planner that reports."""
+        STATE_UNRESPONSIVE: NodeStatus._State.ValueType  # 5
+        """Its enforcer is connected and does not do its part: it is silent, or acknowledges nothing."""
 
     class State(_State, metaclass=_StateEnumTypeWrapper):
         """In one word."""
@@ -290,7 +950,45 @@ class NodeStatus(_message.Message):
     STATE_NACKED: NodeStatus.State.ValueType  # 3
     """Some services were refused."""
     STATE_DISCONNECTED: NodeStatus.State.ValueType  # 4
-    """No enforcer is connected."""
+    """No enforcer is connected to any planner that reports."""
+    STATE_UNRESPONSIVE: NodeStatus.State.ValueType  # 5
+    """Its enforcer is connected and does not do its part: it is silent, or acknowledges nothing."""
+
+    @_typing.final
+    class Reached(_message.Message):
+        """What the enforcer said of one level."""
+
+        DESCRIPTOR: _descriptor.Descriptor
+
+        LEVEL_FIELD_NUMBER: _builtins.int
+        POSITION_FIELD_NUMBER: _builtins.int
+        DIGEST_FIELD_NUMBER: _builtins.int
+        AT_FIELD_NUMBER: _builtins.int
+        level: _plan_service_pb2.AckLevel.ValueType
+        """The level."""
+        digest: _builtins.int
+        """Digest that came with it: of the plan held for RECEIVED, of what the kernel has for the others."""
+        @_builtins.property
+        def position(self) -> _plan_service_pb2.Position:
+            """Position of the last transaction that reached it."""
+
+        @_builtins.property
+        def at(self) -> _timestamp_pb2.Timestamp:
+            """When the planner was told."""
+
+        def __init__(
+            self,
+            *,
+            level: _plan_service_pb2.AckLevel.ValueType = ...,
+            position: _plan_service_pb2.Position | None = ...,
+            digest: _builtins.int = ...,
+            at: _timestamp_pb2.Timestamp | None = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _typing.Literal["at", b"at", "position", b"position"]  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["at", b"at", "digest", b"digest", "level", b"level", "position", b"position"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
 
     NAME_FIELD_NUMBER: _builtins.int
     STATE_FIELD_NUMBER: _builtins.int
@@ -305,6 +1003,11 @@ class NodeStatus(_message.Message):
     LAST_SEEN_FIELD_NUMBER: _builtins.int
     DRIFT_FIELD_NUMBER: _builtins.int
     CONDITIONS_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    SINCE_FIELD_NUMBER: _builtins.int
+    PLANNER_ID_FIELD_NUMBER: _builtins.int
+    REACHED_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Node name."""
     state: Global___NodeStatus.State.ValueType
@@ -319,6 +1022,12 @@ class NodeStatus(_message.Message):
     """Digest of what the node's kernel has."""
     pending_services: _builtins.int
     """Services waiting to be sent."""
+    reason: _builtins.str
+    """Why it is in this state, for people; empty when it is synced."""
+    planner_id: _builtins.str
+    """The planner that has its stream, or had it last; empty when none had."""
+    version: _builtins.str
+    """Version of its enforcer."""
     @_builtins.property
     def sent(self) -> _plan_service_pb2.Position:
         """Sent last."""
@@ -343,6 +1052,14 @@ class NodeStatus(_message.Message):
     def conditions(self) -> _plan_service_pb2.Conditions:
         """Trouble with Services that its kernel has as planned; absent when there is none."""
 
+    @_builtins.property
+    def since(self) -> _timestamp_pb2.Timestamp:
+        """Since when it is in this state, on the clock of the planner that noticed; absent when nobody knows."""
+
+    @_builtins.property
+    def reached(self) -> _containers.RepeatedCompositeFieldContainer[Global___NodeStatus.Reached]:
+        """The last of each ack level since the enforcer connected; levels that were never acknowledged are left out."""
+
     def __init__(
         self,
         *,
@@ -359,14 +1076,191 @@ class NodeStatus(_message.Message):
         last_seen: _timestamp_pb2.Timestamp | None = ...,
         drift: _plan_service_pb2.DriftReport | None = ...,
         conditions: _plan_service_pb2.Conditions | None = ...,
+        reason: _builtins.str = ...,
+        since: _timestamp_pb2.Timestamp | None = ...,
+        planner_id: _builtins.str = ...,
+        reached: _abc.Iterable[Global___NodeStatus.Reached] | None = ...,
+        version: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["conditions", b"conditions", "drift", b"drift", "last_seen", b"last_seen", "programmed", b"programmed", "sent", b"sent"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["conditions", b"conditions", "drift", b"drift", "last_seen", b"last_seen", "programmed", b"programmed", "sent", b"sent", "since", b"since"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["conditions", b"conditions", "desired_digest", b"desired_digest", "drift", b"drift", "failures", b"failures", "instance_id", b"instance_id", "last_seen", b"last_seen", "mode", b"mode", "name", b"name", "pending_services", b"pending_services", "programmed", b"programmed", "programmed_digest", b"programmed_digest", "sent", b"sent", "state", b"state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["conditions", b"conditions", "desired_digest", b"desired_digest", "drift", b"drift", "failures", b"failures", "instance_id", b"instance_id", "last_seen", b"last_seen", "mode", b"mode", "name", b"name", "pending_services", b"pending_services", "planner_id", b"planner_id", "programmed", b"programmed", "programmed_digest", b"programmed_digest", "reached", b"reached", "reason", b"reason", "sent", b"sent", "since", b"since", "state", b"state", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___NodeStatus: _TypeAlias = NodeStatus  # noqa: Y015
+
+@_typing.final
+class GetNodeRequest(_message.Message):
+    """Asks for one node."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NODE_NAME_FIELD_NUMBER: _builtins.int
+    node_name: _builtins.str
+    """Node name."""
+    def __init__(
+        self,
+        *,
+        node_name: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["node_name", b"node_name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetNodeRequest: _TypeAlias = GetNodeRequest  # noqa: Y015
+
+@_typing.final
+class GetNodeResponse(_message.Message):
+    """One node."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STATUS_FIELD_NUMBER: _builtins.int
+    NODE_FIELD_NUMBER: _builtins.int
+    POSITION_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def status(self) -> Global___NodeStatus:
+        """How far it has come."""
+
+    @_builtins.property
+    def node(self) -> _cluster_service_pb2.Node:
+        """What the API server says of it; absent when it has no such node."""
+
+    @_builtins.property
+    def position(self) -> _plan_service_pb2.Position:
+        """The planner's own position."""
+
+    def __init__(
+        self,
+        *,
+        status: Global___NodeStatus | None = ...,
+        node: _cluster_service_pb2.Node | None = ...,
+        position: _plan_service_pb2.Position | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["node", b"node", "position", b"position", "status", b"status"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["node", b"node", "position", b"position", "status", b"status"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetNodeResponse: _TypeAlias = GetNodeResponse  # noqa: Y015
+
+@_typing.final
+class WatchNodesRequest(_message.Message):
+    """Asks for nodes and their changes."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NODES_FIELD_NUMBER: _builtins.int
+    RESUME_TOKEN_FIELD_NUMBER: _builtins.int
+    resume_token: _builtins.str
+    """Where a watch with the same selector left off; empty = from the beginning."""
+    @_builtins.property
+    def nodes(self) -> Global___NodeSelector:
+        """Which; the label selector follows changes of labels."""
+
+    def __init__(
+        self,
+        *,
+        nodes: Global___NodeSelector | None = ...,
+        resume_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["nodes", b"nodes"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["nodes", b"nodes", "resume_token", b"resume_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WatchNodesRequest: _TypeAlias = WatchNodesRequest  # noqa: Y015
+
+@_typing.final
+class WatchNodesResponse(_message.Message):
+    """One message of a watch of nodes; exactly one is set."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    OPENED_FIELD_NUMBER: _builtins.int
+    CHANGES_FIELD_NUMBER: _builtins.int
+    SYNCED_FIELD_NUMBER: _builtins.int
+    HEARTBEAT_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def opened(self) -> Global___WatchOpened:
+        """First."""
+
+    @_builtins.property
+    def changes(self) -> Global___NodeChanges:
+        """Changes."""
+
+    @_builtins.property
+    def synced(self) -> Global___WatchSynced:
+        """Everything up to the opening was sent."""
+
+    @_builtins.property
+    def heartbeat(self) -> Global___WatchHeartbeat:
+        """Proof of life."""
+
+    def __init__(
+        self,
+        *,
+        opened: Global___WatchOpened | None = ...,
+        changes: Global___NodeChanges | None = ...,
+        synced: Global___WatchSynced | None = ...,
+        heartbeat: Global___WatchHeartbeat | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["changes", b"changes", "heartbeat", b"heartbeat", "message", b"message", "opened", b"opened", "synced", b"synced"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["changes", b"changes", "heartbeat", b"heartbeat", "message", b"message", "opened", b"opened", "synced", b"synced"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["opened", "changes", "synced", "heartbeat"]  # noqa: Y015
+    _WhichOneofArgType_message: _TypeAlias = _typing.Literal["message", b"message"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_message) -> _WhichOneofReturnType_message | None: ...
+
+Global___WatchNodesResponse: _TypeAlias = WatchNodesResponse  # noqa: Y015
+
+@_typing.final
+class NodeChanges(_message.Message):
+    """Nodes that changed. What an enforcer says that changes no state (a heartbeat) is no change; a node served by another planner may be told of a few
+    seconds late.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NODES_FIELD_NUMBER: _builtins.int
+    REMOVALS_FIELD_NUMBER: _builtins.int
+    RESUME_TOKEN_FIELD_NUMBER: _builtins.int
+    POSITION_FIELD_NUMBER: _builtins.int
+    resume_token: _builtins.str
+    """Where to come back to; on the last message of these changes."""
+    @_builtins.property
+    def nodes(self) -> _containers.RepeatedCompositeFieldContainer[Global___NodeStatus]:
+        """New or changed."""
+
+    @_builtins.property
+    def removals(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Gone, or no longer selected."""
+
+    @_builtins.property
+    def position(self) -> _plan_service_pb2.Position:
+        """The planner's own position."""
+
+    def __init__(
+        self,
+        *,
+        nodes: _abc.Iterable[Global___NodeStatus] | None = ...,
+        removals: _abc.Iterable[_builtins.str] | None = ...,
+        resume_token: _builtins.str = ...,
+        position: _plan_service_pb2.Position | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["position", b"position"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["nodes", b"nodes", "position", b"position", "removals", b"removals", "resume_token", b"resume_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___NodeChanges: _TypeAlias = NodeChanges  # noqa: Y015
 
 @_typing.final
 class GetNodePlanRequest(_message.Message):
@@ -666,26 +1560,311 @@ class Exclusion(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
+    class _Cause:
+        ValueType = _typing.NewType("ValueType", _builtins.int)
+        V: _TypeAlias = ValueType  # noqa: Y015
+
+    class _CauseEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[Exclusion._Cause.ValueType], _builtins.type):
+        DESCRIPTOR: _descriptor.EnumDescriptor
+        CAUSE_UNSPECIFIED: Exclusion._Cause.ValueType  # 0
+        """Not a cause; a newer planner may send one that a client does not know, which it shows as unknown."""
+        CAUSE_NOT_READY: Exclusion._Cause.ValueType  # 1
+        """Not ready, and not terminating."""
+        CAUSE_TERMINATING: Exclusion._Cause.ValueType  # 2
+        """Terminating, and no longer serving."""
+        CAUSE_TERMINATING_FALLBACK: Exclusion._Cause.ValueType  # 3
+        """Terminating and serving: used only when no endpoint is ready, and one is."""
+        CAUSE_NODE_HINTS: Exclusion._Cause.ValueType  # 4
+        """Other endpoints have node hints for this node."""
+        CAUSE_ZONE_HINTS: Exclusion._Cause.ValueType  # 5
+        """Its zone hints do not name the zone of this node."""
+        CAUSE_POLICY_LOCAL: Exclusion._Cause.ValueType  # 6
+        """The traffic policy is Local and it is not on this node."""
+        CAUSE_DUPLICATE: Exclusion._Cause.ValueType  # 7
+        """Another slice names the same address and port, in a better condition."""
+        CAUSE_NO_SERVICE_PORT: Exclusion._Cause.ValueType  # 8
+        """The Service has no port of this name and protocol."""
+        CAUSE_FAMILY: Exclusion._Cause.ValueType  # 9
+        """The Service has no address of this family."""
+        CAUSE_OVERRIDE: Exclusion._Cause.ValueType  # 10
+        """An override drains it, pins others or gives it weight 0."""
+        CAUSE_NOT_FORWARDED: Exclusion._Cause.ValueType  # 11
+        """The packet is not forwarded at all."""
+
+    class Cause(_Cause, metaclass=_CauseEnumTypeWrapper):
+        """In one word, for programs."""
+
+    CAUSE_UNSPECIFIED: Exclusion.Cause.ValueType  # 0
+    """Not a cause; a newer planner may send one that a client does not know, which it shows as unknown."""
+    CAUSE_NOT_READY: Exclusion.Cause.ValueType  # 1
+    """Not ready, and not terminating."""
+    CAUSE_TERMINATING: Exclusion.Cause.ValueType  # 2
+    """Terminating, and no longer serving."""
+    CAUSE_TERMINATING_FALLBACK: Exclusion.Cause.ValueType  # 3
+    """Terminating and serving: used only when no endpoint is ready, and one is."""
+    CAUSE_NODE_HINTS: Exclusion.Cause.ValueType  # 4
+    """Other endpoints have node hints for this node."""
+    CAUSE_ZONE_HINTS: Exclusion.Cause.ValueType  # 5
+    """Its zone hints do not name the zone of this node."""
+    CAUSE_POLICY_LOCAL: Exclusion.Cause.ValueType  # 6
+    """The traffic policy is Local and it is not on this node."""
+    CAUSE_DUPLICATE: Exclusion.Cause.ValueType  # 7
+    """Another slice names the same address and port, in a better condition."""
+    CAUSE_NO_SERVICE_PORT: Exclusion.Cause.ValueType  # 8
+    """The Service has no port of this name and protocol."""
+    CAUSE_FAMILY: Exclusion.Cause.ValueType  # 9
+    """The Service has no address of this family."""
+    CAUSE_OVERRIDE: Exclusion.Cause.ValueType  # 10
+    """An override drains it, pins others or gives it weight 0."""
+    CAUSE_NOT_FORWARDED: Exclusion.Cause.ValueType  # 11
+    """The packet is not forwarded at all."""
+
     ADDRESS_FIELD_NUMBER: _builtins.int
     PORT_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
+    CAUSE_FIELD_NUMBER: _builtins.int
     address: _builtins.bytes
     """Address."""
     port: _builtins.int
     """Port."""
     reason: _builtins.str
     """Reason, for people."""
+    cause: Global___Exclusion.Cause.ValueType
+    """Cause, for programs."""
     def __init__(
         self,
         *,
         address: _builtins.bytes = ...,
         port: _builtins.int = ...,
         reason: _builtins.str = ...,
+        cause: Global___Exclusion.Cause.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "port", b"port", "reason", b"reason"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "cause", b"cause", "port", b"port", "reason", b"reason"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Exclusion: _TypeAlias = Exclusion  # noqa: Y015
+
+@_typing.final
+class WaitConvergedRequest(_message.Message):
+    """Asks to wait until nodes have something in their kernels.
+
+    A node has it when what its kernel has equals what this planner wants of it at some moment after the target was reached here, or when the position
+    it acknowledged includes the target. So a wait ends however often other things change meanwhile. A node that refused the Service of the target, or,
+    for a target without a Service, any Service, does not have it. Having had it once is enough. A target that this planner has not read from the
+    API server yet is waited for too.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SERVICE_FIELD_NUMBER: _builtins.int
+    RESOURCE_VERSIONS_FIELD_NUMBER: _builtins.int
+    POSITION_FIELD_NUMBER: _builtins.int
+    NOW_FIELD_NUMBER: _builtins.int
+    NODES_FIELD_NUMBER: _builtins.int
+    COUNT_FIELD_NUMBER: _builtins.int
+    PERCENT_FIELD_NUMBER: _builtins.int
+    TIMEOUT_FIELD_NUMBER: _builtins.int
+    LEVEL_FIELD_NUMBER: _builtins.int
+    count: _builtins.int
+    """So many, at least 1; more than there are means all."""
+    percent: _builtins.int
+    """So many of a hundred, 1 to 100, rounded up."""
+    level: _plan_service_pb2.AckLevel.ValueType
+    """Level that counts; unspecified = ACK_LEVEL_PROGRAMMED. Not every enforcer acknowledges RECEIVED and VERIFIED."""
+    @_builtins.property
+    def service(self) -> Global___ServiceTarget:
+        """A Service."""
+
+    @_builtins.property
+    def resource_versions(self) -> _types_pb2.ResourceVersions:
+        """Everything up to these versions of the API server; only those that are not 0 count. Versions of kinds or objects that Pointsman does not watch
+        are reached with the API server's next bookmark, about a minute later.
+        """
+
+    @_builtins.property
+    def position(self) -> _plan_service_pb2.Position:
+        """Everything up to a position that a planner named. One of another planner needs resource versions in it, else the call fails with
+        FAILED_PRECONDITION.
+        """
+
+    @_builtins.property
+    def now(self) -> Global___Now:
+        """Everything that this planner has read when the call comes."""
+
+    @_builtins.property
+    def nodes(self) -> Global___NodeSelector:
+        """Which nodes. Nodes that are not named one by one stop counting when the API server no longer has them. A selector that selects no node is
+        INVALID_ARGUMENT; a named node that does not exist counts as one that does not have the target.
+        """
+
+    @_builtins.property
+    def timeout(self) -> _duration_pb2.Duration:
+        """How long to wait, at most 10 minutes; absent = 30 s, 0 = answer at once. Give the call a longer deadline, else the answer is lost with it."""
+
+    def __init__(
+        self,
+        *,
+        service: Global___ServiceTarget | None = ...,
+        resource_versions: _types_pb2.ResourceVersions | None = ...,
+        position: _plan_service_pb2.Position | None = ...,
+        now: Global___Now | None = ...,
+        nodes: Global___NodeSelector | None = ...,
+        count: _builtins.int = ...,
+        percent: _builtins.int = ...,
+        timeout: _duration_pb2.Duration | None = ...,
+        level: _plan_service_pb2.AckLevel.ValueType = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["count", b"count", "nodes", b"nodes", "now", b"now", "percent", b"percent", "position", b"position", "quorum", b"quorum", "resource_versions", b"resource_versions", "service", b"service", "target", b"target", "timeout", b"timeout"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["count", b"count", "level", b"level", "nodes", b"nodes", "now", b"now", "percent", b"percent", "position", b"position", "quorum", b"quorum", "resource_versions", b"resource_versions", "service", b"service", "target", b"target", "timeout", b"timeout"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_quorum: _TypeAlias = _typing.Literal["count", "percent"]  # noqa: Y015
+    _WhichOneofArgType_quorum: _TypeAlias = _typing.Literal["quorum", b"quorum"]  # noqa: Y015
+    _WhichOneofReturnType_target: _TypeAlias = _typing.Literal["service", "resource_versions", "position", "now"]  # noqa: Y015
+    _WhichOneofArgType_target: _TypeAlias = _typing.Literal["target", b"target"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_quorum) -> _WhichOneofReturnType_quorum | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_target) -> _WhichOneofReturnType_target | None: ...
+
+Global___WaitConvergedRequest: _TypeAlias = WaitConvergedRequest  # noqa: Y015
+
+@_typing.final
+class ServiceTarget(_message.Message):
+    """A Service."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    SERVICE_RESOURCE_VERSION_FIELD_NUMBER: _builtins.int
+    ENDPOINT_SLICE_RESOURCE_VERSION_FIELD_NUMBER: _builtins.int
+    service_resource_version: _builtins.int
+    """metadata.resourceVersion that a write of the Service returned; 0 = what this planner has now."""
+    endpoint_slice_resource_version: _builtins.int
+    """The same of one of its EndpointSlices."""
+    @_builtins.property
+    def name(self) -> _types_pb2.NamespacedName:
+        """The Service; one that does not exist (any more) is a target too: its absence."""
+
+    def __init__(
+        self,
+        *,
+        name: _types_pb2.NamespacedName | None = ...,
+        service_resource_version: _builtins.int = ...,
+        endpoint_slice_resource_version: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["name", b"name"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["endpoint_slice_resource_version", b"endpoint_slice_resource_version", "name", b"name", "service_resource_version", b"service_resource_version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ServiceTarget: _TypeAlias = ServiceTarget  # noqa: Y015
+
+@_typing.final
+class Now(_message.Message):
+    """What a planner has read when the call comes."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Now: _TypeAlias = Now  # noqa: Y015
+
+@_typing.final
+class WaitConvergedResponse(_message.Message):
+    """What became of the wait."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CONVERGED_FIELD_NUMBER: _builtins.int
+    NODES_FIELD_NUMBER: _builtins.int
+    REACHED_FIELD_NUMBER: _builtins.int
+    NEEDED_FIELD_NUMBER: _builtins.int
+    LAGGARDS_FIELD_NUMBER: _builtins.int
+    POSITION_FIELD_NUMBER: _builtins.int
+    converged: _builtins.bool
+    """Enough nodes have it."""
+    nodes: _builtins.int
+    """Nodes that counted."""
+    reached: _builtins.int
+    """How many of them have it."""
+    needed: _builtins.int
+    """How many had to."""
+    @_builtins.property
+    def laggards(self) -> _containers.RepeatedCompositeFieldContainer[Global___Laggard]:
+        """Nodes that do not have it, by name; at most 1000, the number of all is `nodes - reached`. Also given when enough others have it."""
+
+    @_builtins.property
+    def position(self) -> _plan_service_pb2.Position:
+        """What this planner has read."""
+
+    def __init__(
+        self,
+        *,
+        converged: _builtins.bool = ...,
+        nodes: _builtins.int = ...,
+        reached: _builtins.int = ...,
+        needed: _builtins.int = ...,
+        laggards: _abc.Iterable[Global___Laggard] | None = ...,
+        position: _plan_service_pb2.Position | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["position", b"position"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["converged", b"converged", "laggards", b"laggards", "needed", b"needed", "nodes", b"nodes", "position", b"position", "reached", b"reached"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WaitConvergedResponse: _TypeAlias = WaitConvergedResponse  # noqa: Y015
+
+@_typing.final
+class Laggard(_message.Message):
+    """A node that does not have what was asked for."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    SINCE_FIELD_NUMBER: _builtins.int
+    PROGRAMMED_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Node name."""
+    state: Global___NodeStatus.State.ValueType
+    """State."""
+    reason: _builtins.str
+    """Why it does not have it, for people."""
+    @_builtins.property
+    def since(self) -> _timestamp_pb2.Timestamp:
+        """Since when it is in this state; absent when nobody knows."""
+
+    @_builtins.property
+    def programmed(self) -> _plan_service_pb2.Position:
+        """What it has programmed."""
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        state: Global___NodeStatus.State.ValueType = ...,
+        reason: _builtins.str = ...,
+        since: _timestamp_pb2.Timestamp | None = ...,
+        programmed: _plan_service_pb2.Position | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["programmed", b"programmed", "since", b"since"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "programmed", b"programmed", "reason", b"reason", "since", b"since", "state", b"state"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Laggard: _TypeAlias = Laggard  # noqa: Y015

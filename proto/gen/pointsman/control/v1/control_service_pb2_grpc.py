@@ -26,10 +26,26 @@ if _version_not_supported:
 
 
 class ControlServiceStub:
-    """What external controllers and people ask a planner. Read-only in this version.
+    """What external controllers and people ask a planner. Any planner answers for the whole cluster.
 
     Every call answers from the planner's own state at one moment and names the position it speaks of. Before the planner is in sync calls fail with
-    FAILED_PRECONDITION. Lists are ordered by name; `page_size` 0 means 500, more than 5000 is reduced to 5000.
+    FAILED_PRECONDITION. Lists are ordered by name; `page_size` 0 means 500, more than 5000 is reduced to 5000. A label selector is written as in
+    Kubernetes: `tier=web,env!=dev,zone in (a, b),!legacy`; empty selects everything, and one that cannot be read is INVALID_ARGUMENT.
+
+    Protocol of WatchServices, WatchEndpoints and WatchNodes:
+    1. The server MUST send `opened` first. It says whether everything follows (START_SNAPSHOT) or what changed since the resume token (START_RESUME).
+    2. It then sends `changes`, and exactly one `synced` once everything up to the opening was sent. After a snapshot the client MUST, at `synced`, drop
+    what it holds and the snapshot did not name, and MUST keep it until then, so that a reconnect never makes anything flap.
+    3. Changes follow as they happen. They carry the newest state of each thing, not each intermediate state: a client that reads slowly gets
+    fewer and later changes, and is always brought up to date. The server keeps no queue for it. A server MAY repeat a thing that has not changed,
+    and MAY name a removal of something that the client never had.
+    4. `changes` may come in several messages. Only the last of them, `synced` and `heartbeat` carry a `resume_token`; it stands for everything sent
+    before it. A client that comes back sends the last token it has, to any planner. A server that does not know it, or no longer has what it
+    needs, MUST answer with a snapshot.
+    5. The server sends `heartbeat` when it sent nothing else for `opened.heartbeat_interval`. A client SHOULD open the watch anew after three intervals of
+    silence, and MUST keep what it holds while it has no watch.
+    6. A server that is going away, or has too many watches, ends the stream with UNAVAILABLE or RESOURCE_EXHAUSTED; the client comes back after
+    a delay with jitter, to any planner.
     """
 
     def __init__(self, channel):
@@ -48,10 +64,35 @@ class ControlServiceStub:
                 request_serializer=pointsman_dot_control_dot_v1_dot_control__service__pb2.GetServiceRequest.SerializeToString,
                 response_deserializer=pointsman_dot_control_dot_v1_dot_control__service__pb2.GetServiceResponse.FromString,
                 _registered_method=True)
+        self.WatchServices = channel.unary_stream(
+                '/pointsman.control.v1.ControlService/WatchServices',
+                request_serializer=pointsman_dot_control_dot_v1_dot_control__service__pb2.WatchServicesRequest.SerializeToString,
+                response_deserializer=pointsman_dot_control_dot_v1_dot_control__service__pb2.WatchServicesResponse.FromString,
+                _registered_method=True)
+        self.GetEndpoints = channel.unary_unary(
+                '/pointsman.control.v1.ControlService/GetEndpoints',
+                request_serializer=pointsman_dot_control_dot_v1_dot_control__service__pb2.GetEndpointsRequest.SerializeToString,
+                response_deserializer=pointsman_dot_control_dot_v1_dot_control__service__pb2.GetEndpointsResponse.FromString,
+                _registered_method=True)
+        self.WatchEndpoints = channel.unary_stream(
+                '/pointsman.control.v1.ControlService/WatchEndpoints',
+                request_serializer=pointsman_dot_control_dot_v1_dot_control__service__pb2.WatchEndpointsRequest.SerializeToString,
+                response_deserializer=pointsman_dot_control_dot_v1_dot_control__service__pb2.WatchEndpointsResponse.FromString,
+                _registered_method=True)
         self.ListNodes = channel.unary_unary(
                 '/pointsman.control.v1.ControlService/ListNodes',
                 request_serializer=pointsman_dot_control_dot_v1_dot_control__service__pb2.ListNodesRequest.SerializeToString,
                 response_deserializer=pointsman_dot_control_dot_v1_dot_control__service__pb2.ListNodesResponse.FromString,
+                _registered_method=True)
+        self.GetNode = channel.unary_unary(
+                '/pointsman.control.v1.ControlService/GetNode',
+                request_serializer=pointsman_dot_control_dot_v1_dot_control__service__pb2.GetNodeRequest.SerializeToString,
+                response_deserializer=pointsman_dot_control_dot_v1_dot_control__service__pb2.GetNodeResponse.FromString,
+                _registered_method=True)
+        self.WatchNodes = channel.unary_stream(
+                '/pointsman.control.v1.ControlService/WatchNodes',
+                request_serializer=pointsman_dot_control_dot_v1_dot_control__service__pb2.WatchNodesRequest.SerializeToString,
+                response_deserializer=pointsman_dot_control_dot_v1_dot_control__service__pb2.WatchNodesResponse.FromString,
                 _registered_method=True)
         self.GetNodePlan = channel.unary_unary(
                 '/pointsman.control.v1.ControlService/GetNodePlan',
@@ -63,13 +104,34 @@ class ControlServiceStub:
                 request_serializer=pointsman_dot_control_dot_v1_dot_control__service__pb2.ExplainPacketRequest.SerializeToString,
                 response_deserializer=pointsman_dot_control_dot_v1_dot_control__service__pb2.ExplainPacketResponse.FromString,
                 _registered_method=True)
+        self.WaitConverged = channel.unary_unary(
+                '/pointsman.control.v1.ControlService/WaitConverged',
+                request_serializer=pointsman_dot_control_dot_v1_dot_control__service__pb2.WaitConvergedRequest.SerializeToString,
+                response_deserializer=pointsman_dot_control_dot_v1_dot_control__service__pb2.WaitConvergedResponse.FromString,
+                _registered_method=True)
 
 
 class ControlServiceServicer:
-    """What external controllers and people ask a planner. Read-only in this version.
+    """What external controllers and people ask a planner. Any planner answers for the whole cluster.
 
     Every call answers from the planner's own state at one moment and names the position it speaks of. Before the planner is in sync calls fail with
-    FAILED_PRECONDITION. Lists are ordered by name; `page_size` 0 means 500, more than 5000 is reduced to 5000.
+    FAILED_PRECONDITION. Lists are ordered by name; `page_size` 0 means 500, more than 5000 is reduced to 5000. A label selector is written as in
+    Kubernetes: `tier=web,env!=dev,zone in (a, b),!legacy`; empty selects everything, and one that cannot be read is INVALID_ARGUMENT.
+
+    Protocol of WatchServices, WatchEndpoints and WatchNodes:
+    1. The server MUST send `opened` first. It says whether everything follows (START_SNAPSHOT) or what changed since the resume token (START_RESUME).
+    2. It then sends `changes`, and exactly one `synced` once everything up to the opening was sent. After a snapshot the client MUST, at `synced`, drop
+    what it holds and the snapshot did not name, and MUST keep it until then, so that a reconnect never makes anything flap.
+    3. Changes follow as they happen. They carry the newest state of each thing, not each intermediate state: a client that reads slowly gets
+    fewer and later changes, and is always brought up to date. The server keeps no queue for it. A server MAY repeat a thing that has not changed,
+    and MAY name a removal of something that the client never had.
+    4. `changes` may come in several messages. Only the last of them, `synced` and `heartbeat` carry a `resume_token`; it stands for everything sent
+    before it. A client that comes back sends the last token it has, to any planner. A server that does not know it, or no longer has what it
+    needs, MUST answer with a snapshot.
+    5. The server sends `heartbeat` when it sent nothing else for `opened.heartbeat_interval`. A client SHOULD open the watch anew after three intervals of
+    silence, and MUST keep what it holds while it has no watch.
+    6. A server that is going away, or has too many watches, ends the stream with UNAVAILABLE or RESOURCE_EXHAUSTED; the client comes back after
+    a delay with jitter, to any planner.
     """
 
     def ListServices(self, request, context):
@@ -86,8 +148,43 @@ class ControlServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def WatchServices(self, request, context):
+        """Services, and every change of them.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetEndpoints(self, request, context):
+        """Every endpoint of a Service: what the API server says of it, which sets it is in as a node sees it, and why it is not in the others.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def WatchEndpoints(self, request, context):
+        """The endpoints of Services as a node sees them, and every change of them.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ListNodes(self, request, context):
-        """Nodes and how far each has come.
+        """Nodes and how far each has come, whichever planner serves them.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetNode(self, request, context):
+        """One node and how far it has come.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def WatchNodes(self, request, context):
+        """Nodes, and every change of how far they have come.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -107,6 +204,13 @@ class ControlServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def WaitConverged(self, request, context):
+        """Returns when enough nodes have what is named in their kernels, or when the time is over, with the nodes that have not and why.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_ControlServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -120,10 +224,35 @@ def add_ControlServiceServicer_to_server(servicer, server):
                     request_deserializer=pointsman_dot_control_dot_v1_dot_control__service__pb2.GetServiceRequest.FromString,
                     response_serializer=pointsman_dot_control_dot_v1_dot_control__service__pb2.GetServiceResponse.SerializeToString,
             ),
+            'WatchServices': grpc.unary_stream_rpc_method_handler(
+                    servicer.WatchServices,
+                    request_deserializer=pointsman_dot_control_dot_v1_dot_control__service__pb2.WatchServicesRequest.FromString,
+                    response_serializer=pointsman_dot_control_dot_v1_dot_control__service__pb2.WatchServicesResponse.SerializeToString,
+            ),
+            'GetEndpoints': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetEndpoints,
+                    request_deserializer=pointsman_dot_control_dot_v1_dot_control__service__pb2.GetEndpointsRequest.FromString,
+                    response_serializer=pointsman_dot_control_dot_v1_dot_control__service__pb2.GetEndpointsResponse.SerializeToString,
+            ),
+            'WatchEndpoints': grpc.unary_stream_rpc_method_handler(
+                    servicer.WatchEndpoints,
+                    request_deserializer=pointsman_dot_control_dot_v1_dot_control__service__pb2.WatchEndpointsRequest.FromString,
+                    response_serializer=pointsman_dot_control_dot_v1_dot_control__service__pb2.WatchEndpointsResponse.SerializeToString,
+            ),
             'ListNodes': grpc.unary_unary_rpc_method_handler(
                     servicer.ListNodes,
                     request_deserializer=pointsman_dot_control_dot_v1_dot_control__service__pb2.ListNodesRequest.FromString,
                     response_serializer=pointsman_dot_control_dot_v1_dot_control__service__pb2.ListNodesResponse.SerializeToString,
+            ),
+            'GetNode': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetNode,
+                    request_deserializer=pointsman_dot_control_dot_v1_dot_control__service__pb2.GetNodeRequest.FromString,
+                    response_serializer=pointsman_dot_control_dot_v1_dot_control__service__pb2.GetNodeResponse.SerializeToString,
+            ),
+            'WatchNodes': grpc.unary_stream_rpc_method_handler(
+                    servicer.WatchNodes,
+                    request_deserializer=pointsman_dot_control_dot_v1_dot_control__service__pb2.WatchNodesRequest.FromString,
+                    response_serializer=pointsman_dot_control_dot_v1_dot_control__service__pb2.WatchNodesResponse.SerializeToString,
             ),
             'GetNodePlan': grpc.unary_unary_rpc_method_handler(
                     servicer.GetNodePlan,
@@ -135,6 +264,11 @@ def add_ControlServiceServicer_to_server(servicer, server):
                     request_deserializer=pointsman_dot_control_dot_v1_dot_control__service__pb2.ExplainPacketRequest.FromString,
                     response_serializer=pointsman_dot_control_dot_v1_dot_control__service__pb2.ExplainPacketResponse.SerializeToString,
             ),
+            'WaitConverged': grpc.unary_unary_rpc_method_handler(
+                    servicer.WaitConverged,
+                    request_deserializer=pointsman_dot_control_dot_v1_dot_control__service__pb2.WaitConvergedRequest.FromString,
+                    response_serializer=pointsman_dot_control_dot_v1_dot_control__service__pb2.WaitConvergedResponse.SerializeToString,
+            ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
             'pointsman.control.v1.ControlService', rpc_method_handlers)
@@ -144,10 +278,26 @@ def add_ControlServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class ControlService:
-    """What external controllers and people ask a planner. Read-only in this version.
+    """What external controllers and people ask a planner. Any planner answers for the whole cluster.
 
     Every call answers from the planner's own state at one moment and names the position it speaks of. Before the planner is in sync calls fail with
-    FAILED_PRECONDITION. Lists are ordered by name; `page_size` 0 means 500, more than 5000 is reduced to 5000.
+    FAILED_PRECONDITION. Lists are ordered by name; `page_size` 0 means 500, more than 5000 is reduced to 5000. A label selector is written as in
+    Kubernetes: `tier=web,env!=dev,zone in (a, b),!legacy`; empty selects everything, and one that cannot be read is INVALID_ARGUMENT.
+
+    Protocol of WatchServices, WatchEndpoints and WatchNodes:
+    1. The server MUST send `opened` first. It says whether everything follows (START_SNAPSHOT) or what changed since the resume token (START_RESUME).
+    2. It then sends `changes`, and exactly one `synced` once everything up to the opening was sent. After a snapshot the client MUST, at `synced`, drop
+    what it holds and the snapshot did not name, and MUST keep it until then, so that a reconnect never makes anything flap.
+    3. Changes follow as they happen. They carry the newest state of each thing, not each intermediate state: a client that reads slowly gets
+    fewer and later changes, and is always brought up to date. The server keeps no queue for it. A server MAY repeat a thing that has not changed,
+    and MAY name a removal of something that the client never had.
+    4. `changes` may come in several messages. Only the last of them, `synced` and `heartbeat` carry a `resume_token`; it stands for everything sent
+    before it. A client that comes back sends the last token it has, to any planner. A server that does not know it, or no longer has what it
+    needs, MUST answer with a snapshot.
+    5. The server sends `heartbeat` when it sent nothing else for `opened.heartbeat_interval`. A client SHOULD open the watch anew after three intervals of
+    silence, and MUST keep what it holds while it has no watch.
+    6. A server that is going away, or has too many watches, ends the stream with UNAVAILABLE or RESOURCE_EXHAUSTED; the client comes back after
+    a delay with jitter, to any planner.
     """
 
     @staticmethod
@@ -205,6 +355,87 @@ class ControlService:
             _registered_method=True)
 
     @staticmethod
+    def WatchServices(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/pointsman.control.v1.ControlService/WatchServices',
+            pointsman_dot_control_dot_v1_dot_control__service__pb2.WatchServicesRequest.SerializeToString,
+            pointsman_dot_control_dot_v1_dot_control__service__pb2.WatchServicesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetEndpoints(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/pointsman.control.v1.ControlService/GetEndpoints',
+            pointsman_dot_control_dot_v1_dot_control__service__pb2.GetEndpointsRequest.SerializeToString,
+            pointsman_dot_control_dot_v1_dot_control__service__pb2.GetEndpointsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def WatchEndpoints(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/pointsman.control.v1.ControlService/WatchEndpoints',
+            pointsman_dot_control_dot_v1_dot_control__service__pb2.WatchEndpointsRequest.SerializeToString,
+            pointsman_dot_control_dot_v1_dot_control__service__pb2.WatchEndpointsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
     def ListNodes(request,
             target,
             options=(),
@@ -221,6 +452,60 @@ class ControlService:
             '/pointsman.control.v1.ControlService/ListNodes',
             pointsman_dot_control_dot_v1_dot_control__service__pb2.ListNodesRequest.SerializeToString,
             pointsman_dot_control_dot_v1_dot_control__service__pb2.ListNodesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetNode(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/pointsman.control.v1.ControlService/GetNode',
+            pointsman_dot_control_dot_v1_dot_control__service__pb2.GetNodeRequest.SerializeToString,
+            pointsman_dot_control_dot_v1_dot_control__service__pb2.GetNodeResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def WatchNodes(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/pointsman.control.v1.ControlService/WatchNodes',
+            pointsman_dot_control_dot_v1_dot_control__service__pb2.WatchNodesRequest.SerializeToString,
+            pointsman_dot_control_dot_v1_dot_control__service__pb2.WatchNodesResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -275,6 +560,33 @@ class ControlService:
             '/pointsman.control.v1.ControlService/ExplainPacket',
             pointsman_dot_control_dot_v1_dot_control__service__pb2.ExplainPacketRequest.SerializeToString,
             pointsman_dot_control_dot_v1_dot_control__service__pb2.ExplainPacketResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def WaitConverged(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/pointsman.control.v1.ControlService/WaitConverged',
+            pointsman_dot_control_dot_v1_dot_control__service__pb2.WaitConvergedRequest.SerializeToString,
+            pointsman_dot_control_dot_v1_dot_control__service__pb2.WaitConvergedResponse.FromString,
             options,
             channel_credentials,
             insecure,

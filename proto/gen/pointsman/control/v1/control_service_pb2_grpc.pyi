@@ -27,10 +27,26 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class ControlServiceStub:
-    """What external controllers and people ask a planner. Read-only in this version.
+    """What external controllers and people ask a planner. Any planner answers for the whole cluster.
 
     Every call answers from the planner's own state at one moment and names the position it speaks of. Before the planner is in sync calls fail with
-    FAILED_PRECONDITION. Lists are ordered by name; `page_size` 0 means 500, more than 5000 is reduced to 5000.
+    FAILED_PRECONDITION. Lists are ordered by name; `page_size` 0 means 500, more than 5000 is reduced to 5000. A label selector is written as in
+    Kubernetes: `tier=web,env!=dev,zone in (a, b),!legacy`; empty selects everything, and one that cannot be read is INVALID_ARGUMENT.
+
+    Protocol of WatchServices, WatchEndpoints and WatchNodes:
+      1. The server MUST send `opened` first. It says whether everything follows (START_SNAPSHOT) or what changed since the resume token (START_RESUME).
+      2. It then sends `changes`, and exactly one `synced` once everything up to the opening was sent. After a snapshot the client MUST, at `synced`, drop
+         what it holds and the snapshot did not name, and MUST keep it until then, so that a reconnect never makes anything flap.
+      3. Changes follow as they happen. They carry the newest state of each thing, not each intermediate state: a client that reads slowly gets
+         fewer and later changes, and is always brought up to date. The server keeps no queue for it. A server MAY repeat a thing that has not changed,
+         and MAY name a removal of something that the client never had.
+      4. `changes` may come in several messages. Only the last of them, `synced` and `heartbeat` carry a `resume_token`; it stands for everything sent
+         before it. A client that comes back sends the last token it has, to any planner. A server that does not know it, or no longer has what it
+         needs, MUST answer with a snapshot.
+      5. The server sends `heartbeat` when it sent nothing else for `opened.heartbeat_interval`. A client SHOULD open the watch anew after three intervals of
+         silence, and MUST keep what it holds while it has no watch.
+      6. A server that is going away, or has too many watches, ends the stream with UNAVAILABLE or RESOURCE_EXHAUSTED; the client comes back after
+         a delay with jitter, to any planner.
     """
 
     @_typing.overload
@@ -41,19 +57,47 @@ class ControlServiceStub:
     """Services with their ports and endpoint counts."""
     GetService: _grpc.UnaryUnaryMultiCallable[_control_service_pb2.GetServiceRequest, _control_service_pb2.GetServiceResponse]
     """One Service: raw facts of every endpoint and the computed plan as one node sees it."""
+    WatchServices: _grpc.UnaryStreamMultiCallable[_control_service_pb2.WatchServicesRequest, _control_service_pb2.WatchServicesResponse]
+    """Services, and every change of them."""
+    GetEndpoints: _grpc.UnaryUnaryMultiCallable[_control_service_pb2.GetEndpointsRequest, _control_service_pb2.GetEndpointsResponse]
+    """Every endpoint of a Service: what the API server says of it, which sets it is in as a node sees it, and why it is not in the others."""
+    WatchEndpoints: _grpc.UnaryStreamMultiCallable[_control_service_pb2.WatchEndpointsRequest, _control_service_pb2.WatchEndpointsResponse]
+    """The endpoints of Services as a node sees them, and every change of them."""
     ListNodes: _grpc.UnaryUnaryMultiCallable[_control_service_pb2.ListNodesRequest, _control_service_pb2.ListNodesResponse]
-    """Nodes and how far each has come."""
+    """Nodes and how far each has come, whichever planner serves them."""
+    GetNode: _grpc.UnaryUnaryMultiCallable[_control_service_pb2.GetNodeRequest, _control_service_pb2.GetNodeResponse]
+    """One node and how far it has come."""
+    WatchNodes: _grpc.UnaryStreamMultiCallable[_control_service_pb2.WatchNodesRequest, _control_service_pb2.WatchNodesResponse]
+    """Nodes, and every change of how far they have come."""
     GetNodePlan: _grpc.UnaryUnaryMultiCallable[_control_service_pb2.GetNodePlanRequest, _control_service_pb2.GetNodePlanResponse]
     """The whole plan of one node."""
     ExplainPacket: _grpc.UnaryUnaryMultiCallable[_control_service_pb2.ExplainPacketRequest, _control_service_pb2.ExplainPacketResponse]
     """Says where a packet goes on a node, and why."""
+    WaitConverged: _grpc.UnaryUnaryMultiCallable[_control_service_pb2.WaitConvergedRequest, _control_service_pb2.WaitConvergedResponse]
+    """Returns when enough nodes have what is named in their kernels, or when the time is over, with the nodes that have not and why."""
 
 @_typing.type_check_only
 class ControlServiceAsyncStub(ControlServiceStub):
-    """What external controllers and people ask a planner. Read-only in this version.
+    """What external controllers and people ask a planner. Any planner answers for the whole cluster.
 
     Every call answers from the planner's own state at one moment and names the position it speaks of. Before the planner is in sync calls fail with
-    FAILED_PRECONDITION. Lists are ordered by name; `page_size` 0 means 500, more than 5000 is reduced to 5000.
+    FAILED_PRECONDITION. Lists are ordered by name; `page_size` 0 means 500, more than 5000 is reduced to 5000. A label selector is written as in
+    Kubernetes: `tier=web,env!=dev,zone in (a, b),!legacy`; empty selects everything, and one that cannot be read is INVALID_ARGUMENT.
+
+    Protocol of WatchServices, WatchEndpoints and WatchNodes:
+      1. The server MUST send `opened` first. It says whether everything follows (START_SNAPSHOT) or what changed since the resume token (START_RESUME).
+      2. It then sends `changes`, and exactly one `synced` once everything up to the opening was sent. After a snapshot the client MUST, at `synced`, drop
+         what it holds and the snapshot did not name, and MUST keep it until then, so that a reconnect never makes anything flap.
+      3. Changes follow as they happen. They carry the newest state of each thing, not each intermediate state: a client that reads slowly gets
+         fewer and later changes, and is always brought up to date. The server keeps no queue for it. A server MAY repeat a thing that has not changed,
+         and MAY name a removal of something that the client never had.
+      4. `changes` may come in several messages. Only the last of them, `synced` and `heartbeat` carry a `resume_token`; it stands for everything sent
+         before it. A client that comes back sends the last token it has, to any planner. A server that does not know it, or no longer has what it
+         needs, MUST answer with a snapshot.
+      5. The server sends `heartbeat` when it sent nothing else for `opened.heartbeat_interval`. A client SHOULD open the watch anew after three intervals of
+         silence, and MUST keep what it holds while it has no watch.
+      6. A server that is going away, or has too many watches, ends the stream with UNAVAILABLE or RESOURCE_EXHAUSTED; the client comes back after
+         a delay with jitter, to any planner.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
@@ -61,18 +105,46 @@ class ControlServiceAsyncStub(ControlServiceStub):
     """Services with their ports and endpoint counts."""
     GetService: _aio.UnaryUnaryMultiCallable[_control_service_pb2.GetServiceRequest, _control_service_pb2.GetServiceResponse]  # type: ignore[assignment]
     """One Service: raw facts of every endpoint and the computed plan as one node sees it."""
+    WatchServices: _aio.UnaryStreamMultiCallable[_control_service_pb2.WatchServicesRequest, _control_service_pb2.WatchServicesResponse]  # type: ignore[assignment]
+    """Services, and every change of them."""
+    GetEndpoints: _aio.UnaryUnaryMultiCallable[_control_service_pb2.GetEndpointsRequest, _control_service_pb2.GetEndpointsResponse]  # type: ignore[assignment]
+    """Every endpoint of a Service: what the API server says of it, which sets it is in as a node sees it, and why it is not in the others."""
+    WatchEndpoints: _aio.UnaryStreamMultiCallable[_control_service_pb2.WatchEndpointsRequest, _control_service_pb2.WatchEndpointsResponse]  # type: ignore[assignment]
+    """The endpoints of Services as a node sees them, and every change of them."""
     ListNodes: _aio.UnaryUnaryMultiCallable[_control_service_pb2.ListNodesRequest, _control_service_pb2.ListNodesResponse]  # type: ignore[assignment]
-    """Nodes and how far each has come."""
+    """Nodes and how far each has come, whichever planner serves them."""
+    GetNode: _aio.UnaryUnaryMultiCallable[_control_service_pb2.GetNodeRequest, _control_service_pb2.GetNodeResponse]  # type: ignore[assignment]
+    """One node and how far it has come."""
+    WatchNodes: _aio.UnaryStreamMultiCallable[_control_service_pb2.WatchNodesRequest, _control_service_pb2.WatchNodesResponse]  # type: ignore[assignment]
+    """Nodes, and every change of how far they have come."""
     GetNodePlan: _aio.UnaryUnaryMultiCallable[_control_service_pb2.GetNodePlanRequest, _control_service_pb2.GetNodePlanResponse]  # type: ignore[assignment]
     """The whole plan of one node."""
     ExplainPacket: _aio.UnaryUnaryMultiCallable[_control_service_pb2.ExplainPacketRequest, _control_service_pb2.ExplainPacketResponse]  # type: ignore[assignment]
     """Says where a packet goes on a node, and why."""
+    WaitConverged: _aio.UnaryUnaryMultiCallable[_control_service_pb2.WaitConvergedRequest, _control_service_pb2.WaitConvergedResponse]  # type: ignore[assignment]
+    """Returns when enough nodes have what is named in their kernels, or when the time is over, with the nodes that have not and why."""
 
 class ControlServiceServicer(metaclass=_abc_1.ABCMeta):
-    """What external controllers and people ask a planner. Read-only in this version.
+    """What external controllers and people ask a planner. Any planner answers for the whole cluster.
 
     Every call answers from the planner's own state at one moment and names the position it speaks of. Before the planner is in sync calls fail with
-    FAILED_PRECONDITION. Lists are ordered by name; `page_size` 0 means 500, more than 5000 is reduced to 5000.
+    FAILED_PRECONDITION. Lists are ordered by name; `page_size` 0 means 500, more than 5000 is reduced to 5000. A label selector is written as in
+    Kubernetes: `tier=web,env!=dev,zone in (a, b),!legacy`; empty selects everything, and one that cannot be read is INVALID_ARGUMENT.
+
+    Protocol of WatchServices, WatchEndpoints and WatchNodes:
+      1. The server MUST send `opened` first. It says whether everything follows (START_SNAPSHOT) or what changed since the resume token (START_RESUME).
+      2. It then sends `changes`, and exactly one `synced` once everything up to the opening was sent. After a snapshot the client MUST, at `synced`, drop
+         what it holds and the snapshot did not name, and MUST keep it until then, so that a reconnect never makes anything flap.
+      3. Changes follow as they happen. They carry the newest state of each thing, not each intermediate state: a client that reads slowly gets
+         fewer and later changes, and is always brought up to date. The server keeps no queue for it. A server MAY repeat a thing that has not changed,
+         and MAY name a removal of something that the client never had.
+      4. `changes` may come in several messages. Only the last of them, `synced` and `heartbeat` carry a `resume_token`; it stands for everything sent
+         before it. A client that comes back sends the last token it has, to any planner. A server that does not know it, or no longer has what it
+         needs, MUST answer with a snapshot.
+      5. The server sends `heartbeat` when it sent nothing else for `opened.heartbeat_interval`. A client SHOULD open the watch anew after three intervals of
+         silence, and MUST keep what it holds while it has no watch.
+      6. A server that is going away, or has too many watches, ends the stream with UNAVAILABLE or RESOURCE_EXHAUSTED; the client comes back after
+         a delay with jitter, to any planner.
     """
 
     @_abc_1.abstractmethod
@@ -92,12 +164,52 @@ class ControlServiceServicer(metaclass=_abc_1.ABCMeta):
         """One Service: raw facts of every endpoint and the computed plan as one node sees it."""
 
     @_abc_1.abstractmethod
+    def WatchServices(
+        self,
+        request: _control_service_pb2.WatchServicesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_control_service_pb2.WatchServicesResponse], _abc.AsyncIterator[_control_service_pb2.WatchServicesResponse]]:
+        """Services, and every change of them."""
+
+    @_abc_1.abstractmethod
+    def GetEndpoints(
+        self,
+        request: _control_service_pb2.GetEndpointsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_control_service_pb2.GetEndpointsResponse, _abc.Awaitable[_control_service_pb2.GetEndpointsResponse]]:
+        """Every endpoint of a Service: what the API server says of it, which sets it is in as a node sees it, and why it is not in the others."""
+
+    @_abc_1.abstractmethod
+    def WatchEndpoints(
+        self,
+        request: _control_service_pb2.WatchEndpointsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_control_service_pb2.WatchEndpointsResponse], _abc.AsyncIterator[_control_service_pb2.WatchEndpointsResponse]]:
+        """The endpoints of Services as a node sees them, and every change of them."""
+
+    @_abc_1.abstractmethod
     def ListNodes(
         self,
         request: _control_service_pb2.ListNodesRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_control_service_pb2.ListNodesResponse, _abc.Awaitable[_control_service_pb2.ListNodesResponse]]:
-        """Nodes and how far each has come."""
+        """Nodes and how far each has come, whichever planner serves them."""
+
+    @_abc_1.abstractmethod
+    def GetNode(
+        self,
+        request: _control_service_pb2.GetNodeRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_control_service_pb2.GetNodeResponse, _abc.Awaitable[_control_service_pb2.GetNodeResponse]]:
+        """One node and how far it has come."""
+
+    @_abc_1.abstractmethod
+    def WatchNodes(
+        self,
+        request: _control_service_pb2.WatchNodesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_control_service_pb2.WatchNodesResponse], _abc.AsyncIterator[_control_service_pb2.WatchNodesResponse]]:
+        """Nodes, and every change of how far they have come."""
 
     @_abc_1.abstractmethod
     def GetNodePlan(
@@ -114,5 +226,13 @@ class ControlServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_control_service_pb2.ExplainPacketResponse, _abc.Awaitable[_control_service_pb2.ExplainPacketResponse]]:
         """Says where a packet goes on a node, and why."""
+
+    @_abc_1.abstractmethod
+    def WaitConverged(
+        self,
+        request: _control_service_pb2.WaitConvergedRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_control_service_pb2.WaitConvergedResponse, _abc.Awaitable[_control_service_pb2.WaitConvergedResponse]]:
+        """Returns when enough nodes have what is named in their kernels, or when the time is over, with the nodes that have not and why."""
 
 def add_ControlServiceServicer_to_server(servicer: ControlServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
 from dataclasses import replace
 from typing import Any
 
@@ -134,6 +135,45 @@ class ControlService(pb_grpc.ControlServiceServicer):
             return response
         raise _unreachable()
 
+    async def GetNode(self, request: pb.GetNodeRequest, context: _Context) -> pb.GetNodeResponse:  # noqa: N802, ARG002 - the name in the proto
+        """One node and how far it has come."""
+        await _not_served(context)
+        raise _unreachable()
+
+    async def GetEndpoints(self, request: pb.GetEndpointsRequest, context: _Context) -> pb.GetEndpointsResponse:  # noqa: N802, ARG002 - the name in the proto
+        """Every endpoint of a Service, and why it is not in a set."""
+        await _not_served(context)
+        raise _unreachable()
+
+    async def WaitConverged(self, request: pb.WaitConvergedRequest, context: _Context) -> pb.WaitConvergedResponse:  # noqa: N802, ARG002 - the name in the proto
+        """Wait until nodes have something in their kernels."""
+        await _not_served(context)
+        raise _unreachable()
+
+    async def WatchServices(
+        self, request: pb.WatchServicesRequest, context: _Context
+    ) -> AsyncIterator[pb.WatchServicesResponse]:  # noqa: N802, ARG002 - the name in the proto
+        """Services and their changes."""
+        await _not_served(context)
+        raise _unreachable()
+        yield pb.WatchServicesResponse()
+
+    async def WatchEndpoints(
+        self, request: pb.WatchEndpointsRequest, context: _Context
+    ) -> AsyncIterator[pb.WatchEndpointsResponse]:  # noqa: N802, ARG002 - the name in the proto
+        """Endpoints and their changes."""
+        await _not_served(context)
+        raise _unreachable()
+        yield pb.WatchEndpointsResponse()
+
+    async def WatchNodes(
+        self, request: pb.WatchNodesRequest, context: _Context
+    ) -> AsyncIterator[pb.WatchNodesResponse]:  # noqa: N802, ARG002 - the name in the proto
+        """Nodes and their changes."""
+        await _not_served(context)
+        raise _unreachable()
+        yield pb.WatchNodesResponse()
+
     def _view(self, planned: PlannedService, node_name: str) -> View:
         return view_of(planned.state, self._planner.cluster.node_view(node_name))
 
@@ -160,6 +200,10 @@ _AWAY = NodeState.DISCONNECTED
 _DEFAULT_SETTINGS = DataplaneSettings(
     detect_local=DetectLocal.NONE, node_port_addresses=(Prefix(bytes(4), 0), Prefix(bytes(16), 0))
 )
+
+
+async def _not_served(context: _Context) -> None:
+    await context.abort(grpc.StatusCode.UNIMPLEMENTED, "this planner does not serve this call")
 
 
 def _packet(request: pb.ExplainPacketRequest) -> Packet:
