@@ -32,6 +32,17 @@ def test_what_is_rendered_is_what_prometheus_reads() -> None:
     assert "process_resident_memory_bytes" in families
 
 
+def test_a_computed_figure_is_what_it_is_when_somebody_asks() -> None:
+    registry = Registry(process=False)
+    events: list[str] = []
+    registry.computed_counter("pointsman_events_total", "Events.", lambda: len(events))
+    assert registry.value("pointsman_events_total") == 0
+    events.append("one")
+    assert b"pointsman_events_total 1.0" in registry.render()[1]
+    with pytest.raises(ValueError, match="pointsman_events"):
+        registry.counter("pointsman_events_total", "Events.")
+
+
 def test_open_metrics_is_spoken_when_asked_for() -> None:
     content_type, body = Registry(process=False).render("application/openmetrics-text; version=1.0.0")
     assert content_type.startswith("application/openmetrics-text")

@@ -16,7 +16,8 @@ APPLIED = 110 * SECOND
 def times(
     *origins: ChangeOrigin, failed: frozenset[ServiceKey] = frozenset(), applied: int = APPLIED
 ) -> list[tuple[ServiceKey, float]]:
-    return list(programming_times(origins, started_at_ns=STARTED, applied_at_ns=applied, is_failed=failed.__contains__))
+    counted = programming_times(origins, started_at_ns=STARTED, applied_at_ns=applied, is_failed=failed.__contains__)
+    return [(origin.service, seconds) for origin, seconds in counted]
 
 
 def change(service: int, trigger: float) -> ChangeOrigin:

@@ -14,7 +14,7 @@ from pointsman_enforcer.core.transaction import ChangeOrigin, Position, Stage, T
 from pointsman_enforcer.dataplane.work import Pending, Tally
 from pointsman_enforcer.metrics import EnforcerMetrics
 from pointsman_enforcer.observability import SyncObserver
-from pointsman_model.names import ServiceKey
+from pointsman_model.names import Family, ServiceKey
 from pointsman_model.wire.plan import encode_service_plan
 from support.enforcer_plans import key, load_balancer, numbered
 
@@ -107,7 +107,11 @@ def programming_times(*origins: ChangeOrigin, failed: frozenset[ServiceKey] = fr
 def test_programming_time_counts_in_the_families_that_the_service_has() -> None:
     recent = 2_000_000_000
     assert programming_times(ChangeOrigin(key(1), trigger_time_ns=recent)) == (1, 0)
-    assert programming_times(ChangeOrigin(key(2), trigger_time_ns=recent)) == (1, 1)
+    four, six = (ChangeOrigin(key(2), trigger_time_ns=recent, family=family) for family in Family)
+    assert programming_times(four) == (1, 0)
+    assert programming_times(six, six) == (0, 2), "a slice is of one family, whatever its service has"
+    assert programming_times(ChangeOrigin(key(2), trigger_time_ns=recent)) == (1, 1), "a planner that does not say"
+    assert programming_times(ChangeOrigin(key(1), trigger_time_ns=recent, family=Family.IPV6)) == (0, 0)
     assert programming_times(ChangeOrigin(key(3), trigger_time_ns=recent)) == (0, 0), "a service that is gone"
 
 

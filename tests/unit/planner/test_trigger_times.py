@@ -42,6 +42,14 @@ class World:
         self.revision += 1
         self.planner.apply(Batch(changes=changes, position=ClusterPosition(epoch="e", revision=self.revision)))
 
+    def families_sent(self) -> list[int]:
+        """The family of each origin in the next transaction."""
+        frame = self.session.next_transaction(now_ns=0)
+        parts = frame.parts() if frame is not None else ()
+        return [
+            each.family for part in parts for each in pb.StreamNodePlanResponse.FromString(part).transaction.origins
+        ]
+
     def sent(self) -> list[tuple[str, int]]:
         """Service and trigger time, 0 for none, of each origin in the next transaction."""
         frame = self.session.next_transaction(now_ns=0)
@@ -89,3 +97,11 @@ def test_the_removal_of_a_slice_is_a_change_with_a_trace() -> None:
     assert world.sent() == [("s1", 0)]
     world.change(removal())
     assert world.sent() == [], "what is not there cannot go"
+
+
+def test_a_change_says_the_family_of_its_slice_and_none_for_a_service() -> None:
+    world = World()
+    six = endpoint_slice("s1-six", "s1", ["fd00::1"], ["80"], trigger_time_ns=3)
+    changed = service("s1", "172.30.0.41", ports=["80", "81"])
+    world.change(slice_at(5), Change(key=key_of(six), value=six), Change(key=key_of(changed), value=changed))
+    assert sorted(world.families_sent()) == [0, 4, 6]

@@ -6,17 +6,28 @@ give each its own figures. Names: kube-proxy's where they exist, else `pointsman
 (a node, a kind, an outcome; never an endpoint).
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.exposition import choose_encoder
+from prometheus_client.metrics_core import CounterMetricFamily, Metric
 from prometheus_client.process_collector import ProcessCollector
 from prometheus_client.registry import Collector
 
 LATENCY_BUCKETS_SECONDS: Final = (
     0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0,
 )  # fmt: skip
+
+
+class _ComputedCounter(Collector):
+    """One sample, computed when it is asked for: prometheus-client has this for gauges only."""
+
+    def __init__(self, name: str, documentation: str, read: Callable[[], float]) -> None:
+        self._name, self._documentation, self._read = name, documentation, read
+
+    def collect(self) -> Iterator[Metric]:
+        yield CounterMetricFamily(self._name.removesuffix("_total"), self._documentation, value=self._read())
 
 
 class Registry:
@@ -30,6 +41,10 @@ class Registry:
     def counter(self, name: str, documentation: str, labels: Sequence[str] = ()) -> Counter:
         """A figure that only grows; its name ends in `_total`."""
         return Counter(name, documentation, labels, registry=self._registry)
+
+    def computed_counter(self, name: str, documentation: str, read: Callable[[], float]) -> None:
+        """A figure that only grows and is computed by `read` whenever somebody asks."""
+        self._registry.register(_ComputedCounter(name, documentation, read))
 
     def gauge(self, name: str, documentation: str, labels: Sequence[str] = ()) -> Gauge:
         """A figure that goes up and down."""

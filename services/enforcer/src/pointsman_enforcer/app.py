@@ -26,6 +26,7 @@ from pointsman_chassis.metrics import Registry
 from pointsman_chassis.runner import BoundedRunner
 from pointsman_chassis.tracing import Tracing
 from pointsman_enforcer.core.conditions import ServiceConditions
+from pointsman_enforcer.core.plan_changes import PlanChanges
 from pointsman_enforcer.core.plan_session import Commit, Programmed
 from pointsman_enforcer.core.status import Health
 from pointsman_enforcer.dataplane.base import Dataplane
@@ -84,6 +85,8 @@ class Enforcer:
         self._directory = Path(config.state_directory)
         loaded = load_plan(self._directory)
         self._store = loaded.store
+        self._changes = PlanChanges(self._store.get)
+        self._metrics.changes(self._registry, self._changes)
         self._health = Health(timeout_seconds=2 * config.nftables.sync_period)
         self._journal = PlanJournal(
             self._directory, self._store, clock=self._clock, on_failure=self._metrics.journal_failures.inc
@@ -178,7 +181,7 @@ class Enforcer:
         self._reconciler.commit(commit, stream=stream, received_at=received_at, received_ns=received_ns)
         if commit.transaction.facts is not None:
             self._health.learn(commit.transaction.facts)
-        self._metrics.service_changes.inc(len(commit.changes))
+        self._changes.committed(commit.changes)
         self._request_sync()
         self._journal.record(commit.transaction)
 
@@ -190,7 +193,6 @@ class Enforcer:
     def _request_sync(self) -> None:
         self._health.queued(self._clock.monotonic())
         self._metrics.queued(self._clock.wall_ns() / 1e9)
-        self._metrics.service_changes_pending.set(self._reconciler.dirty_count)
         self._runner.request()
 
     def _synced(self, pending: Pending, programmed: Programmed, tally: Tally) -> None:
@@ -199,6 +201,7 @@ class Enforcer:
             self._stream.report(pending.stream, programmed)
         self._first_sync.set()
         self._health.synced(self._clock.monotonic())
+        self._changes.synced(self._reconciler.is_dirty)
         self._serving.synced(self._dataplane.settings.node_port_addresses)
         self._observer.synced(pending, programmed, tally)
         self._observer.gauges(self._store, self._reconciler)

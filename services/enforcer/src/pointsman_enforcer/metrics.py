@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Final
 
 from pointsman_chassis.metrics import Registry
+from pointsman_enforcer.core.plan_changes import PlanChanges
 from pointsman_model.names import Family
 
 _SYNC_BUCKETS: Final = tuple(0.0001 * 2**exponent for exponent in range(19))
@@ -51,12 +52,6 @@ class EnforcerMetrics:
         self.cleanup_failures = registry.counter(
             "kubeproxy_sync_proxy_rules_nftables_cleanup_failures_total", "Removals of leftovers refused", family
         )
-        self.service_changes = registry.counter(
-            "kubeproxy_sync_proxy_rules_service_changes_total", "Services whose plan changed"
-        )
-        self.service_changes_pending = registry.gauge(
-            "kubeproxy_sync_proxy_rules_service_changes_pending", "Services that wait to be programmed"
-        )
         self.healthz = registry.counter("kubeproxy_proxy_healthz_total", "Answers of /healthz", ("code",))
         self.livez = registry.counter("kubeproxy_proxy_livez_total", "Answers of /livez", ("code",))
         self._register_own(registry)
@@ -95,6 +90,17 @@ class EnforcerMetrics:
         self.outbox_overflows = registry.counter(
             "pointsman_enforcer_outbox_overflows_total", "Streams ended because the planner did not read our answers"
         )
+
+    def changes(self, registry: Registry, changes: PlanChanges) -> None:
+        """Figures of changes, computed when they are asked for."""
+        prefix = "kubeproxy_sync_proxy_rules"
+        for name, words, read_total, read_pending in (
+            ("service", "Services", changes.service_total, changes.service_pending),
+            ("endpoint", "the endpoints of Services", changes.endpoint_total, changes.endpoint_pending),
+        ):
+            registry.computed_counter(f"{prefix}_{name}_changes_total", f"Changes of {words}", read_total)
+            pending = registry.gauge(f"{prefix}_{name}_changes_pending", f"Changes of {words} not yet programmed")
+            pending.set_function(read_pending)
 
     def failed(self, by_stage: Mapping[str, int]) -> None:
         """How many services are not as planned, by stage."""

@@ -71,15 +71,14 @@ class SyncObserver:
             applied_at_ns=programmed.applied_at_ns,
             is_failed=self._is_failed,
         )
-        for service, seconds in times:
-            for family in families_of(self._plans.get(service)):
+        for origin, seconds in times:
+            for family in families_of(origin, self._plans.get(origin.service)):
                 self._metrics.programmed(family, seconds)
 
     def gauges(self, store: PlanStore, reconciler: Reconciler[Any]) -> None:
         """The present state."""
         metrics = self._metrics
         metrics.services.set(len(store))
-        metrics.service_changes_pending.set(reconciler.dirty_count)
         if reconciler.failures or metrics.has_failures:
             stages = [failed.stage for _, failed in reconciler.failures.items()]
             metrics.failed({stage.name.lower(): stages.count(stage) for stage in Stage})

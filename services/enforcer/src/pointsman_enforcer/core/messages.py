@@ -17,7 +17,7 @@ from pointsman_enforcer.core.drift import DriftReport
 from pointsman_enforcer.core.errors import PlanProtocolError
 from pointsman_enforcer.core.transaction import ChangeOrigin, Position, Transaction
 from pointsman_model.digest import BUCKET_COUNT
-from pointsman_model.names import ServiceKey
+from pointsman_model.names import Family, ServiceKey
 from pointsman_model.wire.plan import PlanFormatError, node_facts_from_pb, node_facts_to_pb
 
 SERVICES_MAX: Final = 100_000
@@ -26,6 +26,7 @@ PARTS_MAX: Final = 20_000
 PLAN_BYTES_MAX: Final = 1 << 20
 NAME_BYTES_MAX: Final = 253
 ORIGINS_MAX: Final = 64
+_FAMILIES: Final = {int(family): family for family in Family}
 
 
 class TransactionBuilder:
@@ -184,6 +185,7 @@ def _origin(message: pb.ChangeOrigin) -> ChangeOrigin:
         message.trace.traceparent,
         _nanoseconds(message.trigger_time),
         _nanoseconds(message.observed_at),
+        _FAMILIES.get(message.family),
     )
 
 

@@ -107,7 +107,7 @@ class PlanStore:
         new = plan_digest(key, plan)
         self._plans[key] = plan
         self._buckets.replace(bucket_of(key), old, new)
-        return PlanChange(key, old, new)
+        return PlanChange(key, old, new, held)
 
     def _remove(self, key: ServiceKey) -> PlanChange | None:
         held = self._plans.pop(key, None)
@@ -115,4 +115,4 @@ class PlanStore:
             return None
         old = plan_digest(key, held)
         self._buckets.replace(bucket_of(key), old, 0)
-        return PlanChange(key, old, 0)
+        return PlanChange(key, old, 0, held)

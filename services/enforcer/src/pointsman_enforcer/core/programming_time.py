@@ -17,20 +17,22 @@ from pointsman_model.wire.plan import PlanFormatError, decode_service_plan
 
 def programming_times(
     origins: Iterable[ChangeOrigin], *, started_at_ns: int, applied_at_ns: int, is_failed: Callable[[ServiceKey], bool]
-) -> Iterator[tuple[ServiceKey, float]]:
-    """Service and seconds for each change that counts; a clock that lies never makes it negative."""
+) -> Iterator[tuple[ChangeOrigin, float]]:
+    """The changes that count, each with its seconds; a clock that lies never makes them negative."""
     for origin in origins:
         if origin.trigger_time_ns >= max(started_at_ns, 1) and not is_failed(origin.service):
-            yield origin.service, max(applied_at_ns - origin.trigger_time_ns, 0) / 1e9
+            yield origin, max(applied_at_ns - origin.trigger_time_ns, 0) / 1e9
 
 
-def families_of(plan: bytes | None) -> tuple[Family, ...]:
-    """The families in which a service is programmed; none for one that is gone or cannot be read.
+def families_of(origin: ChangeOrigin, plan: bytes | None) -> tuple[Family, ...]:
+    """The families in which a change counts: that of the slice, if the service is programmed in it.
 
-    A change does not say which family its slice is of, so a change of a dual-stack service counts in both.
+    A planner that does not name the family is an older one: then all families of the service count. `plan` is the
+    service's; None, or one that cannot be read, is programmed in none.
     """
     try:
         ports = () if plan is None else decode_service_plan(plan).ports
     except PlanFormatError:
         return ()
-    return tuple(sorted({port.family for port in ports}))
+    programmed = {port.family for port in ports}
+    return tuple(sorted(programmed if origin.family is None else programmed & {origin.family}))

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import Final, NamedTuple
 
-from pointsman_model.names import ServiceKey
+from pointsman_model.names import Family, ServiceKey
 from pointsman_model.plan import NodeFacts
 
 
@@ -38,6 +38,8 @@ class ChangeOrigin(NamedTuple):
     traceparent: str = ""
     trigger_time_ns: int = 0
     observed_at_ns: int = 0
+    family: Family | None = None
+    """Of the endpoints that changed; None when something else did, or the planner does not say."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,3 +70,5 @@ class PlanChange(NamedTuple):
     key: ServiceKey
     old_digest: int
     new_digest: int
+    old_plan: bytes | None = None
+    """The plan before; None where there was none."""

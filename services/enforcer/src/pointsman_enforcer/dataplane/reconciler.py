@@ -118,6 +118,10 @@ class Reconciler(Generic[C]):
         """Services that wait to be programmed."""
         return len(self._dirty)
 
+    def is_dirty(self, key: ServiceKey) -> bool:
+        """Whether this service waits to be programmed."""
+        return key in self._dirty
+
     def commit(self, commit: Commit, *, stream: object, received_at: float, received_ns: int) -> None:
         """Note what a transaction changed. Touches no kernel; follow with a request for a sync."""
         for change in commit.changes:

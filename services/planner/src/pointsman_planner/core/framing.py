@@ -17,8 +17,9 @@ from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from pointsman.plan.v1 import plan_service_pb2 as pb
+from pointsman.types.v1 import types_pb2
 from pointsman_model.cluster import ClusterPosition
-from pointsman_model.names import ServiceKey
+from pointsman_model.names import Family, ServiceKey
 
 MESSAGE_BYTES_MAX = 1 << 20
 CAPABILITIES = ("conditions",)
@@ -74,7 +75,9 @@ def removal_field(key: ServiceKey) -> bytes:
     return _field(_TAG_REMOVAL, _name(key))
 
 
-def origin_field(service: ServiceKey, traceparent: str, trigger_time_ns: int, observed_at_ns: int) -> bytes:
+def origin_field(
+    service: ServiceKey, traceparent: str, trigger_time_ns: int, observed_at_ns: int, family: Family | None = None
+) -> bytes:
     """A `Transaction.origins` field; times are nanoseconds since the epoch, 0 = unknown."""
     origin = pb.ChangeOrigin()
     origin.service.namespace, origin.service.name = service
@@ -84,6 +87,8 @@ def origin_field(service: ServiceKey, traceparent: str, trigger_time_ns: int, ob
         origin.trigger_time.FromNanoseconds(trigger_time_ns)
     if observed_at_ns:
         origin.observed_at.FromNanoseconds(observed_at_ns)
+    if family is not None:
+        origin.family = types_pb2.IPFamily.ValueType(family)
     return _field(_TAG_ORIGIN, origin.SerializeToString())
 
 

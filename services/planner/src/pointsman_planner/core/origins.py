@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable
 
-from pointsman_model.names import ServiceKey
+from pointsman_model.names import Family, ServiceKey
 from pointsman_planner.core.framing import origin_field
 
 ORIGINS_MAX = 64
@@ -19,19 +19,30 @@ _SAMPLED_SUFFIX = "01"
 class Origin:
     """One change at the API server, encoded once. `traceparent` is empty when it is not traced."""
 
-    __slots__ = ("_observed_at_ns", "field", "has_trigger", "is_sampled", "service", "traceparent")
+    __slots__ = ("_family", "_observed_at_ns", "field", "has_trigger", "is_sampled", "service", "traceparent")
 
-    def __init__(self, service: ServiceKey, traceparent: str, trigger_time_ns: int, observed_at_ns: int) -> None:
+    def __init__(
+        self,
+        service: ServiceKey,
+        traceparent: str,
+        trigger_time_ns: int,
+        observed_at_ns: int,
+        family: Family | None = None,
+    ) -> None:
+        """`family` is that of the endpoints that changed, None when something else did."""
         self.service = service
         self.traceparent = traceparent
         self.has_trigger = trigger_time_ns != 0
         self._observed_at_ns = observed_at_ns
+        self._family = family
         self.is_sampled = traceparent.endswith(_SAMPLED_SUFFIX)
-        self.field = origin_field(service, traceparent, trigger_time_ns, observed_at_ns)
+        self.field = origin_field(service, traceparent, trigger_time_ns, observed_at_ns, family)
 
     def without_trigger(self) -> Origin:
         """The same change, which nobody measures the time of."""
-        return Origin(self.service, self.traceparent, 0, self._observed_at_ns) if self.has_trigger else self
+        if not self.has_trigger:
+            return self
+        return Origin(self.service, self.traceparent, 0, self._observed_at_ns, self._family)
 
 
 class Origins:

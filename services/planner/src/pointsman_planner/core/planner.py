@@ -126,7 +126,7 @@ class Planner:
         origins: dict[ServiceKey, list[Origin]] = {}
         owners: dict[SliceKey, ServiceKey] = {}
         for change in changes:
-            trigger_ns = 0
+            trigger_ns, family = 0, None
             name = SliceKey(change.key.namespace, change.key.name)
             if change.key.kind is ObjectKind.SERVICE:
                 key = ServiceKey(*name)
@@ -134,7 +134,7 @@ class Planner:
                 continue
             elif isinstance(change.value, EndpointSlice):
                 key = owners[name] = change.value.service
-                trigger_ns = change.value.trigger_time_ns
+                trigger_ns, family = change.value.trigger_time_ns, change.value.family
             else:
                 owner = owners.pop(name, None) or self.cluster.owner_of(name)
                 if owner is None:
@@ -143,7 +143,8 @@ class Planner:
                 origins[key] = [origin.without_trigger() for origin in origins.get(key, ())]
                 for session in self._sessions.values():
                     session.forget_triggers(key)
-            origins.setdefault(key, []).append(Origin(key, change.traceparent, trigger_ns, change.observed_at_ns))
+            origin = Origin(key, change.traceparent, trigger_ns, change.observed_at_ns, family)
+            origins.setdefault(key, []).append(origin)
         return origins
 
     # -- node side ---------------------------------------------------------------------------------------------------
