@@ -150,25 +150,25 @@ class ControlService(pb_grpc.ControlServiceServicer):
         await _not_served(context)
         raise _unreachable()
 
-    async def WatchServices(
-        self, request: pb.WatchServicesRequest, context: _Context
-    ) -> AsyncIterator[pb.WatchServicesResponse]:  # noqa: N802, ARG002 - the name in the proto
+    async def WatchServices(  # noqa: N802 - the name in the proto
+        self, _request: pb.WatchServicesRequest, context: _Context
+    ) -> AsyncIterator[pb.WatchServicesResponse]:
         """Services and their changes."""
         await _not_served(context)
         raise _unreachable()
         yield pb.WatchServicesResponse()
 
-    async def WatchEndpoints(
-        self, request: pb.WatchEndpointsRequest, context: _Context
-    ) -> AsyncIterator[pb.WatchEndpointsResponse]:  # noqa: N802, ARG002 - the name in the proto
+    async def WatchEndpoints(  # noqa: N802 - the name in the proto
+        self, _request: pb.WatchEndpointsRequest, context: _Context
+    ) -> AsyncIterator[pb.WatchEndpointsResponse]:
         """Endpoints and their changes."""
         await _not_served(context)
         raise _unreachable()
         yield pb.WatchEndpointsResponse()
 
-    async def WatchNodes(
-        self, request: pb.WatchNodesRequest, context: _Context
-    ) -> AsyncIterator[pb.WatchNodesResponse]:  # noqa: N802, ARG002 - the name in the proto
+    async def WatchNodes(  # noqa: N802 - the name in the proto
+        self, _request: pb.WatchNodesRequest, context: _Context
+    ) -> AsyncIterator[pb.WatchNodesResponse]:
         """Nodes and their changes."""
         await _not_served(context)
         raise _unreachable()
