@@ -216,9 +216,54 @@ class Change:
     """When the watcher received it, nanoseconds since the epoch."""
 
 
+class ResourceVersions(NamedTuple):
+    """How far the API server was read: of each kind the newest resourceVersion seen; 0 = unknown.
+
+    All readers of one API server count alike, so these are comparable where revisions are not.
+    """
+
+    services: int = 0
+    endpoint_slices: int = 0
+    nodes: int = 0
+    service_cidrs: int = 0
+
+    def of(self, kind: ObjectKind) -> int:
+        """The version of one kind."""
+        return self[_KIND_ORDER.index(kind)]
+
+    def having(self, kind: ObjectKind, version: int) -> ResourceVersions:
+        """These with another version of one kind."""
+        return self._replace(**{self._fields[_KIND_ORDER.index(kind)]: version})
+
+    def missing(self, wanted: ResourceVersions) -> tuple[ObjectKind, ...]:
+        """Kinds of which something newer is wanted than these include; what is wanted unknown counts as included."""
+        return tuple(kind for kind in _KIND_ORDER if self.of(kind) < wanted.of(kind))
+
+    def includes(self, wanted: ResourceVersions) -> bool:
+        """Whether these are proved to include all that is wanted; never, when nothing is known to be wanted."""
+        return any(wanted) and not self.missing(wanted)
+
+
+_KIND_ORDER = (ObjectKind.SERVICE, ObjectKind.ENDPOINT_SLICE, ObjectKind.NODE, ObjectKind.SERVICE_CIDR)
+
+
+def version_number(resource_version: str) -> int:
+    """A resourceVersion as a number; 0 when it is none (the API does not promise that it is)."""
+    is_number = resource_version.isascii() and resource_version.isdigit() and len(resource_version) < 20
+    return int(resource_version) if is_number else 0
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClusterPosition:
     """A point in one watcher's (or planner's) history; revisions of different epochs are not comparable."""
 
     epoch: str = ""
     revision: int = field(default=0)
+    resource_versions: ResourceVersions = field(default=ResourceVersions(), compare=False)
+    """What of the API server it includes. Grows with the server's bookmarks too, so it tells no two positions apart."""
+
+    def includes(self, wanted: ClusterPosition) -> bool:
+        """Whether what this position stands for is proved to include what `wanted` stands for."""
+        if self.epoch and self.epoch == wanted.epoch:
+            return self.revision >= wanted.revision
+        return self.resource_versions.includes(wanted.resource_versions)

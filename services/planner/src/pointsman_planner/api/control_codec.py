@@ -11,15 +11,11 @@ from pointsman.types.v1 import types_pb2
 from pointsman_model.cluster import ClusterPosition
 from pointsman_model.names import ServiceKey
 from pointsman_model.wire.cluster import service_to_pb
+from pointsman_model.wire.positions import position_to_pb
 from pointsman_planner.core.cluster_state import ClusterState, PlannedService
 from pointsman_planner.core.explain import Explanation, conflicts_of
 from pointsman_planner.core.messages import Condition, Drift, Failure
 from pointsman_planner.core.status import NodeStatus
-
-
-def position_to_pb(position: ClusterPosition) -> plan_service_pb2.Position:
-    """The message of a position."""
-    return plan_service_pb2.Position(epoch=position.epoch, revision=position.revision)
 
 
 def name_to_pb(key: ServiceKey) -> types_pb2.NamespacedName:

@@ -17,10 +17,10 @@ from pointsman_model.packet import Packet
 from pointsman_model.plan import DataplaneSettings, DetectLocal, TrafficClass
 from pointsman_model.wire.cluster import endpoint_slice_to_pb
 from pointsman_model.wire.plan import node_facts_to_pb, service_plan_to_pb
+from pointsman_model.wire.positions import position_to_pb
 from pointsman_planner.api.control_codec import (
     explanation_to_pb,
     name_to_pb,
-    position_to_pb,
     status_to_pb,
     summary_to_pb,
 )

@@ -20,6 +20,7 @@ from pointsman.plan.v1 import plan_service_pb2 as pb
 from pointsman.types.v1 import types_pb2
 from pointsman_model.cluster import ClusterPosition
 from pointsman_model.names import Family, ServiceKey
+from pointsman_model.wire.positions import position_to_pb
 
 MESSAGE_BYTES_MAX = 1 << 20
 CAPABILITIES = ("conditions",)
@@ -99,8 +100,7 @@ def node_field(facts: bytes) -> bytes:
 
 def position_field(position: ClusterPosition) -> bytes:
     """A `Transaction.position` field."""
-    message = pb.Position(epoch=position.epoch, revision=position.revision)
-    return _field(_TAG_POSITION, message.SerializeToString())
+    return _field(_TAG_POSITION, position_to_pb(position).SerializeToString())
 
 
 def welcome(planner_id: str, heartbeat_interval_seconds: float, capabilities: Sequence[str] = ()) -> bytes:
@@ -117,7 +117,7 @@ def heartbeat(now_ns: int, position: ClusterPosition | None) -> bytes:
     sent_at.FromNanoseconds(now_ns)
     message = pb.Heartbeat(sent_at=sent_at)
     if position is not None:
-        message.position.epoch, message.position.revision = position.epoch, position.revision
+        message.position.CopyFrom(position_to_pb(position))
     return pb.StreamNodePlanResponse(heartbeat=message).SerializeToString()
 
 
