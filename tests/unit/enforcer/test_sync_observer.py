@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import pytest
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 
 from pointsman_chassis.metrics import Registry
@@ -120,3 +121,12 @@ def test_programming_time_leaves_out_what_is_old_or_failed() -> None:
     assert programming_times(old) == (0, 0)
     assert programming_times(recent, failed=frozenset({key(1)})) == (0, 0)
     assert programming_times(recent, recent, old) == (2, 0)
+
+
+@pytest.mark.parametrize(("stage", "expected"), [(Stage.APPLY, 1), (Stage.DECODE, 0), (Stage.UNSUPPORTED, 0)])
+def test_a_service_that_the_kernel_refused_is_a_sync_failure_and_one_that_never_came_there_is_none(
+    stage: Stage, expected: int
+) -> None:
+    _, registry = observe(tally=Tally(failures={key(1): Failure(key=key(1), stage=stage, message="no")}))
+    name = "kubeproxy_sync_proxy_rules_nftables_sync_failures_total"
+    assert registry.value(name, {"ip_family": "IPv4"}) == expected

@@ -29,11 +29,12 @@ from pointsman_enforcer.core.conditions import ServiceConditions
 from pointsman_enforcer.core.plan_changes import PlanChanges
 from pointsman_enforcer.core.plan_session import Commit, Programmed
 from pointsman_enforcer.core.status import Health
+from pointsman_enforcer.dataplane.affinity_sweep import AffinityMetrics, AffinitySweep
 from pointsman_enforcer.dataplane.base import Dataplane
 from pointsman_enforcer.dataplane.conntrack.metrics import ConntrackMetrics
 from pointsman_enforcer.dataplane.conntrack.reconciler import ConntrackReconciler, Table
 from pointsman_enforcer.dataplane.conntrack.table import ConntrackTable
-from pointsman_enforcer.dataplane.reconciler import Reconciler, ServicesFailedError
+from pointsman_enforcer.dataplane.reconciler import LeftoversError, Reconciler, ServicesFailedError
 from pointsman_enforcer.dataplane.work import Pending, Tally
 from pointsman_enforcer.disk.plan_journal import PlanJournal, load_plan
 from pointsman_enforcer.health.serving import Serving
@@ -119,6 +120,9 @@ class Enforcer:
             retry_interval_seconds=max(1.0, config.nftables.min_sync_period),
             clock=self._clock,
         )
+        self._affinity = AffinitySweep(
+            memory=self._dataplane.affinity, metrics=AffinityMetrics(self._registry), clock=self._clock
+        )
         self._observer = self._make_observer()
         self._stream: Any = None
         self._first_sync = asyncio.Event()
@@ -135,6 +139,7 @@ class Enforcer:
         async with asyncio.TaskGroup() as group:
             work = {"reconciler": self._runner.run(), "journal": self._journal.run(), "plan-stream": self._follow()}
             work.update(self._serving.work())
+            work["affinity"] = self._affinity.run()
             if self._conntrack is not None:
                 work["conntrack"] = self._conntrack.run()
             tasks = [group.create_task(task_boundary(name, each)) for name, each in work.items()]
@@ -209,7 +214,7 @@ class Enforcer:
     def _sync_failed(self, error: PointsmanError) -> None:
         if isinstance(error, ServicesFailedError):
             return
-        self._metrics.refused()
+        self._metrics.refused(is_cleanup=isinstance(error, LeftoversError))
         structlog.get_logger("app").error("sync failed; what is programmed stays; trying again", error=str(error))
 
     def _make_observer(self) -> SyncObserver:

@@ -54,7 +54,26 @@ class EnforcerMetrics:
         )
         self.healthz = registry.counter("kubeproxy_proxy_healthz_total", "Answers of /healthz", ("code",))
         self.livez = registry.counter("kubeproxy_proxy_livez_total", "Answers of /livez", ("code",))
+        self._begin()
         self._register_own(registry)
+
+    def _begin(self) -> None:
+        """Show every figure from the start: an alert on a rate sees a first failure only if there was a zero before."""
+        for by_family in (
+            self.sync_duration,
+            self.full_sync_duration,
+            self.partial_sync_duration,
+            self.programming_duration,
+            self.last_sync,
+            self.last_queued,
+            self.sync_failures,
+            self.cleanup_failures,
+        ):
+            for family in FAMILIES:
+                by_family.labels(family)
+        for by_code in (self.healthz, self.livez):
+            for code in ("200", "503"):
+                by_code.labels(code)
 
     def _register_own(self, registry: Registry) -> None:
         self.services = registry.gauge("pointsman_enforcer_services", "Services in the plan held")
@@ -121,10 +140,11 @@ class EnforcerMetrics:
         for family in FAMILIES:
             self.last_queued.labels(family).set(wall_seconds)
 
-    def refused(self) -> None:
-        """The kernel refused a transaction."""
+    def refused(self, *, is_cleanup: bool) -> None:
+        """The kernel refused a transaction, or the removal of what no plan asks for."""
+        failures = self.cleanup_failures if is_cleanup else self.sync_failures
         for family in FAMILIES:
-            self.sync_failures.labels(family).inc()
+            failures.labels(family).inc()
 
     def programmed(self, family: Family, seconds: float) -> None:
         """An endpoint change reached the kernel so long after its trigger."""

@@ -46,6 +46,8 @@ class SyncObserver:
         """One sync is over and reported."""
         metrics = self._metrics
         metrics.synced(seconds=tally.seconds, wall_seconds=programmed.applied_at_ns / 1e9, is_full=tally.is_full)
+        if any(failure.stage is Stage.APPLY for failure in tally.failures.values()):
+            metrics.refused(is_cleanup=False)
         metrics.kernel_messages.inc(tally.messages)
         metrics.kernel_bytes.inc(tally.bytes)
         metrics.revision.set(programmed.position.revision)

@@ -61,6 +61,10 @@ class ServicesFailedError(ApplyError):
     """A sync is over, and some services wait for another attempt."""
 
 
+class LeftoversError(KernelError):
+    """What no plan asks for could not be removed; the sync was not finished."""
+
+
 class _ReadAgain(Exception):  # noqa: N818 - a turn of control flow inside one sync, not an error
     """The kernel is not what was remembered: observe, and start the sync over."""
 
@@ -121,6 +125,10 @@ class Reconciler(Generic[C]):
     def is_dirty(self, key: ServiceKey) -> bool:
         """Whether this service waits to be programmed."""
         return key in self._dirty
+
+    def rendering(self, key: ServiceKey) -> bytes:
+        """What the kernel has of a service, as the dataplane packs it; empty for nothing."""
+        return self._programmer.rendering(key)
 
     def commit(self, commit: Commit, *, stream: object, received_at: float, received_ns: int) -> None:
         """Note what a transaction changed. Touches no kernel; follow with a request for a sync."""
@@ -320,9 +328,12 @@ class Reconciler(Generic[C]):
         if not (self._has_leftovers and is_safe):
             return
         removed = 0
-        for change in self._dataplane.leftover():
-            tally.count(await self._dataplane.apply(change))
-            removed += change.operations
+        try:
+            for change in self._dataplane.leftover():
+                tally.count(await self._dataplane.apply(change))
+                removed += change.operations
+        except KernelError as error:
+            raise LeftoversError(f"removing what no plan asks for: {error}") from error
         self._has_leftovers = False
         structlog.get_logger("reconciler").info("removed what no plan asks for", elements=removed)
 

@@ -22,6 +22,9 @@ class ConntrackMetrics:
         self.deleted = registry.counter(
             "kubeproxy_conntrack_reconciler_deleted_entries_total", "Stale flows ended", ("ip_family",)
         )
+        for name in _FAMILY_NAMES.values():
+            self.duration.labels(name)
+            self.deleted.labels(name)
         self.failures = registry.counter(
             "pointsman_enforcer_conntrack_failures_total", "Times the connection table could not be read or changed"
         )
