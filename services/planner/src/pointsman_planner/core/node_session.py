@@ -40,6 +40,7 @@ from pointsman_planner.core.messages import (
     Resync,
 )
 from pointsman_planner.core.origins import Origin, Origins
+from pointsman_planner.core.reached import ReachedLevels
 
 WINDOW = 2
 """Transactions in flight."""
@@ -122,7 +123,9 @@ class NodeSession:
         """Trouble that is no failure to program a service, as last told."""
         self.mismatches = 0
         """Times the enforcer's digest was not the expected one."""
-        self.last_heard_ns = now_ns
+        self.last_heard_ns = self.opened_ns = now_ns
+        self.reached = ReachedLevels()
+        """What the enforcer acknowledged, by level."""
 
     # -- what the planner does ---------------------------------------------------------------------------------------
 
@@ -161,6 +164,8 @@ class NodeSession:
         """
         self.last_heard_ns = now_ns
         if isinstance(message, Ack):
+            self._check_nonce(message.nonce, "ack")
+            self.reached.acknowledged(message, now_ns=now_ns)
             return self._receive_ack(message)
         if isinstance(message, Nack):
             self._receive_nack(message)
@@ -179,7 +184,6 @@ class NodeSession:
             raise ProtocolViolationError(f"{what} names transaction {nonce}, the last one sent is {self._nonce}")
 
     def _receive_ack(self, ack: Ack) -> Acknowledged | None:
-        self._check_nonce(ack.nonce, "ack")
         if ack.level is AckLevel.RECEIVED:
             return None
         done: _InFlight | None = None
@@ -278,6 +282,7 @@ class NodeSession:
             )
         )
         self._sent = (self._source.position, frame.digest)
+        self.reached.sent(self._nonce, self._source.position)
         self._forget_pending()
         return frame
 
@@ -366,6 +371,16 @@ class NodeSession:
     def in_flight(self) -> int:
         """Transactions not acknowledged."""
         return len(self._in_flight)
+
+    @property
+    def oldest_in_flight(self) -> tuple[int, int] | None:
+        """The transaction that has waited longest for an ack: its number, and when it was built."""
+        return (self._in_flight[0].nonce, self._in_flight[0].built_ns) if self._in_flight else None
+
+    @property
+    def is_live(self) -> bool:
+        """Whether the first transaction may be, or was, built."""
+        return self._is_live
 
     @property
     def failures(self) -> tuple[Failure, ...]:
