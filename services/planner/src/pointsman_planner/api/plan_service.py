@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from typing import Any
 
 import grpc
@@ -30,7 +29,8 @@ from pointsman_planner.core import framing
 from pointsman_planner.core.messages import Conditions, Hello, Nack, ProtocolViolationError, Resync
 from pointsman_planner.core.node_session import NodeSession
 from pointsman_planner.core.planner import Applied, Batch, Planner
-from pointsman_planner.core.status import NodeState, NodeStatus, status_of
+from pointsman_planner.core.standing import Patience, connected_status, disconnected_status
+from pointsman_planner.core.status import NodeStatus
 from pointsman_planner.metrics import PlannerMetrics
 
 SERVICE = "pointsman.plan.v1.PlanService"
@@ -97,7 +97,13 @@ class PlanService:
 
     def status(self, session: NodeSession) -> NodeStatus:
         """How far a connected node has come."""
-        return status_of(session, self._planner, self._planner_id)
+        return connected_status(
+            session,
+            self._planner,
+            planner_id=self._planner_id,
+            now_ns=self._clock.wall_ns(),
+            patience=Patience(heartbeat_seconds=self._interval),
+        )
 
     def apply(self, batch: Batch) -> Applied:
         """Take in a batch of the cluster and wake the streams it concerns."""
@@ -188,8 +194,8 @@ class PlanService:
         status = self.status(stream.session)
         self._planner.close(stream.session)
         self._metrics.streams.set(len(self._streams))
-        self._report(replace(status, state=NodeState.DISCONNECTED))
         reason = str(stream.failure) if stream.failure is not None else "closed by the enforcer"
+        self._report(disconnected_status(status, reason))
         structlog.get_logger("plan_service").info("enforcer disconnected", node=node, reason=reason)
 
     async def _write(self, stream: _Stream, context: _Context) -> None:

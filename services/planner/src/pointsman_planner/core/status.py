@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How far a node has come, as a value that can be shown, stored and read back."""
+"""How far a node has come, as a value that can be shown, stored and read back; `standing.py` makes it."""
 
 from __future__ import annotations
 
@@ -8,8 +8,7 @@ from enum import IntEnum
 
 from pointsman_model.cluster import ClusterPosition
 from pointsman_planner.core.messages import Conditions, Drift, Failure
-from pointsman_planner.core.node_session import NodeSession
-from pointsman_planner.core.planner import Planner
+from pointsman_planner.core.reached import Reached
 
 
 class NodeState(IntEnum):
@@ -19,21 +18,26 @@ class NodeState(IntEnum):
     STALE = 2
     NACKED = 3
     DISCONNECTED = 4
+    UNRESPONSIVE = 5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NodeStatus:
-    """How far a node has come."""
+    """How far a node has come. Encodes to JSON as it stands."""
 
     name: str
     state: NodeState
     planner_id: str = ""
+    """The planner with its stream, or the one that had it last."""
     mode: int = 0
     instance_id: str = ""
+    version: str = ""
     sent: ClusterPosition = field(default_factory=ClusterPosition)
     programmed: ClusterPosition = field(default_factory=ClusterPosition)
     desired_digest: int = 0
     programmed_digest: int = 0
+    reached: tuple[Reached, ...] = ()
+    """By level, lowest first."""
     pending_services: int = 0
     failures: tuple[Failure, ...] = ()
     last_seen_ns: int = 0
@@ -41,31 +45,7 @@ class NodeStatus:
     """The newest repair after somebody else changed the node's kernel objects."""
     conditions: Conditions = field(default_factory=Conditions)
     """Trouble with services that the node's kernel has as planned."""
-
-
-def status_of(session: NodeSession, planner: Planner, planner_id: str) -> NodeStatus:
-    """Status of a connected node.
-
-    A converged node has programmed the planner's present position, also if nothing was sent to it for that: the
-    digest of what it acknowledged equals the digest of its plan at this position.
-    """
-    is_converged = session.is_converged
-    state = NodeState.SYNCED if is_converged else NodeState.STALE
-    if session.failures:
-        state = NodeState.NACKED
-    return NodeStatus(
-        name=session.node,
-        state=state,
-        planner_id=planner_id,
-        mode=session.hello.mode,
-        instance_id=session.hello.instance_id,
-        sent=session.sent_position if session.has_pending else planner.position,
-        programmed=planner.position if is_converged else session.acked_position,
-        desired_digest=planner.digest(session.node) if planner.is_in_sync else 0,
-        programmed_digest=session.programmed_digest,
-        pending_services=session.pending_services,
-        failures=session.failures,
-        last_seen_ns=session.last_heard_ns,
-        drift=session.drift,
-        conditions=session.conditions,
-    )
+    reason: str = ""
+    """Why it is in this state, for people; empty when it is synced."""
+    since_ns: int = 0
+    """Since when it is in this state; 0 = unknown."""
