@@ -21,8 +21,9 @@ from pointsman_planner.api.control_service import ControlService
 from pointsman_planner.api.plan_service import PlanService
 from pointsman_planner.core.planner import Batch, Planner
 from pointsman_planner.core.priority import Priority
-from pointsman_planner.metrics import PlannerMetrics
-from pointsman_planner.store.memory_status_store import MemoryStatusStore
+from pointsman_planner.metrics import PlannerMetrics, StoreMetrics
+from pointsman_planner.store.memory_store import MemoryStore
+from pointsman_planner.store.node_status_store import NodeStatusStore
 from support.model_enforcer import ModelEnforcer
 
 DEADLINE_SECONDS = 20.0
@@ -43,7 +44,7 @@ class PlanServer:
     def __init__(self, *, heartbeat_seconds: float = 5.0, checks_identity: bool = False) -> None:
         self.registry = Registry(process=False)
         self.planner = Planner(priority=Priority(["kube-system"]))
-        self.store = MemoryStatusStore()
+        self.store = NodeStatusStore(store=MemoryStore(), metrics=StoreMetrics(self.registry))
         self.plans = PlanService(
             planner=self.planner,
             planner_id="planner-under-test",

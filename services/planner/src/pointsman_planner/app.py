@@ -25,11 +25,13 @@ from pointsman_planner.core.feed_state import GuardSettings, MassDeleteGuard
 from pointsman_planner.core.planner import Batch, Planner
 from pointsman_planner.core.priority import Priority
 from pointsman_planner.feed.cluster_feed import ClusterFeed
-from pointsman_planner.metrics import PlannerMetrics
+from pointsman_planner.metrics import PlannerMetrics, StoreMetrics
 from pointsman_planner.settings import PlannerSettings, shown_settings
-from pointsman_planner.store.memory_status_store import MemoryStatusStore
+from pointsman_planner.store.connection import Topology, check_files, parse_store_url
+from pointsman_planner.store.memory_store import MemoryStore
 from pointsman_planner.store.node_status_store import NodeStatusStore
-from pointsman_planner.store.redis_status_store import RedisStatusStore
+from pointsman_planner.store.port import Store
+from pointsman_planner.store.redis_store import RedisStore
 
 
 class App:
@@ -46,7 +48,9 @@ class App:
         self._planner = Planner(
             priority=Priority(settings.priority_namespaces), cache_bytes_max=settings.plan_cache_bytes
         )
+        self._store_metrics = StoreMetrics(self._registry)
         self._store = self._make_store()
+        self._statuses = NodeStatusStore(store=self._store, metrics=self._store_metrics)
         self._plans = PlanService(
             planner=self._planner,
             planner_id=self._planner_id,
@@ -54,7 +58,7 @@ class App:
             metrics=self._metrics,
             tracing=self._tracing,
             clock=SystemClock(),
-            report=self._store.report,
+            report=self._statuses.report,
             checks_identity=not settings.security.insecure,
         )
         self._server = GrpcServer(
@@ -65,7 +69,7 @@ class App:
     async def run(self, stop: Stop) -> int:
         """Serve until asked to stop; returns the exit status."""
         self._server.add_raw_service(plan_service.SERVICE, self._plans.methods())
-        control = ControlService(planner=self._planner, plans=self._plans, store=self._store)
+        control = ControlService(planner=self._planner, plans=self._plans, store=self._statuses)
         control_service_pb2_grpc.add_ControlServiceServicer_to_server(control, self._server.server)
         self._server.declare(control_service.SERVICE)
         port = await self._server.start()
@@ -78,7 +82,8 @@ class App:
                 running = [
                     tasks.create_task(task_boundary("feed", self._feed().run())),
                     tasks.create_task(task_boundary("time", self._plans.keep_time())),
-                    tasks.create_task(task_boundary("status store", self._store.run())),
+                    tasks.create_task(task_boundary("store", self._store.run())),
+                    tasks.create_task(task_boundary("node status", self._statuses.run())),
                     tasks.create_task(task_boundary("readiness", self._become_ready())),
                 ]
                 await stop.wait()
@@ -87,19 +92,23 @@ class App:
         finally:
             await self._server.stop()
             await http.close()
+            await self._statuses.close()
             await self._store.close()
             await self._tracing.shutdown()
         return 0
 
-    def _make_store(self) -> NodeStatusStore:
-        if not self._settings.redis_url:
-            return MemoryStatusStore()
-        try:
-            return RedisStatusStore(
-                url=self._settings.redis_url, key_prefix=self._settings.redis_key_prefix, metrics=self._metrics
-            )
-        except ValueError as error:
-            raise ConfigError(f"redisURL: {error}") from error
+    def _make_store(self) -> Store:
+        address = parse_store_url(self._settings.redis_url)
+        if address.topology is Topology.MEMORY:
+            self._store_metrics.available.set(1)
+            return MemoryStore()
+        check_files(self._settings.redis)
+        return RedisStore(
+            address=address,
+            settings=self._settings.redis,
+            key_prefix=self._settings.redis_key_prefix,
+            metrics=self._store_metrics,
+        )
 
     def _feed(self) -> ClusterFeed:
         guard = self._settings.mass_delete_guard

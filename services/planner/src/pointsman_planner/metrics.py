@@ -54,9 +54,32 @@ class PlannerMetrics:
         self.cached_plans = registry.gauge(f"{prefix}_cached_plans", "Encoded plans in memory.")
         self.cached_bytes = registry.gauge(f"{prefix}_cached_bytes", "Their size.")
         self.encoded_plans = registry.gauge(f"{prefix}_encoded_plans", "Plans encoded since the start.")
-        self.status_failures = registry.counter(
-            f"{prefix}_status_store_failures_total", "Writes of node status that failed."
+
+
+class StoreMetrics:
+    """Figures of what planners share; names begin with `pointsman_planner_store_`."""
+
+    def __init__(self, registry: Registry) -> None:
+        prefix = "pointsman_planner_store"
+        self.available = registry.gauge(f"{prefix}_available", "1 while reads and writes of shared state work.")
+        self.commands = registry.counter(
+            f"{prefix}_commands_total",
+            "Commands to the store, by outcome: ok, refused, failed.",
+            ["command", "outcome"],
         )
-        self.status_degraded = registry.gauge(
-            f"{prefix}_status_store_degraded", "1 while node status cannot be shared."
+        self.duration = registry.histogram(
+            f"{prefix}_command_duration_seconds", "Time to the answer of commands that worked.", ["command"]
+        )
+        self.hostile = registry.counter(
+            f"{prefix}_hostile_values_total", "Values in the store that are none of ours and were left out.", ["area"]
+        )
+        self.rebuilds = registry.counter(
+            f"{prefix}_rebuilds_total",
+            "Times an area was found emptied, replaced or set back, and was rebuilt.",
+            ["area"],
+        )
+        self.refused = registry.counter(
+            f"{prefix}_refused_writes_total",
+            "Writes that found their area full, by what happened: refused, evicted, dropped.",
+            ["area", "outcome"],
         )

@@ -11,6 +11,7 @@ from pointsman_chassis.duration import Duration
 from pointsman_chassis.logs import LogSettings
 from pointsman_chassis.settings import Settings, settings_as_data
 from pointsman_chassis.tls import TransportSecurity
+from pointsman_planner.store.connection import RedisSettings, shown_url
 
 KIND = "PlannerConfiguration"
 
@@ -44,10 +45,13 @@ class PlannerSettings(Settings, frozen=True, kw_only=True):
     """Where enforcers and controllers connect (gRPC)."""
     metrics_bind_address: str = "127.0.0.1:9402"
     """Where /metrics, /healthz, /readyz and /configz are served; empty = nowhere."""
-    redis_url: str = msgspec.field(default="", name="redisURL")
-    """`redis://host:port/db` for node status that all planners share; empty = kept in this process."""
+    redis_url: str = msgspec.field(default="memory://", name="redisURL")
+    """What planners share: `memory://` (this process alone), `redis://host:port/db`, `rediss://`, `unix:///path?db=0`,
+    `redis+sentinel://host,host/name/db`, `redis+cluster://host,host`."""
     redis_key_prefix: str = "pointsman:"
-    """Begins every key that is written there."""
+    """Begins every key that is written there; clusters that share a Redis need one each."""
+    redis: RedisSettings = RedisSettings()
+    """Logging in to Redis, its certificates and timeouts."""
     planner_id: str = msgspec.field(default="", name="plannerID")
     """Name of this process in logs and to enforcers; empty = host name."""
     priority_namespaces: tuple[str, ...] = ("kube-system",)
@@ -77,7 +81,4 @@ class PlannerSettings(Settings, frozen=True, kw_only=True):
 
 def shown_settings(settings: PlannerSettings) -> dict[str, Any]:
     """The configuration as data for logs and /configz, without the password that a URL may carry."""
-    head, at, tail = settings.redis_url.rpartition("@")
-    if at:
-        settings = msgspec.structs.replace(settings, redis_url=f"{head.partition('//')[0]}//***@{tail}")
-    return settings_as_data(settings)
+    return settings_as_data(msgspec.structs.replace(settings, redis_url=shown_url(settings.redis_url)))
