@@ -10,6 +10,7 @@ import pytest
 import pytest_asyncio
 
 from pointsman_lab.errors import RemoteError
+from pointsman_lab.probe.outcome import Outcome, count_by_pod
 from support.lab_cluster import lab, workload
 
 if TYPE_CHECKING:
@@ -78,8 +79,43 @@ async def test_an_unknown_process_signal_or_place_is_named(cluster: Cluster) -> 
         await cluster.signal("redis", "FOO")
     with pytest.raises(RemoteError, match="no network namespace 'nowhere'"):
         await cluster.connect("nowhere", "10.0.0.1", 80)
-    with pytest.raises(RemoteError, match="there is no node 'node-9'"):
+    with pytest.raises(RemoteError, match="there is no place 'node-9'"):
         await cluster.partition("node-9")
+
+
+async def test_a_machine_of_the_control_plane_is_cut_from_the_peers_named_and_no_others(cluster: Cluster) -> None:
+    redis = cluster.topology.redis.address
+
+    async def outcomes(place: str) -> list[str]:
+        return [(await cluster.connect(place, ip, 1, timeout_seconds=0.2)).outcome for ip in redis]
+
+    await cluster.cut("redis", "node-1")
+    assert await outcomes("node-1") == [Outcome.TIMEOUT] * 2
+    assert await outcomes("outside") == [Outcome.REFUSED] * 2
+    await cluster.cut("redis", "outside")
+    assert await outcomes("node-1") == [Outcome.REFUSED] * 2
+    assert await outcomes("outside") == [Outcome.TIMEOUT] * 2
+    await cluster.mend("redis")
+    assert await outcomes("outside") == [Outcome.REFUSED] * 2
+    await cluster.partition("redis")
+    assert await outcomes("node-1") == await outcomes("outside") == [Outcome.TIMEOUT] * 2
+    await cluster.heal("redis")
+    assert await outcomes("node-1") == [Outcome.REFUSED] * 2
+    with pytest.raises(RemoteError, match="only machines of the control plane"):
+        await cluster.cut("node-1", "redis")
+    with pytest.raises(RemoteError, match="there is no place 'nowhere'"):
+        await cluster.cut("redis", "nowhere")
+
+
+async def test_a_part_of_the_packets_can_be_lost(cluster: Cluster) -> None:
+    await cluster.cut("redis", "node-1", percent=50)
+    address = cluster.topology.redis.address.ipv4
+    probes = await cluster.probe("node-1", address, 1, count=200, concurrency=64, timeout_seconds=0.5)
+    await cluster.mend("redis")
+    seen = count_by_pod(probes)
+    assert seen.keys() == {f"({Outcome.REFUSED})", f"({Outcome.TIMEOUT})"}
+    # Of a question and its answer one is lost in three of four cases.
+    assert 100 < seen[f"({Outcome.TIMEOUT})"] < 190
 
 
 async def test_a_command_runs_in_its_place_and_is_killed_when_it_hangs(cluster: Cluster) -> None:

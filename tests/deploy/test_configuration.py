@@ -13,7 +13,6 @@ import pointsman_enforcer.settings
 import pointsman_planner.settings
 import pointsman_watcher.settings
 from pointsman_chassis.settings import Settings, parse_settings, settings_as_data
-from pointsman_lab.net.topology import build_topology
 from pointsman_lab.settings import LabSettings
 from pointsman_lab.statedir import StateDirectory
 from pointsman_lab.supervise.services import ServicePlan, Site, enforcer_plan, planner_plan, watcher_plan
@@ -26,16 +25,20 @@ SETTINGS: Final[dict[str, tuple[type[Settings], ModuleType]]] = {
     "enforcer": (pointsman_enforcer.settings.EnforcerConfiguration, pointsman_enforcer.settings),
 }
 # What a pod is told by the platform and the lab's processes by their files.
-ONLY_IN_THE_LAB: Final = {"watcher": {"kubernetes"}, "planner": set(), "enforcer": {"hostnameOverride", "clusterCIDR"}}
+ONLY_IN_THE_LAB: Final = {
+    "watcher": {"kubernetes"},
+    "planner": {"plannerID"},
+    "enforcer": {"hostnameOverride", "clusterCIDR"},
+}
 
 
 def lab_plans() -> dict[str, ServicePlan]:
     """How the lab starts each service."""
-    topology = build_topology(nodes=1, zones=1)
-    site = Site(settings=LabSettings(), topology=topology, state=StateDirectory(Path("/nowhere"), "sample"))
+    site = Site(settings=LabSettings(), state=StateDirectory(Path("/nowhere"), "sample"))
+    topology = site.topology
     return {
-        "watcher": watcher_plan(site),
-        "planner": planner_plan(site),
+        "watcher": watcher_plan(site, topology.watchers[0]),
+        "planner": planner_plan(site, topology.planners[0]),
         "enforcer": enforcer_plan(site, topology.nodes[0]),
     }
 

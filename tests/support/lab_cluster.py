@@ -22,10 +22,12 @@ ALL_SERVICES = ("redis", "otlp", "watcher", "planner", "enforcer")
 
 @contextlib.asynccontextmanager
 async def lab(**settings: Any) -> AsyncIterator[Cluster]:
-    """A running lab with the given settings; without Pointsman's services unless asked for."""
+    """A running lab with the given settings; without Pointsman's services, and one of each, unless asked for."""
     # Not below pytest's directories: a Unix socket's path has at most 107 characters.
     with tempfile.TemporaryDirectory(prefix="lab-") as root:
-        wanted = msgspec.structs.replace(LabSettings(name="test", root=root, services=()), **settings)
+        wanted = msgspec.structs.replace(
+            LabSettings(name="test", root=root, services=(), watchers=1, planners=1), **settings
+        )
         async with Cluster(wanted) as cluster:
             yield cluster
 

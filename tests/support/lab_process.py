@@ -8,9 +8,8 @@ import json
 import re
 from typing import TYPE_CHECKING, Any, Literal
 
-from pointsman_lab.control.calls import PLANNER_ADDRESS
-from pointsman_lab.demo.scenes import are_synced
 from pointsman_lab.errors import RemoteError
+from pointsman_lab.nodes import are_synced, node_states
 from pointsman_lab.supervise.services import METRICS_PORT, PLANNER_METRICS_PORT, WATCHER_METRICS_PORT
 
 if TYPE_CHECKING:
@@ -20,7 +19,6 @@ if TYPE_CHECKING:
 
 Manner = Literal["killed", "ended", "stopped"]
 """kill -9; SIGTERM; SIGSTOP, which closes no connection."""
-_CONTROL_IP = PLANNER_ADDRESS.rpartition(":")[0]
 
 
 async def wait_synced(cluster: Cluster, *, timeout_seconds: float = 30.0) -> None:
@@ -31,11 +29,7 @@ async def wait_synced(cluster: Cluster, *, timeout_seconds: float = 30.0) -> Non
     """
 
     async def are_all() -> bool:
-        try:
-            lines = await cluster.ask_planner("nodes")
-        except RemoteError:  # a planner that begins
-            return False
-        return are_synced(cluster, [json.loads(line) for line in lines])
+        return are_synced(cluster, await node_states(cluster))
 
     await cluster.wait_until(are_all, "every node is synced", timeout_seconds=timeout_seconds)
 
@@ -51,8 +45,9 @@ async def enforcer_status(cluster: Cluster, node: str) -> dict[str, Any]:
 async def figure(cluster: Cluster, process: str, name: str, **labels: str) -> float:
     """The sum of a process's metric over all its series that carry the given labels; 0 when there is none."""
     ports = {"watcher": WATCHER_METRICS_PORT, "planner": PLANNER_METRICS_PORT}
-    place, ip = ("control", _CONTROL_IP) if process in ports else (process.removeprefix("enforcer-"), "127.0.0.1")
-    url = f"http://{ip}:{ports.get(process, METRICS_PORT)}/metrics"
+    kind, _, rest = process.partition("-")
+    place = rest if kind == "enforcer" else process
+    url = f"http://{cluster.topology.address_of(place).ipv4}:{ports.get(kind, METRICS_PORT)}/metrics"
     text = await cluster.node_exec(place, "curl", "-sf", "--max-time", "5", url)
     total = 0.0
     for line in text.splitlines():

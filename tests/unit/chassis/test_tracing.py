@@ -65,6 +65,18 @@ def test_a_change_is_one_trace_over_several_processes(recorder: Recorder) -> Non
     assert root.resource.attributes["k8s.node.name"] == "n1"
 
 
+def test_processes_that_see_the_same_event_begin_the_same_trace() -> None:
+    def begun(event: str) -> tuple[str, str]:
+        tracing = Tracing(OtlpTracer("watcher", {}, exporter=InMemorySpanExporter()))
+        traceparent = tracing.start_trace("watch.event", event=event).traceparent
+        return traceparent[3:35], traceparent[36:52]
+
+    first, second, other = begun("Service a/b 17"), begun("Service a/b 17"), begun("Service a/b 18")
+    assert first[0] == second[0]
+    assert first[1] != second[1], "each sees it for itself"
+    assert len({first[0], other[0], begun("")[0], begun("")[0]}) == 4
+
+
 def test_a_traceparent_has_the_form_of_the_standard(recorder: Recorder) -> None:
     traceparent = recorder.tracing.new_traceparent("watch.event", start_ns=1, end_ns=2)
     assert re.fullmatch(r"00-[0-9a-f]{32}-[0-9a-f]{16}-01", traceparent)

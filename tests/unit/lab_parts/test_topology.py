@@ -10,6 +10,7 @@ from pointsman_lab.net.fabric import link_name
 from pointsman_lab.net.layout import link_address, outside_route_line, port_name
 from pointsman_lab.net.topology import (
     CLUSTER_CIDRS,
+    MEMBERS_MAX,
     NODES_MAX,
     DualStack,
     PodAddresses,
@@ -32,9 +33,10 @@ def test_nodes_take_the_zones_in_turn() -> None:
 
 
 def test_no_address_or_prefix_of_the_largest_lab_is_used_twice() -> None:
-    topology = build_topology(nodes=NODES_MAX, zones=3)
+    topology = build_topology(nodes=NODES_MAX, zones=3, watchers=MEMBERS_MAX, planners=MEMBERS_MAX)
     addresses = [ip for node in topology.nodes for ip in (*node.address, *node.secondary_address)]
     addresses += [*topology.control_address, *topology.outside_address]
+    addresses += [ip for member in topology.members for ip in member.address]
     assert len(set(addresses)) == len(addresses)
     cidrs = [ipaddress.ip_network(cidr) for node in topology.nodes for cidr in node.pod_cidr]
     assert len(set(cidrs)) == len(cidrs)
@@ -47,6 +49,29 @@ def test_no_address_or_prefix_of_the_largest_lab_is_used_twice() -> None:
 def test_impossible_sizes_are_refused(nodes: int, zones: int) -> None:
     with pytest.raises(LabUsageError, match="must be between"):
         build_topology(nodes=nodes, zones=zones)
+
+
+@pytest.mark.parametrize(("watchers", "planners"), [(0, 1), (1, 0), (MEMBERS_MAX + 1, 1), (1, MEMBERS_MAX + 1)])
+def test_a_control_plane_of_impossible_size_is_refused(watchers: int, planners: int) -> None:
+    with pytest.raises(LabUsageError, match="must be between"):
+        build_topology(nodes=1, zones=1, watchers=watchers, planners=planners)
+
+
+def test_the_only_one_of_a_kind_has_no_number() -> None:
+    small, large = build_topology(nodes=1, zones=1), build_topology(nodes=1, zones=1, watchers=2, planners=3)
+    assert [place.name for place in small.members] == ["watcher", "planner", "redis"]
+    assert [place.name for place in large.members] == [
+        "watcher-1", "watcher-2", "planner-1", "planner-2", "planner-3", "redis"
+    ]  # fmt: skip
+
+
+def test_everything_on_the_underlay_has_an_address_and_nothing_else() -> None:
+    topology = build_topology(nodes=2, zones=1, watchers=2)
+    assert topology.address_of("watcher-2") == topology.watchers[1].address
+    assert topology.address_of("node-2") == topology.nodes[1].address
+    assert topology.address_of("control") == topology.control_address
+    with pytest.raises(LabUsageError, match="no place 'watcher-3'"):
+        topology.address_of("watcher-3")
 
 
 def test_a_released_pod_address_is_reused_last() -> None:

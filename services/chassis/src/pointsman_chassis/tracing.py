@@ -125,11 +125,16 @@ class Tracing:
         """Whether sampled spans go anywhere."""
         return self._tracer is not None
 
-    def start_trace(self, name: str, *, start_ns: int | None = None, attributes: Attributes | None = None) -> Span:
-        """The first span of a new trace. The sampler decides here; its traceparent carries the decision."""
+    def start_trace(
+        self, name: str, *, start_ns: int | None = None, attributes: Attributes | None = None, event: str = ""
+    ) -> Span:
+        """The first span of a new trace. The sampler decides here; its traceparent carries the decision.
+
+        `event` says what happened: processes that see the same event begin the same trace.
+        """
         if self._tracer is None:
             return _NO_SPAN
-        return self._tracer.start_trace(name, start_ns=start_ns, attributes=attributes)
+        return self._tracer.start_trace(name, start_ns=start_ns, attributes=attributes, event=event)
 
     def span(
         self,

@@ -3,6 +3,7 @@
 
 import re
 from collections.abc import Mapping, Sequence
+from hashlib import blake2b
 from types import TracebackType
 from typing import Final, Self
 
@@ -12,6 +13,7 @@ from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExport
 from opentelemetry.sdk.resources import SERVICE_NAME, Resource
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter
+from opentelemetry.sdk.trace.id_generator import RandomIdGenerator
 
 from pointsman_chassis.tracing import LINKS_MAX, Attributes, AttributeValue, Span, UnsampledSpan
 
@@ -24,12 +26,14 @@ class OtlpTracer:
 
     def __init__(self, service: str, attributes: Mapping[str, str], *, exporter: SpanExporter | None = None) -> None:
         resource = Resource.create({SERVICE_NAME: service, **attributes})
-        self._provider = TracerProvider(resource=resource, shutdown_on_exit=False)
+        self._ids = _TraceIds()
+        self._provider = TracerProvider(resource=resource, shutdown_on_exit=False, id_generator=self._ids)
         self._provider.add_span_processor(BatchSpanProcessor(exporter or OTLPSpanExporter()))
         self._tracer = self._provider.get_tracer("pointsman")
 
-    def start_trace(self, name: str, *, start_ns: int | None, attributes: Attributes | None) -> Span:
-        """A root span if the sampler takes it, else a constant that carries flag 00."""
+    def start_trace(self, name: str, *, start_ns: int | None, attributes: Attributes | None, event: str = "") -> Span:
+        """A root span if the sampler takes it, else a constant that carries flag 00; equal events, equal trace ids."""
+        self._ids.event = event
         started = self._tracer.start_span(name, _EMPTY, attributes=attributes, start_time=start_ns)
         return _wrap(started, otherwise=_format(started.get_span_context()))
 
@@ -55,6 +59,19 @@ class OtlpTracer:
     def shutdown(self) -> None:
         """Export what is queued and stop; blocks as long as the exporter does."""
         self._provider.shutdown()
+
+
+class _TraceIds(RandomIdGenerator):
+    """Trace ids made of the event at hand, random ones when there is none. Asked on the loop's thread only."""
+
+    def __init__(self) -> None:
+        self.event = ""
+
+    def generate_trace_id(self) -> int:
+        """The id of the trace that is begun now."""
+        if not self.event:
+            return super().generate_trace_id()
+        return int.from_bytes(blake2b(self.event.encode(), digest_size=16).digest(), "big") or 1
 
 
 class _SampledSpan:

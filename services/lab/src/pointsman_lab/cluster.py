@@ -6,7 +6,7 @@
         await cluster.wait_deployed("shop", "frontend")
         probes = await cluster.probe("outside", "198.51.100.1", 80, count=100)
         async with cluster.traffic("shop/client-abc", vip, 80) as traffic:
-            await cluster.signal("planner", "KILL")
+            await cluster.signal("planner-1", "KILL")
         assert traffic.last.failed == 0
 
 A place is `node-1`, `outside`, `control`, or a pod as `namespace/name`.
@@ -26,8 +26,8 @@ from pointsman_lab.controller.objects import is_pod_ready, is_terminating, label
 from pointsman_lab.errors import NotConvergedError
 from pointsman_lab.launch import Launched, end, launch
 from pointsman_lab.manifests import apply_objects, delete_objects, load_manifests, parse_manifests
-from pointsman_lab.net.topology import NodePlace, Topology, build_topology
-from pointsman_lab.pki import client_tls, pki_paths
+from pointsman_lab.net.topology import NodePlace, Topology
+from pointsman_lab.pki import Pki, client_tls
 from pointsman_lab.probe.calls import ProbeCalls
 from pointsman_lab.rpc import RpcClient
 from pointsman_lab.settings import LabSettings, decode_settings
@@ -50,7 +50,7 @@ class Cluster(ProbeCalls, ControlCalls):
         """Takes what to start; `on_step` is told how the start goes."""
         self.settings = settings or LabSettings()
         self.state = StateDirectory(self.settings.root_path, self.settings.name)
-        self.topology: Topology = build_topology(nodes=self.settings.nodes, zones=self.settings.zones)
+        self.topology: Topology = self.settings.topology
         self._on_step = on_step
         self._attached = False
         self._launched: Launched | None = None
@@ -92,7 +92,9 @@ class Cluster(ProbeCalls, ControlCalls):
 
     async def _connect(self) -> None:
         server = self.state.read().server if self._attached or self.state.lab_file.exists() else ""
-        self._api = await self._stack.enter_async_context(ApiClient(server, tls=client_tls(pki_paths(self.state.pki))))
+        self._api = await self._stack.enter_async_context(
+            ApiClient(server, tls=client_tls(Pki(directory=self.state.pki)))
+        )
         for client in (self._control, self._prober):
             await client.connect()
             self._stack.push_async_callback(client.close)

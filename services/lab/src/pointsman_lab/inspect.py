@@ -1,48 +1,71 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Asks a planner's control API and prints the answer: the lab's window into what the planner knows.
+"""Asks a planner's control API and prints the answer: a window into what the planner knows.
 
-    python -m pointsman_lab.inspect ADDRESS explain NODE SOURCE DESTINATION PORT[/PROTOCOL]
-    python -m pointsman_lab.inspect ADDRESS nodes
+    python -m pointsman_lab.inspect [--tls CERT KEY CA] ADDRESS explain NODE SOURCE DESTINATION PORT[/PROTOCOL]
+    python -m pointsman_lab.inspect [--tls CERT KEY CA] ADDRESS nodes
 
-Runs inside the lab's control namespace, where the planner can be reached. `nodes` prints one JSON object a line, for
-programs; `explain` prints prose, for people.
+`nodes` prints one JSON object a line, for programs; `explain` prints prose, for people.
 """
 
 from __future__ import annotations
 
 import argparse
+import asyncio
 import ipaddress
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
 
-import grpc
+import grpc.aio
 
 from pointsman.control.v1 import control_service_pb2 as pb
 from pointsman.control.v1.control_service_pb2_grpc import ControlServiceStub
 from pointsman.plan.v1 import plan_service_pb2
 from pointsman.types.v1 import types_pb2
+from pointsman_lab.pki import Identity, channel_credentials
+
+if TYPE_CHECKING:
+    from pointsman.control.v1.control_service_pb2_grpc import ControlServiceAsyncStub
 
 _TIMEOUT_SECONDS = 5.0
 
 
+async def answer(channel: grpc.aio.Channel, question: Sequence[str]) -> list[str]:
+    """The lines that answer a question, given as the words behind ADDRESS on the command line.
+
+    Raises:
+        AioRpcError: the planner refuses or cannot be reached.
+        ValueError: the question is malformed.
+    """
+    parser = argparse.ArgumentParser(exit_on_error=False)
+    _add_questions(parser)
+    try:
+        return await _ask(channel, parser.parse_args(question))
+    except argparse.ArgumentError as error:
+        raise ValueError(str(error)) from error
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one question; 1 when the planner refuses or cannot be reached, 2 when the question is malformed."""
-    parsed = _parser().parse_args(arguments)
+    parser = argparse.ArgumentParser(prog="python -m pointsman_lab.inspect", description=__doc__)
+    parser.add_argument("--tls", nargs=3, type=Path, metavar=("CERT", "KEY", "CA"), help="PEM files; else plaintext")
+    parser.add_argument("planner", help="HOST:PORT of a planner")
+    _add_questions(parser)
+    parsed = parser.parse_args(arguments)
     try:
-        _ask(parsed)
-    except grpc.RpcError as error:
+        print("\n".join(asyncio.run(_dial_and_ask(parsed))))
+    except grpc.aio.AioRpcError as error:
         print(f"planner at {parsed.planner}: {error.code().name}: {error.details()}", file=sys.stderr)
         return 1
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         print(str(error), file=sys.stderr)
         return 2
     return 0
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m pointsman_lab.inspect", description=__doc__)
-    parser.add_argument("planner", help="HOST:PORT of a planner")
+def _add_questions(parser: argparse.ArgumentParser) -> None:
     questions = parser.add_subparsers(dest="question", required=True)
     questions.add_parser("nodes", help="how far each node has come")
     explain = questions.add_parser("explain", help="where a packet goes, and why")
@@ -50,26 +73,33 @@ def _parser() -> argparse.ArgumentParser:
     explain.add_argument("source")
     explain.add_argument("destination")
     explain.add_argument("port", help="PORT or PORT/PROTOCOL, such as 53/UDP")
-    return parser
 
 
-def _ask(parsed: argparse.Namespace) -> None:
-    with grpc.insecure_channel(parsed.planner) as channel:
-        stub = ControlServiceStub(channel)
-        if parsed.question == "nodes":
-            _print_nodes(stub)
-        else:
-            _print_explanation(stub, parsed)
+async def _dial_and_ask(parsed: argparse.Namespace) -> list[str]:
+    if parsed.tls is None:
+        channel = grpc.aio.insecure_channel(parsed.planner)
+    else:
+        certificate, key, ca = parsed.tls
+        identity = Identity(certificate=certificate, key=key, ca=ca)
+        channel = grpc.aio.secure_channel(parsed.planner, channel_credentials(identity))
+    async with channel:
+        return await _ask(channel, parsed)
 
 
-def _print_nodes(stub: ControlServiceStub) -> None:
+async def _ask(channel: grpc.aio.Channel, parsed: argparse.Namespace) -> list[str]:
+    stub = ControlServiceStub(channel)
+    if parsed.question == "nodes":
+        return [json.dumps(_node(node)) async for node in _nodes(stub)]
+    return list(_explanation(parsed, await _explain(stub, parsed)))
+
+
+async def _nodes(stub: ControlServiceAsyncStub) -> AsyncIterator[pb.NodeStatus]:
     page_token = ""
     while True:
-        request = pb.ListNodesRequest(page_token=page_token)
-        answer = stub.ListNodes(request, timeout=_TIMEOUT_SECONDS)
-        for node in answer.nodes:
-            print(json.dumps(_node(node)))
-        page_token = answer.next_page_token
+        page = await stub.ListNodes(pb.ListNodesRequest(page_token=page_token), timeout=_TIMEOUT_SECONDS)
+        for node in page.nodes:
+            yield node
+        page_token = page.next_page_token
         if not page_token:
             return
 
@@ -78,6 +108,7 @@ def _node(node: pb.NodeStatus) -> dict[str, object]:
     return {
         "name": node.name,
         "state": pb.NodeStatus.State.Name(node.state).removeprefix("STATE_").lower(),
+        "planner": node.planner_id,
         "revision": node.programmed.revision,
         "pending": node.pending_services,
         "failures": [
@@ -106,7 +137,7 @@ def _drift(drift: plan_service_pb2.DriftReport) -> dict[str, object]:
     }
 
 
-def _print_explanation(stub: ControlServiceStub, parsed: argparse.Namespace) -> None:
+async def _explain(stub: ControlServiceAsyncStub, parsed: argparse.Namespace) -> pb.ExplainPacketResponse:
     port, _, protocol = parsed.port.partition("/")
     if not port.isdigit():
         raise ValueError(f"{parsed.port!r} is not a port such as 80 or 53/UDP")
@@ -117,16 +148,19 @@ def _print_explanation(stub: ControlServiceStub, parsed: argparse.Namespace) -> 
         destination_port=int(port),
         protocol=types_pb2.Protocol.Value(f"PROTOCOL_{(protocol or 'TCP').upper()}"),
     )
-    answer = stub.ExplainPacket(request, timeout=_TIMEOUT_SECONDS)
-    outcome = pb.ExplainPacketResponse.Outcome.Name(answer.outcome).removeprefix("OUTCOME_")
-    print(f"{parsed.source} -> {parsed.destination}:{parsed.port} on {parsed.node}: {outcome}")
-    for step in answer.steps:
-        print(f"  - {step}")
-    for endpoint in answer.endpoints:
+    return await stub.ExplainPacket(request, timeout=_TIMEOUT_SECONDS)
+
+
+def _explanation(parsed: argparse.Namespace, found: pb.ExplainPacketResponse) -> Iterator[str]:
+    outcome = pb.ExplainPacketResponse.Outcome.Name(found.outcome).removeprefix("OUTCOME_")
+    yield f"{parsed.source} -> {parsed.destination}:{parsed.port} on {parsed.node}: {outcome}"
+    for step in found.steps:
+        yield f"  - {step}"
+    for endpoint in found.endpoints:
         masquerade = ", source becomes the node's" if endpoint.masquerade else ""
-        print(f"  -> {ipaddress.ip_address(endpoint.address)} port {endpoint.port}{masquerade}")
-    for exclusion in answer.exclusions:
-        print(f"  not {ipaddress.ip_address(exclusion.address)} port {exclusion.port}: {exclusion.reason}")
+        yield f"  -> {ipaddress.ip_address(endpoint.address)} port {endpoint.port}{masquerade}"
+    for exclusion in found.exclusions:
+        yield f"  not {ipaddress.ip_address(exclusion.address)} port {exclusion.port}: {exclusion.reason}"
 
 
 if __name__ == "__main__":

@@ -15,7 +15,6 @@ import msgspec
 
 from pointsman_lab.errors import LabStartError, LabUsageError
 from pointsman_lab.net.process import wait_process
-from pointsman_lab.net.topology import build_topology
 from pointsman_lab.settings import LabSettings, encode_settings
 from pointsman_lab.statedir import LabFile, StateDirectory
 
@@ -44,7 +43,7 @@ async def launch(
     """
     if os.geteuid() != 0:
         raise LabUsageError("the lab makes network namespaces and needs root: run it with sudo")
-    topology = build_topology(nodes=settings.nodes, zones=settings.zones)
+    topology = settings.topology
     state = StateDirectory(settings.root_path, settings.name)
     lock = state.create()
     state.settings.write_bytes(encode_settings(settings))

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import msgspec
 
+from pointsman_lab.net.topology import Topology, build_topology
 from pointsman_lab.statedir import DEFAULT_ROOT
 
 
@@ -16,6 +17,7 @@ class LabSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         root: where the state directory is made.
         nodes: number of nodes, from 1.
         zones: number of zones the nodes take in turn.
+        watchers, planners: how many of each; each is a machine of its own.
         controllers: whether the lab makes pods and EndpointSlices; without, the API holds only what you write.
         services: whether watcher, planner and enforcers are started. A tuple of names starts only those, of
             `watcher`, `planner`, `enforcer`, `redis`, `otlp`.
@@ -30,6 +32,8 @@ class LabSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     root: str = str(DEFAULT_ROOT)
     nodes: int = 3
     zones: int = 2
+    watchers: int = 2
+    planners: int = 3
     controllers: bool = True
     services: tuple[str, ...] = ("redis", "otlp", "watcher", "planner", "enforcer")
     watcher_command: tuple[str, ...] = ()
@@ -39,6 +43,15 @@ class LabSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     environment: dict[str, str] = {}
     api_port: int = 0
     start_timeout_seconds: float = 30.0
+
+    @property
+    def topology(self) -> Topology:
+        """All places of the lab.
+
+        Raises:
+            LabUsageError: an impossible size.
+        """
+        return build_topology(nodes=self.nodes, zones=self.zones, watchers=self.watchers, planners=self.planners)
 
     @property
     def root_path(self) -> Path:

@@ -150,7 +150,9 @@ class ClusterFeed:
                 "resourceVersion": change.resource_version,
                 "removed": change.body is None,
             }
-            span = self._tracing.start_trace("watch.event", start_ns=received_ns, attributes=attributes)
+            # Another watcher sees the same event: its spans belong to the same trace.
+            event = f"{change.key} {change.resource_version}"
+            span = self._tracing.start_trace("watch.event", start_ns=received_ns, attributes=attributes, event=event)
             traced.append(replace(change, traceparent=span.traceparent))
             spans.append(span)
         return traced, spans

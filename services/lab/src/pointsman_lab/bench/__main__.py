@@ -20,15 +20,21 @@ from pointsman_lab.bench.measure import Bench
 from pointsman_lab.bench.report import Figure, markdown, write
 from pointsman_lab.bench.scenarios import SCENARIOS
 from pointsman_lab.cluster import Cluster
-from pointsman_lab.demo.scenes import wait_synced
 from pointsman_lab.errors import LabError
+from pointsman_lab.nodes import wait_synced
 from pointsman_lab.settings import LabSettings
 
 
 async def run(sizes: list[int], changes: int) -> list[Figure]:
     """All figures for all sizes, ascending; the lab grows from one to the next."""
     settings = LabSettings(
-        name="bench", nodes=1, zones=1, controllers=False, services=("redis", "watcher", "planner", "enforcer")
+        name="bench",
+        nodes=1,
+        zones=1,
+        watchers=1,
+        planners=1,
+        controllers=False,
+        services=("redis", "watcher", "planner", "enforcer"),
     )
     figures: list[Figure] = []
     async with Cluster(settings, on_step=_say) as cluster:

@@ -44,6 +44,8 @@ async def measure(say: Callable[[str], None], scenarios: Sequence[Scenario] = SC
         name="lossless",
         nodes=2,
         zones=1,
+        watchers=1,
+        planners=1,
         services=("redis", "watcher", "planner", "enforcer"),
         start_timeout_seconds=60,
     )

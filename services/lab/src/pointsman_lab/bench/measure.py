@@ -13,7 +13,7 @@ from pointsman_lab.apiserver.resources import ENDPOINTSLICES
 from pointsman_lab.bench.kernel import KernelCommits, kernel_commits
 from pointsman_lab.bench.load import ENDPOINTS, NAMESPACE, addresses, endpoint_slice
 from pointsman_lab.bench.report import Figure, percentiles
-from pointsman_lab.demo.scenes import wait_synced
+from pointsman_lab.nodes import wait_synced
 from pointsman_lab.supervise.services import METRICS_PORT, enforcer_name
 
 if TYPE_CHECKING:

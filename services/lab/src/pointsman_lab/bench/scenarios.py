@@ -13,8 +13,8 @@ from pointsman_lab.apiserver.resources import DEPLOYMENTS, SERVICES
 from pointsman_lab.bench.availability import Window
 from pointsman_lab.bench.kernel import KernelCommits, kernel_commits
 from pointsman_lab.cluster import Cluster
-from pointsman_lab.demo.scenes import are_synced, wait_synced
 from pointsman_lab.errors import NotConvergedError
+from pointsman_lab.nodes import are_synced, wait_synced
 from pointsman_lab.supervise.services import enforcer_name
 
 NAMESPACE: Final = "lossless"

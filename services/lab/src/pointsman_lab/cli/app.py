@@ -39,6 +39,8 @@ def up(
     manifests: Annotated[list[Path], typer.Option("-f", "--filename", help="Manifest file or directory.")] = [],  # noqa: B006  # typer reads it, nobody writes it
     nodes: Annotated[int, typer.Option(help="Number of nodes.")] = 3,
     zones: Annotated[int, typer.Option(help="Number of zones the nodes take in turn.")] = 2,
+    watchers: Annotated[int, typer.Option(help="Number of watchers.")] = 2,
+    planners: Annotated[int, typer.Option(help="Number of planners.")] = 3,
     services: Annotated[str, typer.Option(help="Parts to start, comma separated, or none.")] = _SERVICES,
     api_port: Annotated[int, typer.Option(help="Port of the API server on the host's loopback; 0: any.")] = 0,
     detach: Annotated[bool, typer.Option("--detach", "-d", help="Leave the lab running; end it with down.")] = False,
@@ -49,7 +51,15 @@ def up(
     unknown = set(wanted) - set(_SERVICES.split(","))
     if unknown:
         run(_fail(f"--services: unknown {', '.join(sorted(unknown))}; there are {_SERVICES}, or none"))
-    settings = LabSettings(name=name, nodes=nodes, zones=zones, services=wanted, api_port=api_port)
+    settings = LabSettings(
+        name=name,
+        nodes=nodes,
+        zones=zones,
+        watchers=watchers,
+        planners=planners,
+        services=wanted,
+        api_port=api_port,
+    )
     run((up_detached if detach else stay_up)(settings, manifests))
 
 

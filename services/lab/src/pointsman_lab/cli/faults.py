@@ -13,7 +13,7 @@ from pointsman_lab.statedir import DEFAULT_ROOT
 faults = typer.Typer(help="Break things on purpose.", no_args_is_help=True)
 
 Resource = Annotated[str, typer.Option(help="Plural of the resource, such as endpointslices; empty: all.")]
-Node = Annotated[str, typer.Argument(help="The node.")]
+Place = Annotated[str, typer.Argument(help="A node, a watcher, a planner, or redis.")]
 
 
 async def _do(name: str, action: Callable[[Cluster], Awaitable[object]]) -> None:
@@ -65,15 +65,35 @@ def clear(name: Name = "default") -> None:
 
 
 @faults.command()
-def partition(node: Node, name: Name = "default") -> None:
-    """Cut a node off the network."""
-    run(_do(name, lambda cluster: cluster.partition(node)))
+def partition(place: Place, name: Name = "default") -> None:
+    """Cut a node or a machine of the control plane off the network."""
+    run(_do(name, lambda cluster: cluster.partition(place)))
 
 
 @faults.command()
-def heal(node: Node, name: Name = "default") -> None:
-    """Connect a node again."""
-    run(_do(name, lambda cluster: cluster.heal(node)))
+def heal(place: Place, name: Name = "default") -> None:
+    """Connect it again."""
+    run(_do(name, lambda cluster: cluster.heal(place)))
+
+
+@faults.command()
+def cut(
+    member: Annotated[str, typer.Argument(help="A watcher, a planner, or redis.")],
+    peers: Annotated[list[str], typer.Argument(help="Machines or nodes, or control (the API server).")],
+    *,
+    percent: Annotated[int, typer.Option(help="How many percent of the packets are lost, each way.")] = 100,
+    name: Name = "default",
+) -> None:
+    """Lose the packets between a machine of the control plane and some others."""
+    run(_do(name, lambda cluster: cluster.cut(member, *peers, percent=percent)))
+
+
+@faults.command()
+def mend(
+    member: Annotated[str, typer.Argument(help="A watcher, a planner, or redis.")], name: Name = "default"
+) -> None:
+    """End what cut did."""
+    run(_do(name, lambda cluster: cluster.mend(member)))
 
 
 @faults.command("kill-pod")
@@ -87,7 +107,7 @@ def kill_pod(
 
 @faults.command("signal")
 def signal_process(
-    process: Annotated[str, typer.Argument(help="A process as in status, such as planner or enforcer-node-1.")],
+    process: Annotated[str, typer.Argument(help="A process as in status, such as planner-1 or enforcer-node-1.")],
     signal: Annotated[str, typer.Argument(help="KILL, TERM, STOP, CONT.")] = "KILL",
     *,
     restart: Annotated[bool, typer.Option(help="Whether it comes back after its end.")] = True,

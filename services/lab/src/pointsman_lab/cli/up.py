@@ -80,7 +80,8 @@ def print_help(cluster: Cluster, *, detached: bool) -> None:
     ending = f"pointsman-lab down{option}" if detached else "Ctrl-C"
     print(
         f"""
-The lab is up: {len(cluster.nodes)} nodes in {cluster.settings.zones} zones. End it with {ending}.
+The lab is up: {len(cluster.nodes)} nodes in {cluster.settings.zones} zones, {cluster.settings.watchers} watchers, \
+{cluster.settings.planners} planners. End it with {ending}.
 
   export KUBECONFIG={cluster.kubeconfig}
   kubectl get nodes,pods,services -A -o wide
@@ -92,7 +93,7 @@ The lab is up: {len(cluster.nodes)} nodes in {cluster.settings.zones} zones. End
   pointsman-lab exec{option} {node} -- nft list ruleset
   pointsman-lab exec{option} outside -- curl -s http://{cluster.nodes[0].address.ipv4}:NODEPORT
   pointsman-lab fault --help
-  pointsman-lab logs{option} planner
+  pointsman-lab logs{option} {cluster.topology.planners[0].name}
   pointsman-lab trace{option}
 """,
         flush=True,

@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The host's side of the control process: commands in places, processes, faults of the network, traces."""
 
-import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,13 +8,9 @@ import msgspec
 
 from pointsman_lab.control.methods import ExecResult
 from pointsman_lab.errors import RemoteError
-from pointsman_lab.net.topology import CONTROL, Topology
 from pointsman_lab.otlp.store import Span
 from pointsman_lab.rpc import RpcClient
 from pointsman_lab.supervise.process import ProcessInfo
-from pointsman_lab.supervise.services import PLANNER_PORT
-
-PLANNER_ADDRESS = f"{Topology(nodes=()).control_address.ipv4}:{PLANNER_PORT}"
 
 
 class ControlCalls:
@@ -45,14 +40,14 @@ class ControlCalls:
             raise RemoteError(f"{' '.join(argv)} on {node} ended with {result.code}: {result.stderr.strip()}")
         return result.stdout
 
-    async def ask_planner(self, *question: str) -> list[str]:
-        """The lines with which the planner answers a question of `pointsman_lab.inspect`.
+    async def ask_planner(self, *question: str, planner: str = "") -> list[str]:
+        """The lines with which a planner answers a question of `pointsman_lab.inspect`; any planner when none is named.
 
         Raises:
-            RemoteError: it cannot be reached, or refuses.
+            RemoteError: none can be reached, or it refuses.
         """
-        module = (sys.executable, "-m", "pointsman_lab.inspect")
-        return (await self.node_exec(CONTROL, *module, PLANNER_ADDRESS, *question)).splitlines()
+        answer = await self._control.call("ask_planner", question=list(question), planner=planner)
+        return [str(line) for line in answer]
 
     async def processes(self) -> dict[str, ProcessInfo]:
         """The lab's processes by name."""
@@ -79,13 +74,24 @@ class ControlCalls:
         """The end of a process's log."""
         return str(await self._control.call("process_log", name=process))
 
-    async def partition(self, node: str) -> None:
-        """Cuts a node off: packets from and to it vanish."""
-        await self._control.call("partition", node=node)
+    async def partition(self, place: str) -> None:
+        """Cuts a node or a machine of the control plane off: packets from and to it vanish."""
+        await self._control.call("partition", place=place)
 
-    async def heal(self, node: str) -> None:
-        """Connects a node again."""
-        await self._control.call("heal", node=node)
+    async def heal(self, place: str) -> None:
+        """Connects a place again."""
+        await self._control.call("heal", place=place)
+
+    async def cut(self, member: str, *peers: str, percent: int = 100) -> None:
+        """A machine of the control plane loses so many percent of the packets from and to the peers, each way.
+
+        A peer is a machine, a node, or `control`, where the API server is. Replaces what was cut there before.
+        """
+        await self._control.call("cut", member=member, peers=list(peers), percent=percent)
+
+    async def mend(self, member: str) -> None:
+        """Ends what `cut` did."""
+        await self.cut(member)
 
     async def kill_pod(self, namespace: str, name: str) -> None:
         """Kills a pod's server without grace; its node starts it again."""

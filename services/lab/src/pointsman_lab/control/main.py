@@ -26,10 +26,10 @@ from pointsman_lab.controller.http_gateway import HttpGateway
 from pointsman_lab.controller.loop import Controllers
 from pointsman_lab.errors import LabError
 from pointsman_lab.net.fabric import Fabric
-from pointsman_lab.net.topology import CONTROL, Topology, build_topology
+from pointsman_lab.net.topology import CONTROL, MemberPlace, Topology
 from pointsman_lab.otlp.sink import OtlpSink
 from pointsman_lab.otlp.store import SpanStore
-from pointsman_lab.pki import client_tls, create_pki, kubeconfig, pki_paths
+from pointsman_lab.pki import Pki, client_tls, create_pki, issue, kubeconfig
 from pointsman_lab.rpc import RpcServer
 from pointsman_lab.settings import LabSettings, decode_settings
 from pointsman_lab.statedir import StateDirectory
@@ -55,10 +55,11 @@ class ControlProcess:
         self._settings = settings
         self._state = state
         self._api_socket = api_socket
-        self._topology: Topology = build_topology(nodes=settings.nodes, zones=settings.zones)
+        self._topology: Topology = settings.topology
         self._fabric = Fabric(self._topology)
         self._supervisor = Supervisor(state.logs, start_timeout_seconds=settings.start_timeout_seconds)
         self._spans = SpanStore()
+        self._pki = Pki(directory=state.pki)
 
     async def run(self) -> None:
         """Starts everything, then runs until the process is ended.
@@ -74,7 +75,7 @@ class ControlProcess:
             await self._start_api_server()
             controllers = None
             if self._settings.controllers:
-                tls = client_tls(pki_paths(self._state.pki))
+                tls = client_tls(self._pki)
                 client = await stack.enter_async_context(ApiClient(self._internal_server(), tls=tls))
                 controllers = Controllers(HttpGateway(client), self._fabric, self._state.logs)
                 await controllers.register_nodes(platform.release())
@@ -84,7 +85,11 @@ class ControlProcess:
             await self._start_support()
             await self._start_services()
             methods = ControlMethods(
-                fabric=self._fabric, supervisor=self._supervisor, spans=self._spans, controllers=controllers
+                fabric=self._fabric,
+                supervisor=self._supervisor,
+                spans=self._spans,
+                controllers=controllers,
+                admin=self._pki.admin,
             )
             await RpcServer(self._state.control_socket, methods.table()).start()
             say(ready=time.monotonic() - started)
@@ -132,35 +137,44 @@ class ControlProcess:
         )
 
     async def _start_support(self) -> None:
-        control = self._topology.control_address.ipv4
         if "otlp" in self._settings.services:
-            await OtlpSink(self._spans).start(f"{control}:{services.OTLP_PORT}")
+            await OtlpSink(self._spans).start(f"{self._topology.control_address.ipv4}:{services.OTLP_PORT}")
         if "redis" in self._settings.services:
             say(step="Redis")
-            argv = redis_argv(find_redis(), address=control, port=services.REDIS_PORT, directory=self._state.path)
-            ready = readiness.redis_ping(control, services.REDIS_PORT)
-            await self._supervisor.start(ProcessSpec(name="redis", place=CONTROL, argv=argv, ready=ready))
+            place = self._topology.redis
+            address = place.address.ipv4
+            argv = redis_argv(find_redis(), address=address, port=services.REDIS_PORT, directory=self._state.path)
+            ready = readiness.redis_ping(address, services.REDIS_PORT)
+            await self._supervisor.start(ProcessSpec(name=place.name, place=place.name, argv=argv, ready=ready))
 
     async def _start_services(self) -> None:
-        control = self._topology.control_address.ipv4
         wanted = self._settings.services
-        site = services.Site(settings=self._settings, topology=self._topology, state=self._state)
+        site = services.Site(settings=self._settings, state=self._state)
         specs = []
         if "watcher" in wanted:
-            plan = services.watcher_plan(site)
-            specs.append(self._spec(plan, readiness.grpc_health(f"{control}:{services.WATCHER_PORT}")))
+            specs += [
+                self._member_spec(services.watcher_plan(site, member), member, services.WATCHER_PORT)
+                for member in self._topology.watchers
+            ]
         if "planner" in wanted:
-            plan = services.planner_plan(site)
-            specs.append(self._spec(plan, readiness.grpc_health(f"{control}:{services.PLANNER_PORT}")))
+            specs += [
+                self._member_spec(services.planner_plan(site, member), member, services.PLANNER_PORT)
+                for member in self._topology.planners
+            ]
         if "enforcer" in wanted:
             for node in self._topology.nodes:
                 (self._state.nodes / node.name).mkdir(exist_ok=True)
+                issue(self._pki, node.name, common_name=f"system:node:{node.name}", organization="system:nodes")
                 plan = services.enforcer_plan(site, node)
                 check = readiness.http_ok(node.address.ipv4, services.HEALTHZ_PORT, "/healthz")
                 specs.append(self._spec(plan, check))
         if specs:
             say(step=", ".join(spec.name for spec in specs))
             await self._supervisor.start_all(specs)
+
+    def _member_spec(self, plan: services.ServicePlan, member: MemberPlace, port: int) -> ProcessSpec:
+        issue(self._pki, member.name, common_name=member.name, addresses=member.address, names=(member.name,))
+        return self._spec(plan, readiness.grpc_health(f"{member.address.ipv4}:{port}", self._pki.admin))
 
     def _spec(self, plan: services.ServicePlan, ready: readiness.Check) -> ProcessSpec:
         path = self._state.config / f"{plan.name}.yaml"

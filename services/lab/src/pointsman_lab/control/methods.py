@@ -5,18 +5,22 @@ import asyncio
 import subprocess
 from typing import Any
 
+import grpc.aio
 import msgspec
 
+from pointsman_lab import inspect
 from pointsman_lab.controller.loop import Controllers
 from pointsman_lab.controller.objects import Object
-from pointsman_lab.errors import LabUsageError
+from pointsman_lab.errors import LabUsageError, RemoteError
 from pointsman_lab.net.fabric import Fabric
 from pointsman_lab.net.process import start_process
 from pointsman_lab.net.topology import place_name
 from pointsman_lab.otlp.store import SpanStore
 from pointsman_lab.otlp.waterfall import jaeger_export, render_waterfall
+from pointsman_lab.pki import Identity, channel_credentials
 from pointsman_lab.rpc import Method
 from pointsman_lab.supervise.process import ProcessInfo
+from pointsman_lab.supervise.services import PLANNER_PORT
 from pointsman_lab.supervise.supervisor import Supervisor
 
 
@@ -32,13 +36,20 @@ class ControlMethods:
     """The methods; each is called with the parameters of the request by keyword."""
 
     def __init__(
-        self, *, fabric: Fabric, supervisor: Supervisor, spans: SpanStore, controllers: Controllers | None
+        self,
+        *,
+        fabric: Fabric,
+        supervisor: Supervisor,
+        spans: SpanStore,
+        controllers: Controllers | None,
+        admin: Identity,
     ) -> None:
-        """Takes what the methods act on; without controllers there are no pods."""
+        """Takes what the methods act on, and as whom planners are asked; without controllers there are no pods."""
         self._fabric = fabric
         self._supervisor = supervisor
         self._spans = spans
         self._controllers = controllers
+        self._admin = admin
 
     def table(self) -> dict[str, Method]:
         """All methods by name."""
@@ -65,13 +76,32 @@ class ControlMethods:
             stderr=stderr.decode(errors="replace"),
         )
 
-    async def partition(self, *, node: str) -> None:
-        """Cuts a node off the underlay."""
-        await self._fabric.partition(node)
+    async def partition(self, *, place: str) -> None:
+        """Cuts a place off the underlay."""
+        await self._fabric.partition(place)
 
-    async def heal(self, *, node: str) -> None:
-        """Connects a node again."""
-        await self._fabric.heal(node)
+    async def heal(self, *, place: str) -> None:
+        """Connects a place again."""
+        await self._fabric.heal(place)
+
+    async def cut(self, *, member: str, peers: list[str], percent: int = 100) -> None:
+        """Loses packets between a machine of the control plane and others."""
+        await self._fabric.cut(member, peers, percent)
+
+    async def ask_planner(self, *, question: list[str], planner: str = "") -> list[str]:
+        """The lines of a planner's answer; without a name, of the first one that answers."""
+        planners = [place for place in self._fabric.topology.planners if planner in ("", place.name)]
+        if not planners:
+            raise LabUsageError(f"there is no planner {planner!r}")
+        errors = []
+        for place in planners:
+            target = f"{place.address.ipv4}:{PLANNER_PORT}"
+            async with grpc.aio.secure_channel(target, channel_credentials(self._admin)) as channel:
+                try:
+                    return await inspect.answer(channel, question)
+                except grpc.aio.AioRpcError as error:
+                    errors.append(f"{place.name}: {error.code().name}: {error.details()}")
+        raise RemoteError("; ".join(errors))
 
     async def route_outside(self, *, address: str, via: list[str]) -> None:
         """Sets over which nodes outside clients reach an address."""

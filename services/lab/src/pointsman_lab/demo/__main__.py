@@ -14,7 +14,7 @@ from pathlib import Path
 
 from pointsman_lab.cli.up import print_help
 from pointsman_lab.cluster import Cluster
-from pointsman_lab.demo import scenes
+from pointsman_lab.demo import crashes, scenes
 from pointsman_lab.demo.story import Story
 from pointsman_lab.errors import LabError
 from pointsman_lab.settings import LabSettings
@@ -25,7 +25,7 @@ _SCENES = (
     scenes.policies,
     scenes.scale,
     scenes.rolling_update,
-    scenes.crashes,
+    crashes.crashes,
     scenes.explain,
     scenes.trace,
 )
@@ -34,7 +34,10 @@ _SCENES = (
 async def play(story: Story, *, keep: bool) -> None:
     """Start the lab, play every scene, end the lab (or, with `keep`, wait for Ctrl-C first)."""
     settings = LabSettings(name="demo", nodes=3, zones=2)
-    story.console.print("[bold]Pointsman demo[/]: 3 nodes in 2 zones, every service a process of its own\n")
+    story.console.print(
+        "[bold]Pointsman demo[/]: 3 nodes in 2 zones, 2 watchers, 3 planners, Redis; \
+every process a machine of its own, mTLS between them\n"
+    )
     async with Cluster(settings, on_step=lambda step: story.say(f"... {step}")) as cluster:
         applied = await cluster.apply(_samples())
         story.say(f"... {len(applied)} objects applied from deploy/samples; waiting for pods")

@@ -3,23 +3,21 @@
 
 from __future__ import annotations
 
-import json
 import time
 from typing import TYPE_CHECKING, Any
 
 from pointsman_lab.apiserver.resources import DEPLOYMENTS
 from pointsman_lab.demo.observe import endpoint_clock
+from pointsman_lab.nodes import are_synced, planner_of, wait_synced
 from pointsman_lab.probe.outcome import Outcome, count_by_pod
 
 if TYPE_CHECKING:
     from pointsman_lab.cluster import Cluster
     from pointsman_lab.demo.story import Story
-    from pointsman_lab.probe.calls import RunningTraffic
 
 CLIENT = "default/client"
 OUTSIDE = "outside"
 _CONVERGED_SECONDS = 10.0
-_ATTEMPTS_MEANWHILE = 2000
 
 
 async def first_sync(cluster: Cluster, story: Story) -> None:
@@ -27,7 +25,7 @@ async def first_sync(cluster: Cluster, story: Story) -> None:
     story.chapter("1. First sync: which node has what?")
     nodes = await wait_synced(cluster)
     for node in nodes:
-        story.say(f"{node['name']}: {node['state']} at revision {node['revision']}")
+        story.say(f"{node['name']}: {node['state']} at revision {node['revision']}, by {node['planner']}")
     story.check(f"{len(nodes)} nodes have everything in the kernel, proven by digest", holds=are_synced(cluster, nodes))
     stats = await cluster.api.request("GET", "/lab/v1/stats")
     watches = sum(stats["openWatches"].values())
@@ -56,7 +54,7 @@ async def who_answers(cluster: Cluster, story: Story) -> None:
         rows[asked] = dict(count_by_pod(await cluster.probe(place, ip, port, protocol, count=300, concurrency=32)))
     story.table(rows)
     for asked, counts in rows.items():
-        expected = set(await _ready_pods(cluster, asked.split(" ", 1)[0]))
+        expected = set(await ready_pods(cluster, asked.split(" ", 1)[0]))
         story.check(f"{asked}: every pod answers, and nobody else", holds=set(counts) == expected, found=counts)
 
 
@@ -93,7 +91,7 @@ async def scale(cluster: Cluster, story: Story) -> None:
     """How long from the API to the packet."""
     story.chapter("4. Scale up and down under traffic")
     vip = (await cluster.service("shop", "frontend"))["spec"]["clusterIP"]
-    before = set(await _ready_pods(cluster, "shop/frontend"))
+    before = set(await ready_pods(cluster, "shop/frontend"))
     async with (
         endpoint_clock(cluster, "shop", "frontend") as clock,
         cluster.traffic(CLIENT, vip, 80, workers=4, interval_seconds=0.0005) as traffic,
@@ -101,7 +99,7 @@ async def scale(cluster: Cluster, story: Story) -> None:
         asked = time.monotonic()
         await cluster.scale("shop", "frontend", len(before) + 1)
         await cluster.wait_deployed("shop", "frontend")
-        (new,) = set(await _ready_pods(cluster, "shop/frontend")) - before
+        (new,) = set(await ready_pods(cluster, "shop/frontend")) - before
         answered = await traffic.wait_answer_of(new)
         story.say(
             f"kubectl scale -> pod started and ready: {(clock.ready[new] - asked) * 1e3:.1f} ms (the lab's kubelet)"
@@ -109,7 +107,7 @@ async def scale(cluster: Cluster, story: Story) -> None:
         story.say(f"endpoint ready at the API -> first packet there: {(answered - clock.ready[new]) * 1e3:5.1f} ms")
         await cluster.scale("shop", "frontend", len(before))
         await cluster.wait_deployed("shop", "frontend")
-        gone = ({*before, new} - set(await _ready_pods(cluster, "shop/frontend"))).pop()
+        gone = ({*before, new} - set(await ready_pods(cluster, "shop/frontend"))).pop()
         report = await traffic.stop()
         last = max(0.0, report.last_seen[gone] - clock.left[gone])
         story.say(f"endpoint leaves at the API -> last new connection there: {last * 1e3:5.1f} ms")
@@ -122,12 +120,12 @@ async def rolling_update(cluster: Cluster, story: Story) -> None:
     """No request fails while every pod is replaced."""
     story.chapter("5. Rolling update under traffic")
     vip = (await cluster.service("shop", "catalog"))["spec"]["clusterIP"]
-    old = set(await _ready_pods(cluster, "shop/catalog"))
+    old = set(await ready_pods(cluster, "shop/catalog"))
     async with cluster.traffic(CLIENT, vip, 80, workers=4, interval_seconds=0.001) as traffic:
         stamp: dict[str, Any] = {"spec": {"template": {"metadata": {"annotations": {"demo/revision": "2"}}}}}
         await cluster.api.patch(DEPLOYMENTS, "catalog", stamp, "shop")
         await cluster.wait_deployed("shop", "catalog")
-        new = set(await _ready_pods(cluster, "shop/catalog"))
+        new = set(await ready_pods(cluster, "shop/catalog"))
         report = await traffic.stop()
     story.check(f"all {len(old)} pods were replaced", holds=not old & new and len(new) == len(old), found=(old, new))
     story.check(
@@ -135,58 +133,14 @@ async def rolling_update(cluster: Cluster, story: Story) -> None:
     )
 
 
-async def kill(cluster: Cluster, story: Story, process: str) -> None:
-    """Kill -9 a process under traffic, change the cluster meanwhile, and see it catch up."""
-    vip = (await cluster.service("shop", "frontend"))["spec"]["clusterIP"]
-    replicas = len(await _ready_pods(cluster, "shop/frontend"))
-    async with cluster.traffic(CLIENT, vip, 80, workers=4, interval_seconds=0.001) as traffic:
-        killed = time.monotonic()
-        await cluster.signal(process, "KILL", restart=False)
-        await cluster.scale("shop", "frontend", replicas + 1)
-        await cluster.wait_deployed("shop", "frontend")
-        await _asked_meanwhile(cluster, traffic)
-        down = time.monotonic() - killed
-        await cluster.start_process(process)
-        nodes = await wait_synced(cluster)
-        report = await traffic.stop()
-    story.say(f"{process} was away for {down * 1e3:.0f} ms; a pod was added meanwhile")
-    story.check(
-        f"{process} killed: {report.attempts} new connections, none failed",
-        holds=report.failed == 0,
-        found=report.failures[:3],
-    )
-    story.check("afterwards every node has the change, proven by digest", holds=are_synced(cluster, nodes), found=nodes)
-    counts = count_by_pod(await cluster.probe(CLIENT, vip, 80, count=128))
-    expected = set(await _ready_pods(cluster, "shop/frontend"))
-    story.check("and the new pod takes its share", holds=set(counts) == expected, found=counts)
-
-
-async def _asked_meanwhile(cluster: Cluster, traffic: RunningTraffic) -> None:
-    """Wait until so many more connections were opened that a failure would show."""
-    enough = (await traffic.report()).attempts + _ATTEMPTS_MEANWHILE
-
-    async def are_enough() -> bool:
-        return (await traffic.report()).attempts >= enough
-
-    await cluster.wait_until(are_enough, f"{_ATTEMPTS_MEANWHILE} connections")
-
-
-async def crashes(cluster: Cluster, story: Story) -> None:
-    """The parts die; packets do not notice."""
-    story.chapter("6. kill -9 under traffic")
-    await kill(cluster, story, "planner")
-    client_node = next(
-        pod["spec"]["nodeName"] for pod in await cluster.pods("default") if pod["metadata"]["name"] == "client"
-    )
-    await kill(cluster, story, f"enforcer-{client_node}")
-
-
 async def explain(cluster: Cluster, story: Story) -> None:
     """Where does this packet go, and why?"""
     story.chapter("7. Explain a packet")
     vip = (await cluster.service("shop", "catalog"))["spec"]["clusterIP"]
     client = next(pod for pod in await cluster.pods("default") if pod["metadata"]["name"] == "client")
-    lines = await cluster.ask_planner("explain", client["spec"]["nodeName"], client["status"]["podIP"], vip, "80")
+    node = client["spec"]["nodeName"]
+    planner = await planner_of(cluster, node)
+    lines = await cluster.ask_planner("explain", node, client["status"]["podIP"], vip, "80", planner=planner)
     story.text(lines)
     seen = count_by_pod(await cluster.probe(CLIENT, vip, 80, count=128))
     addresses = {pod["metadata"]["name"]: pod["status"].get("podIP") for pod in await cluster.pods("shop")}
@@ -202,7 +156,7 @@ async def trace(cluster: Cluster, story: Story) -> None:
     """One change as one trace."""
     story.chapter("8. A change is a trace")
     before = set(await cluster.find_traces(name="dataplane.apply", limit=50))
-    replicas = len(await _ready_pods(cluster, "shop/cart"))
+    replicas = len(await ready_pods(cluster, "shop/cart"))
     await cluster.scale("shop", "cart", replicas + 1)
     await cluster.wait_deployed("shop", "cart")
     found: list[str] = []
@@ -227,22 +181,8 @@ async def trace(cluster: Cluster, story: Story) -> None:
 _SERVICES = {"pointsman-watcher", "pointsman-planner", "pointsman-enforcer"}
 
 
-async def wait_synced(cluster: Cluster) -> list[dict[str, Any]]:
-    """Wait, but not for ever, until every node is synced; what the planner said last."""
-    nodes: list[dict[str, Any]] = []
-    deadline = time.monotonic() + _CONVERGED_SECONDS
-    while time.monotonic() < deadline and not (nodes and are_synced(cluster, nodes)):
-        nodes = [json.loads(line) for line in await cluster.ask_planner("nodes")]
-    return nodes
-
-
-def are_synced(cluster: Cluster, nodes: list[dict[str, Any]]) -> bool:
-    """Whether the planner names every node of the lab, and each is synced with an equal digest."""
-    synced = {node["name"] for node in nodes if node["state"] == "synced" and node["digests_equal"]}
-    return synced == {node.name for node in cluster.nodes}
-
-
-async def _ready_pods(cluster: Cluster, service: str) -> list[str]:
+async def ready_pods(cluster: Cluster, service: str) -> list[str]:
+    """The pods that are ready by the EndpointSlices of a service, given as `namespace/name`."""
     namespace, name = service.split("/")
     found: set[str] = set()
     for item in await cluster.endpoint_slices(namespace, name):

@@ -9,7 +9,7 @@ import hashlib
 import subprocess
 from collections.abc import Iterable, Sequence
 
-from pointsman_lab.errors import NetworkError
+from pointsman_lab.errors import LabUsageError, NetworkError
 from pointsman_lab.net import layout
 from pointsman_lab.net.namespaces import (
     create_namespace,
@@ -22,6 +22,7 @@ from pointsman_lab.net.process import start_process, wait_process
 from pointsman_lab.net.topology import CONTROL, OUTSIDE, DualStack, PodAddresses, Topology, pod_place
 
 _BATCH_TIMEOUT_SECONDS = 30.0
+PERCENT_MAX = 100
 
 
 class Fabric:
@@ -33,21 +34,24 @@ class Fabric:
         self._addresses = {node.name: PodAddresses(node.pod_cidr) for node in topology.nodes}
 
     async def build(self) -> None:
-        """Creates the control, node and outside places.
+        """Creates the control place, the machines of the control plane, nodes and the outside.
 
         Raises:
             NetworkError: the kernel refused something; the message quotes the line.
         """
         name_current_namespace(CONTROL)
         write_sysctls(layout.COMMON_SYSCTLS)
-        for name in (*(node.name for node in self.topology.nodes), OUTSIDE):
+        nodes = {node.name for node in self.topology.nodes}
+        for name in (*(place.name for place in self.topology.members), *nodes, OUTSIDE):
             create_namespace(name)
             with entered(name):
                 write_sysctls(layout.COMMON_SYSCTLS)
-                if name != OUTSIDE:
+                if name in nodes:
                     write_sysctls(layout.FORWARDING_SYSCTLS)
         await run_batch(CONTROL, layout.control_lines(self.topology))
         await run_batch(OUTSIDE, layout.outside_lines(self.topology))
+        for member in self.topology.members:
+            await run_batch(member.name, layout.member_lines(self.topology, member))
         for node in self.topology.nodes:
             await run_batch(node.name, layout.node_lines(self.topology, node))
 
@@ -84,15 +88,29 @@ class Fabric:
         remove_namespace(place)
         self._addresses[node].release(address)
 
-    async def partition(self, node: str) -> None:
-        """Cuts a node off: its cable is unplugged at the switch, so packets vanish and no carrier is lost."""
-        self._require_node(node)
-        await run_batch(CONTROL, [f"link set {layout.port_name(node)} nomaster"])
+    async def partition(self, place: str) -> None:
+        """Cuts a place off: its cable is unplugged at the switch, so packets vanish and no carrier is lost."""
+        self._require_cable(place)
+        await run_batch(CONTROL, [f"link set {layout.port_name(place)} nomaster"])
 
-    async def heal(self, node: str) -> None:
-        """Plugs the node's cable in again."""
-        self._require_node(node)
-        await run_batch(CONTROL, [f"link set {layout.port_name(node)} master {layout.BRIDGE}"])
+    async def heal(self, place: str) -> None:
+        """Plugs a place's cable in again."""
+        self._require_cable(place)
+        await run_batch(CONTROL, [f"link set {layout.port_name(place)} master {layout.BRIDGE}"])
+
+    async def cut(self, member: str, peers: Sequence[str], percent: int = 100) -> None:
+        """A machine of the control plane loses so many percent of the packets from and to the peers, each way.
+
+        Replaces what was cut there before; no peers means nothing is cut. Nodes are not cut this way: their rules are
+        the enforcer's.
+        """
+        if member not in {each.name for each in self.topology.members}:
+            known = ", ".join(each.name for each in self.topology.members)
+            raise LabUsageError(f"only machines of the control plane are cut from others: {known}; not {member!r}")
+        if not 0 < percent <= PERCENT_MAX:
+            raise LabUsageError(f"percent must be between 1 and {PERCENT_MAX}, not {percent}")
+        rules = layout.cut_rules([self.topology.address_of(peer) for peer in peers], percent)
+        await run_with_input(member, ["nft", "-f", "-"], rules)
 
     async def route_outside(self, routes: Iterable[tuple[str, Sequence[str]]]) -> None:
         """Sets, for each address, over which nodes outside clients reach it; no node means unreachable."""
@@ -103,9 +121,10 @@ class Fabric:
         if lines:
             await run_batch(OUTSIDE, lines)
 
-    def _require_node(self, node: str) -> None:
-        if node not in self._addresses:
-            raise NetworkError(f"there is no node {node!r}; the nodes are {', '.join(self._addresses)}")
+    def _require_cable(self, place: str) -> None:
+        if place == CONTROL:
+            raise LabUsageError("the control place holds the switch; cut the others from it instead")
+        self.topology.address_of(place)
 
 
 def link_name(place: str) -> str:
@@ -119,18 +138,22 @@ async def run_batch(place: str, lines: Iterable[str], *, check: bool = True) -> 
     Raises:
         NetworkError: a line failed and `check` is set.
     """
-    text = "\n".join(lines) + "\n"
-    process = start_process(
-        place,
-        ["ip", "-force" if not check else "-batch", *(["-batch"] if not check else []), "-"],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-    )
+    options = ["-batch"] if check else ["-force", "-batch"]
+    await run_with_input(place, ["ip", *options, "-"], "\n".join(lines) + "\n", check=check)
+
+
+async def run_with_input(place: str, argv: Sequence[str], text: str, *, check: bool = True) -> None:
+    """Runs a command in a place with `text` as its input.
+
+    Raises:
+        NetworkError: it failed and `check` is set.
+    """
+    process = start_process(place, argv, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
     loop = asyncio.get_running_loop()
     _, stderr = await asyncio.wait_for(
         loop.run_in_executor(None, process.communicate, text.encode()), timeout=_BATCH_TIMEOUT_SECONDS
     )
     code = await wait_process(process)
     if check and code != 0:
-        raise NetworkError(f"ip -batch in {place!r} failed: {stderr.decode(errors='replace').strip()}\n{text}")
+        shown = " ".join(argv)
+        raise NetworkError(f"{shown} in {place!r} failed: {stderr.decode(errors='replace').strip()}\n{text}")

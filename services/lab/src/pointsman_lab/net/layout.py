@@ -15,11 +15,13 @@ from pointsman_lab.net.topology import (
     LOAD_BALANCER_POOLS,
     OUTSIDE,
     DualStack,
+    MemberPlace,
     NodePlace,
     Topology,
 )
 
 BRIDGE = "underlay"
+CUT_TABLE = "lab-cut"
 _GATEWAY = DualStack(ipv4="169.254.1.1", ipv6="fe80::1")
 _GATEWAY_LINK_ADDRESS = "ee:ee:ee:ee:ee:ee"
 
@@ -60,7 +62,7 @@ def control_lines(topology: Topology) -> Iterator[str]:
     yield f"address add {topology.control_address.ipv4}/16 dev {BRIDGE}"
     yield f"address add {topology.control_address.ipv6}/64 dev {BRIDGE} nodad"
     yield f"link set {BRIDGE} up"
-    for name in (*(node.name for node in topology.nodes), OUTSIDE):
+    for name in (*(member.name for member in topology.members), *(node.name for node in topology.nodes), OUTSIDE):
         yield f"link add {port_name(name)} type veth peer name eth0 netns {name}"
         yield f"link set {port_name(name)} master {BRIDGE} addrgenmode none up"
     for node in topology.nodes:
@@ -71,6 +73,32 @@ def control_lines(topology: Topology) -> Iterator[str]:
 def port_name(place: str) -> str:
     """The bridge port that leads to a place."""
     return f"to-{place}"
+
+
+def member_lines(topology: Topology, member: MemberPlace) -> Iterator[str]:
+    """One machine of the control plane: underlay addresses, and a way to the pods by the control place."""
+    yield "link set lo up"
+    yield "link set eth0 up"
+    yield f"address add {member.address.ipv4}/16 dev eth0"
+    yield f"address add {member.address.ipv6}/64 dev eth0 nodad"
+    for gateway, prefix, source in zip(topology.control_address, ("0.0.0.0/0", "::/0"), member.address, strict=True):
+        yield f"route add {prefix} via {gateway} src {source}"
+
+
+def cut_rules(peers: Sequence[DualStack], percent: int) -> str:
+    """An nft script after which a machine loses so many percent of the packets from and to its peers."""
+    chance = "" if percent >= 100 else f"numgen random mod 100 < {percent} "
+    rules = {"in": ("input", "saddr"), "out": ("output", "daddr")}
+    lines = [f"add table inet {CUT_TABLE}", f"delete table inet {CUT_TABLE}", f"table inet {CUT_TABLE} {{"]
+    for chain, (hook, side) in rules.items():
+        lines.append(f"chain {chain} {{ type filter hook {hook} priority -300; policy accept;")
+        # Neighbours stay known: their loss would outlive the cut by seconds.
+        lines.append("icmpv6 type { nd-neighbor-solicit, nd-neighbor-advert } accept")
+        for peer in peers:
+            lines.append(f"ip {side} {peer.ipv4} {chance}drop")
+            lines.append(f"ip6 {side} {peer.ipv6} {chance}drop")
+        lines.append("}")
+    return "\n".join([*lines, "}"])
 
 
 def node_lines(topology: Topology, node: NodePlace) -> Iterator[str]:

@@ -15,7 +15,7 @@ from pointsman_lab.apiserver.auth import server_tls
 from pointsman_lab.apiserver.bootstrap import ClusterOptions, new_cluster
 from pointsman_lab.apiserver.server import ApiServer, ServerOptions
 from pointsman_lab.net.topology import Topology
-from pointsman_lab.pki import pki_paths
+from pointsman_lab.pki import Pki
 from pointsman_lab.supervise.services import API_PORT
 
 _NAMESPACE_SECONDS = 1.0
@@ -28,12 +28,12 @@ async def serve(pki_directory: Path, host_socket: socket.socket) -> None:
     Raises:
         OSError: a control address cannot be listened on.
     """
-    pki = pki_paths(pki_directory)
+    pki = Pki(directory=pki_directory)
     addresses = tuple(Topology(nodes=()).control_address)
     registry = new_cluster(ClusterOptions(api_addresses=addresses, api_port=API_PORT))
     loop = asyncio.get_running_loop()
     registry.empty_namespaces_with(lambda work: loop.call_later(_NAMESPACE_SECONDS, work))
-    tls = server_tls(pki.server_certificate, pki.server_key, pki.ca)
+    tls = server_tls(pki.server.certificate, pki.server.key, pki.ca)
     server = ApiServer(registry, ServerOptions(tls=tls, anonymous=False))
     await server.start([host_socket, *(socket.create_server((ip, API_PORT), family=_family(ip)) for ip in addresses)])
     ended = asyncio.Event()

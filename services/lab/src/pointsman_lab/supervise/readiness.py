@@ -9,16 +9,18 @@ from pathlib import Path
 
 import grpc.aio
 
+from pointsman_lab.pki import Identity, channel_credentials
+
 Check = Callable[[], Awaitable[bool]]
 _ATTEMPT_SECONDS = 2.0
 _SERVING = b"\x08\x01"  # HealthCheckResponse{status: SERVING}; two bytes need no generated stub
 
 
-def grpc_health(target: str) -> Check:
-    """Whether grpc.health.v1 at HOST:PORT says SERVING for the whole server."""
+def grpc_health(target: str, identity: Identity) -> Check:
+    """Whether grpc.health.v1 at HOST:PORT says SERVING for the whole server, to a caller with this certificate."""
 
     async def check() -> bool:
-        async with grpc.aio.insecure_channel(target) as channel:
+        async with grpc.aio.secure_channel(target, channel_credentials(identity)) as channel:
             method = channel.unary_unary(
                 "/grpc.health.v1.Health/Check", request_serializer=bytes, response_deserializer=bytes
             )

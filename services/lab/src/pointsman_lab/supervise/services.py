@@ -1,15 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """Which processes make up the lab's Pointsman, with which configuration. Pure.
 
-Everything that serves listens on the control address, where the nodes reach the planner and the OTLP sink by the
-underlay. Plaintext is explicit (`insecure`) and never leaves the lab.
+Each watcher and planner serves on its own address of the underlay. All of them know each other by certificates that the
+lab's authority has signed: a node's by the name `system:node:NAME`, the others by the name of their machine.
 """
 
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from pointsman_lab.net.topology import CLUSTER_CIDRS, CONTROL, NodePlace, Topology
+from pointsman_lab.net.topology import CLUSTER_CIDRS, DualStack, MemberPlace, NodePlace, Topology
+from pointsman_lab.pki import Pki
 from pointsman_lab.settings import LabSettings
 from pointsman_lab.statedir import StateDirectory
 
@@ -41,39 +42,43 @@ class Site:
     """What every service's configuration depends on."""
 
     settings: LabSettings
-    topology: Topology
     state: StateDirectory
 
+    @property
+    def topology(self) -> Topology:
+        """All places of the lab."""
+        return self.settings.topology
 
-def watcher_plan(site: Site) -> ServicePlan:
-    """The watcher, in the control place."""
+
+def watcher_plan(site: Site, member: MemberPlace) -> ServicePlan:
+    """A watcher, on its machine."""
     config: dict[str, object] = {
         "apiVersion": _API_VERSION,
         "kind": "WatcherConfiguration",
         "kubernetes": {"kubeconfig": str(site.state.internal_kubeconfig)},
-        "listenAddress": f"{site.topology.control_address.ipv4}:{WATCHER_PORT}",
-        "metricsBindAddress": f"{site.topology.control_address.ipv4}:{WATCHER_METRICS_PORT}",
-        "security": {"insecure": True},
+        "listenAddress": _at(member.address, WATCHER_PORT),
+        "metricsBindAddress": _at(member.address, WATCHER_METRICS_PORT),
+        "security": _security(site, member.name),
     }
-    return _plan("watcher", CONTROL, config, site, "watcher")
+    return _plan(member.name, member.name, config, site, "watcher")
 
 
-def planner_plan(site: Site) -> ServicePlan:
-    """The planner, in the control place."""
-    control = site.topology.control_address.ipv4
+def planner_plan(site: Site, member: MemberPlace) -> ServicePlan:
+    """A planner, on its machine."""
     config: dict[str, object] = {
         "apiVersion": _API_VERSION,
         "kind": "PlannerConfiguration",
-        "watcherAddresses": [f"{control}:{WATCHER_PORT}"],
-        "listenAddress": f"{control}:{PLANNER_PORT}",
-        "metricsBindAddress": f"{control}:{PLANNER_METRICS_PORT}",
+        "plannerID": member.name,
+        "watcherAddresses": [_at(watcher.address, WATCHER_PORT) for watcher in site.topology.watchers],
+        "listenAddress": _at(member.address, PLANNER_PORT),
+        "metricsBindAddress": _at(member.address, PLANNER_METRICS_PORT),
         # People delete everything in a lab, and do not want to wait a minute for it.
         "massDeleteGuard": {"holdFor": "2s"},
-        "security": {"insecure": True},
+        "security": _security(site, member.name),
     }
     if "redis" in site.settings.services:
-        config["redisURL"] = f"redis://{control}:{REDIS_PORT}/0"
-    return _plan("planner", CONTROL, config, site, "planner")
+        config["redisURL"] = f"redis://{_at(site.topology.redis.address, REDIS_PORT)}/0"
+    return _plan(member.name, member.name, config, site, "planner")
 
 
 def enforcer_plan(site: Site, node: NodePlace) -> ServicePlan:
@@ -81,7 +86,7 @@ def enforcer_plan(site: Site, node: NodePlace) -> ServicePlan:
     config: dict[str, object] = {
         "apiVersion": _API_VERSION,
         "kind": "EnforcerConfiguration",
-        "plannerAddresses": [f"{site.topology.control_address.ipv4}:{PLANNER_PORT}"],
+        "plannerAddresses": [_at(planner.address, PLANNER_PORT) for planner in site.topology.planners],
         "hostnameOverride": node.name,
         "stateDirectory": str(site.state.nodes / node.name),
         "mode": "nftables",
@@ -90,9 +95,18 @@ def enforcer_plan(site: Site, node: NodePlace) -> ServicePlan:
         "nodePortAddresses": list(site.settings.node_port_addresses),
         "healthzBindAddress": f"0.0.0.0:{HEALTHZ_PORT}",
         "metricsBindAddress": f"0.0.0.0:{METRICS_PORT}",
-        "security": {"insecure": True},
+        "security": _security(site, node.name),
     }
     return _plan(enforcer_name(node.name), node.name, config, site, "enforcer")
+
+
+def _at(address: DualStack, port: int) -> str:
+    return f"{address.ipv4}:{port}"
+
+
+def _security(site: Site, name: str) -> dict[str, object]:
+    identity = Pki(directory=site.state.pki).identity(name)
+    return {"certFile": str(identity.certificate), "keyFile": str(identity.key), "caFile": str(identity.ca)}
 
 
 def enforcer_name(node: str) -> str:

@@ -1,0 +1,88 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The demo's crashes: parts are killed under traffic while the cluster changes.
+
+What there is several of is not missed: the change arrives while one is away. Without its enforcer a node waits for its
+changes, and loses no packet.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+from pointsman_lab.demo.scenes import CLIENT, ready_pods
+from pointsman_lab.errors import NotConvergedError
+from pointsman_lab.nodes import are_synced, planner_of, wait_synced
+from pointsman_lab.probe.outcome import count_by_pod
+
+if TYPE_CHECKING:
+    from pointsman_lab.cluster import Cluster
+    from pointsman_lab.demo.story import Story
+    from pointsman_lab.probe.calls import RunningTraffic
+
+_ATTEMPTS_MEANWHILE = 2000
+_ARRIVES_SECONDS = 10.0
+
+
+async def crashes(cluster: Cluster, story: Story) -> None:
+    """The parts die; packets do not notice."""
+    story.chapter("6. kill -9 under traffic")
+    client_node = next(
+        pod["spec"]["nodeName"] for pod in await cluster.pods("default") if pod["metadata"]["name"] == "client"
+    )
+    planner = await planner_of(cluster, client_node)
+    for process in (planner, cluster.topology.watchers[0].name, cluster.topology.redis.name):
+        await _kill(cluster, story, process, is_missed=False)
+    await _kill(cluster, story, f"enforcer-{client_node}", is_missed=True)
+
+
+async def _kill(cluster: Cluster, story: Story, process: str, *, is_missed: bool) -> None:
+    """Kill -9 a process under traffic, change the cluster meanwhile, and see the change arrive."""
+    vip = (await cluster.service("shop", "frontend"))["spec"]["clusterIP"]
+    replicas = len(await ready_pods(cluster, "shop/frontend"))
+    async with cluster.traffic(CLIENT, vip, 80, workers=4, interval_seconds=0.001) as traffic:
+        killed = time.monotonic()
+        await cluster.signal(process, "KILL", restart=False)
+        await cluster.scale("shop", "frontend", replicas + 1)
+        await cluster.wait_deployed("shop", "frontend")
+        has_arrived = not is_missed and await _arrives(cluster, vip)
+        await _asked_meanwhile(cluster, traffic)
+        down = time.monotonic() - killed
+        await cluster.start_process(process)
+        nodes = await wait_synced(cluster)
+        report = await traffic.stop()
+    story.say(f"{process} was away for {down * 1e3:.0f} ms; a pod was added meanwhile")
+    story.check(
+        f"{process} killed: {report.attempts} new connections, none failed",
+        holds=report.failed == 0,
+        found=report.failures[:3],
+    )
+    if not is_missed:
+        story.check("the new pod took its share while it was away", holds=has_arrived)
+    story.check("afterwards every node has the change, proven by digest", holds=are_synced(cluster, nodes), found=nodes)
+    if is_missed:
+        story.check("and the new pod takes its share", holds=await _arrives(cluster, vip))
+
+
+async def _arrives(cluster: Cluster, vip: str) -> bool:
+    """Whether all ready pods, and nobody else, answer the client soon."""
+
+    async def is_so() -> bool:
+        counts = count_by_pod(await cluster.probe(CLIENT, vip, 80, count=128))
+        return set(counts) == set(await ready_pods(cluster, "shop/frontend"))
+
+    try:
+        await cluster.wait_until(is_so, "the new pod answers", timeout_seconds=_ARRIVES_SECONDS)
+    except NotConvergedError:
+        return False
+    return True
+
+
+async def _asked_meanwhile(cluster: Cluster, traffic: RunningTraffic) -> None:
+    """Wait until so many more connections were opened that a failure would show."""
+    enough = (await traffic.report()).attempts + _ATTEMPTS_MEANWHILE
+
+    async def are_enough() -> bool:
+        return (await traffic.report()).attempts >= enough
+
+    await cluster.wait_until(are_enough, f"{_ATTEMPTS_MEANWHILE} connections")
