@@ -15,8 +15,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from pointsman_enforcer.dataplane.affinity import AffinityClient
 from pointsman_enforcer.dataplane.nftables import layout
-from pointsman_enforcer.dataplane.nftables.affinity_memory import AffinityClient
 from pointsman_enforcer.dataplane.nftables.apply import TABLES
 from pointsman_enforcer.dataplane.nftables.backend import NftablesDataplane
 from pointsman_enforcer.dataplane.nftables.message import Family
@@ -102,11 +102,11 @@ async def remember(dataplane: NftablesDataplane, plan: ServicePlan, rendering: b
         for number in range(CLIENTS)
     ]
     started = time.perf_counter()
-    taken = await dataplane.seed_affinity(plan, rendering, clients)
+    taken = await dataplane.affinity.seed(plan, rendering, clients)
     say(f"seed a client: {(time.perf_counter() - started) / CLIENTS * 1e6:.1f} us ({taken} taken)")
     started = time.perf_counter()
-    known = dataplane.affinity_memory()
-    say(f"read a client: {(time.perf_counter() - started) / CLIENTS * 1e6:.1f} us ({sum(map(len, known.values()))})")
+    look = await dataplane.affinity.look()
+    say(f"read a client: {(time.perf_counter() - started) / CLIENTS * 1e6:.1f} us ({look})")
     span(
         lambda: namespace.run("nft", "list", "map", "ip", TABLES[Family.IPV4].name, layout.AFFINITY.name),
         "nft lists all",

@@ -15,12 +15,13 @@ from collections.abc import Callable, Iterator, Sequence
 from types import TracebackType
 from typing import Self
 
+from pointsman_enforcer.dataplane.affinity import AffinityClient
 from pointsman_enforcer.dataplane.base import Found
 from pointsman_enforcer.dataplane.nftables import layout
-from pointsman_enforcer.dataplane.nftables.affinity_memory import AffinityClient, clients_of
 from pointsman_enforcer.dataplane.nftables.backend import NftablesDataplane
 from pointsman_enforcer.dataplane.nftables.elements import Element, flush_set
 from pointsman_enforcer.dataplane.nftables.message import Family
+from pointsman_enforcer.dataplane.nftables.netlink import NftSocket
 from pointsman_enforcer.dataplane.node_settings import NodeSettings
 from pointsman_model import names
 from pointsman_model.affinity import pick
@@ -105,6 +106,19 @@ class AffinityWorld:
         weights: dict[str, int] | None = None,
         node_port: int = NODE_PORT,
     ) -> None:
+        """Program `service`."""
+        made = self.service(chosen, local=local, seconds=seconds, weights=weights, node_port=node_port)
+        self._program(made, self.rendering)
+
+    def service(
+        self,
+        chosen: Sequence[str] = EVERYBODY,
+        *,
+        local: Sequence[str] | None = None,
+        seconds: int = 600,
+        weights: dict[str, int] | None = None,
+        node_port: int = NODE_PORT,
+    ) -> ServicePlan:
         """A Service with two ports, TCP and UDP each, and these endpoints; with `local`, outsiders get only those."""
         sets = [self.endpoints(chosen, weights)]
         if local is not None:
@@ -129,7 +143,7 @@ class AffinityWorld:
             for number in (0, 1)
             for protocol in (Protocol.TCP, Protocol.UDP)
         )  # fmt: skip
-        self._program(ServicePlan(ports=ports, affinity_timeout_seconds=seconds), self.rendering)
+        return ServicePlan(ports=ports, affinity_timeout_seconds=seconds)
 
     def remove(self) -> None:
         """The Service is deleted."""
@@ -173,10 +187,11 @@ class AffinityWorld:
 
     def known(self) -> list[AffinityClient]:
         """What the kernel remembers of the Service."""
-        return list(clients_of(self.plan, self.rendering, self.dataplane.affinity_memory()))
+        assert asyncio.run(self.dataplane.affinity.look()) is not None
+        return list(self.dataplane.affinity.clients(self.plan, self.rendering))
 
     def seed(self, *clients: AffinityClient) -> int:
-        return asyncio.run(self.dataplane.seed_affinity(self.plan, self.rendering, clients))
+        return asyncio.run(self.dataplane.affinity.seed(self.plan, self.rendering, clients))
 
     def remembered_as(self, client: str, name: str, *, left_ms: int = 600_000, port: str = "0") -> AffinityClient:
         """A client of the TCP port that came to this endpoint elsewhere."""
@@ -185,7 +200,8 @@ class AffinityWorld:
 
     def _make(self) -> NftablesDataplane:
         settings = NodeSettings(cluster_cidrs=(parse_prefix(self.at.pods),))
-        return self.world.node.call(lambda: NftablesDataplane(node_settings=settings))
+        # With a kernel handed in there is no monitor: what a test does to the memory is nobody else's doing.
+        return self.world.node.call(lambda: NftablesDataplane(node_settings=settings, kernel=NftSocket()))
 
     def _adopt(self) -> Found:
         async def adopt() -> Found:

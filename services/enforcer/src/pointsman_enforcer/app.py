@@ -29,6 +29,7 @@ from pointsman_enforcer.core.conditions import ServiceConditions
 from pointsman_enforcer.core.plan_changes import PlanChanges
 from pointsman_enforcer.core.plan_session import Commit, Programmed
 from pointsman_enforcer.core.status import Health
+from pointsman_enforcer.dataplane.affinity_sweep import AffinityMetrics, AffinitySweep
 from pointsman_enforcer.dataplane.base import Dataplane
 from pointsman_enforcer.dataplane.conntrack.metrics import ConntrackMetrics
 from pointsman_enforcer.dataplane.conntrack.reconciler import ConntrackReconciler, Table
@@ -119,6 +120,9 @@ class Enforcer:
             retry_interval_seconds=max(1.0, config.nftables.min_sync_period),
             clock=self._clock,
         )
+        self._affinity = AffinitySweep(
+            memory=self._dataplane.affinity, metrics=AffinityMetrics(self._registry), clock=self._clock
+        )
         self._observer = self._make_observer()
         self._stream: Any = None
         self._first_sync = asyncio.Event()
@@ -135,6 +139,7 @@ class Enforcer:
         async with asyncio.TaskGroup() as group:
             work = {"reconciler": self._runner.run(), "journal": self._journal.run(), "plan-stream": self._follow()}
             work.update(self._serving.work())
+            work["affinity"] = self._affinity.run()
             if self._conntrack is not None:
                 work["conntrack"] = self._conntrack.run()
             tasks = [group.create_task(task_boundary(name, each)) for name, each in work.items()]

@@ -21,6 +21,7 @@ from enum import Enum
 from typing import NamedTuple, Protocol, Self, TypeVar
 
 from pointsman_chassis.errors import ApplyError
+from pointsman_enforcer.dataplane.affinity import AffinityMemory
 from pointsman_model.names import ServiceKey
 from pointsman_model.plan import DataplaneSettings, NodeFacts, ServicePlan
 
@@ -110,6 +111,10 @@ class Dataplane(Protocol[C]):
     """Names that ServicePlan.required_capabilities may hold here."""
     settings: DataplaneSettings
     """The node's own settings in effect, for the control API."""
+
+    @property
+    def affinity(self) -> AffinityMemory:
+        """The clients that session affinity remembers."""
 
     def configure(self, facts: NodeFacts) -> bool:
         """Take the facts about the node; whether renderings made before are worth nothing now."""

@@ -62,6 +62,10 @@ class Programmer(Generic[C]):
         """Everything that the kernel acknowledged, the node's own objects included."""
         return list(self._remembered.values())
 
+    def rendering(self, key: ServiceKey) -> bytes:
+        """What the kernel has of a service, empty for nothing."""
+        return self._remembered.get(key, b"")
+
     def forget(self) -> None:
         """The kernel is to be read anew."""
         self._remembered.clear()

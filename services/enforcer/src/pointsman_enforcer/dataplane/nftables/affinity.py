@@ -48,6 +48,9 @@ class PortNumbers:
         self._promised: dict[tuple[Family, bytes], tuple[int, bytes]] = {}
         self._users: dict[tuple[Family, bytes], int] = {}
 
+    def __bool__(self) -> bool:
+        return bool(self._users)
+
     def promise(self, section: int, frontend: bytes) -> bytes:
         """The number of the port whose first frontend this is, `ID:0` as four bytes. The search starts at its hash.
 

@@ -1,83 +1,98 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The kernel's memory of clients, in the words of plans: to report it, and to give a node what another one knows.
-
-The memory is written by rules and never listed in steady state: a dump costs about 4 us for each client.
-"""
+"""The kernel's memory of clients: packed, as a look found it, and in the words of plans. Pure."""
 
 from __future__ import annotations
 
-import errno
+import struct
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Final, NamedTuple
+from functools import partial
+from typing import Final
 
+from pointsman_enforcer.dataplane.affinity import AffinityClient
 from pointsman_enforcer.dataplane.nftables import layout
 from pointsman_enforcer.dataplane.nftables.affinity import ID_SPECS, SET_SPECS, port_of
-from pointsman_enforcer.dataplane.nftables.elements import Element, add_timed
-from pointsman_enforcer.dataplane.nftables.errors import NetlinkError
-from pointsman_enforcer.dataplane.nftables.kernel import NftKernel
-from pointsman_enforcer.dataplane.nftables.message import Batch, Family, Table
+from pointsman_enforcer.dataplane.nftables.elements import Timed
+from pointsman_enforcer.dataplane.nftables.message import Family
 from pointsman_enforcer.dataplane.nftables.packed import Records, section_of, unpack
 from pointsman_enforcer.dataplane.nftables.render import family_of, frontend_key
-from pointsman_model.affinity import bucket_of, pick_table
-from pointsman_model.plan import FrontendKind, PlanEndpoint, ServicePlan, ServicePortPlan
+from pointsman_model.affinity import bucket_of
+from pointsman_model.plan import FrontendKind, ServicePlan, ServicePortPlan
 
 SECOND_MS: Final = 1000
-_SEEDS_PER_BATCH: Final = 500
-_ALREADY_THERE: Final = (errno.EBUSY, errno.EEXIST)
-Memory = dict[tuple[Family, bytes], list[tuple[bytes, bytes, int]]]
-"""Client address, `ID:N` and milliseconds left, by family and `ID:0`."""
+_RECORDS: Final = {family: struct.Struct(f"={family.address_bytes}s4sII") for family in Family}
+"""Client, `ID:N`, timeout and time left in milliseconds."""
+_NUMBER_BYTES: Final = 4
 
 
-class AffinityClient(NamedTuple):
-    """A client of a ServicePort and the endpoint that it keeps.
+class Remembered:
+    """What one look found of one family, 16 bytes a client (28 for IPv6). Built up once, then read."""
 
-    Attributes:
-        name: of the ServicePort.
-        protocol: IP protocol number.
-        client: address, 4 or 16 bytes.
-        endpoint: its address and port.
-        left_ms: when it is forgotten if it does not connect again.
-        is_pick: a node without memory would choose the same.
-    """
+    def __init__(self, family: Family) -> None:
+        self.family = family
+        self.count = 0
+        self._by_port: dict[bytes, bytearray] = {}
 
-    name: str
-    protocol: int
-    client: bytes
-    endpoint: tuple[bytes, int]
-    left_ms: int
-    is_pick: bool = False
+    def include(self, elements: Iterable[Timed]) -> None:
+        """Elements of `affinity`."""
+        pack = _RECORDS[self.family].pack
+        for key, data, timeout_ms, left_ms in elements:
+            port = key[:_NUMBER_BYTES]
+            held = self._by_port.get(port)
+            if held is None:
+                held = self._by_port[port] = bytearray()
+            held += pack(key[_NUMBER_BYTES:], data, timeout_ms, left_ms)
+            self.count += 1
+
+    def ports(self) -> list[bytes]:
+        """`ID:0` of each port with clients."""
+        return list(self._by_port)
+
+    def of_port(self, number: bytes, passed_ms: int) -> Iterator[tuple[bytes, bytes, int, int]]:
+        """Client, `ID:N`, timeout and time left of each client of a port whose time is not over.
+
+        `passed_ms` have passed since the look. Somebody may be listed twice who was seen while the map was rearranged.
+        """
+        for client, member, timeout_ms, left_ms in _RECORDS[self.family].iter_unpack(self._by_port.get(number, b"")):
+            if left_ms > passed_ms:
+                yield client, member, timeout_ms, left_ms - passed_ms
+
+    def elements(self, ports: Iterable[bytes], passed_ms: int) -> Iterator[Timed]:
+        """The elements that make the kernel remember these ports' clients again, each once."""
+        for number in ports:
+            once = {each[0]: each[1:] for each in self.of_port(number, passed_ms)}
+            for client, (member, timeout_ms, left_ms) in once.items():
+                yield number + client, member, timeout_ms, left_ms
+
+    def without(self, other: Remembered, passed_ms: int) -> Iterator[Timed]:
+        """The same, without the clients that are in `other`."""
+        for number in self.ports():
+            known = {each[0] for each in other.of_port(number, 0)}
+            for element in self.elements((number,), passed_ms):
+                if element[0][_NUMBER_BYTES:] not in known:
+                    yield element
 
 
-def memory_of(family: Family, elements: Iterable[Element]) -> Memory:
-    """The memory of one family, given the elements of `affinity`."""
-    memory: Memory = {}
-    for element in elements:
-        known = (element.key[4:], element.data, element.expiration_ms)
-        memory.setdefault((family, element.key[:4]), []).append(known)
-    return memory
-
-
-def clients_of(plan: ServicePlan, rendering: bytes, memory: Memory) -> Iterator[AffinityClient]:
+def clients_of(
+    plan: ServicePlan, rendering: bytes, memory: Mapping[Family, Remembered], passed_ms: int
+) -> Iterator[AffinityClient]:
     """Clients of a service whose endpoint it still has. `rendering` is what the kernel has of the plan."""
     sections = unpack(rendering)
     for port in plan.ports:
         number = _number_of(port, sections)
-        known = memory.get((family_of(port.family), number), ()) if number else ()
-        if not known:
+        found = memory.get(family_of(port.family))
+        if not number or found is None:
             continue
         endpoints = {member: endpoint for endpoint, member in _members_of(port, sections, number).items()}
-        tables = [(chosen, pick_table(chosen)) for chosen in port.endpoint_sets]
-        for client, member, left_ms in known:
+        tables = _tables(port, sections, number)
+        for client, member, _, left_ms in found.of_port(number, passed_ms):
             endpoint = endpoints.get(member)
             if endpoint is not None:
-                is_pick = any(_pick(client, chosen, table) == endpoint for chosen, table in tables)
+                is_pick = any(table[bucket_of(client, len(table))] == member for table in tables)
                 yield AffinityClient(port.name, port.protocol, client, endpoint, left_ms, is_pick)
 
 
-def seeds_of(
-    plan: ServicePlan, rendering: bytes, clients: Sequence[AffinityClient]
-) -> Iterator[tuple[Family, tuple[bytes, bytes, int, int]]]:
-    """Elements (key, value, timeout, time left) that make the kernel remember clients whose endpoint is known here."""
+def seeds_of(plan: ServicePlan, rendering: bytes, clients: Sequence[AffinityClient]) -> Iterator[tuple[Family, Timed]]:
+    """Elements that make the kernel remember clients whose endpoint is known here."""
     sections = unpack(rendering)
     timeout_ms = plan.affinity_timeout_seconds * SECOND_MS
     for port in plan.ports:
@@ -85,41 +100,13 @@ def seeds_of(
         if not (number and timeout_ms):
             continue
         members = _members_of(port, sections, number)
+        here = (port.name, port.protocol, port.family.address_bytes)
         for each in clients:
-            is_here = (each.name, each.protocol, len(each.client)) == (
-                port.name,
-                port.protocol,
-                port.family.address_bytes,
-            )
+            is_here = (each.name, each.protocol, len(each.client)) == here
             member = members.get(each.endpoint) if is_here else None
             if member is not None and each.left_ms > 0:
                 left_ms = min(each.left_ms, timeout_ms)
                 yield family_of(port.family), (number + each.client, member, timeout_ms, left_ms)
-
-
-async def seed(
-    nft: NftKernel, tables: Mapping[Family, Table], seeds: Iterable[tuple[Family, tuple[bytes, bytes, int, int]]]
-) -> int:
-    """Add what `seeds_of` made, except where the memory has that client already; how many were taken.
-
-    Raises:
-        NetlinkError: refused for another reason.
-    """
-    waiting = [message for family, each in seeds for message in add_timed(tables[family], layout.AFFINITY, [each])]
-    taken = 0
-    for start in range(0, len(waiting), _SEEDS_PER_BATCH):
-        batch = waiting[start : start + _SEEDS_PER_BATCH]
-        while batch:
-            try:
-                await nft.commit(Batch(batch))
-            except NetlinkError as error:
-                if error.errno not in _ALREADY_THERE or error.message_index is None:
-                    raise
-                del batch[error.message_index]
-            else:
-                taken += len(batch)
-                break
-    return taken
 
 
 def _number_of(port: ServicePortPlan, sections: Mapping[int, Records]) -> bytes:
@@ -146,6 +133,15 @@ def _members_of(
     return found
 
 
-def _pick(client: bytes, endpoints: Sequence[PlanEndpoint], table: Sequence[int]) -> tuple[bytes, int]:
-    chosen = endpoints[table[bucket_of(client, len(table))]]
-    return chosen.address, chosen.port
+def _tables(port: ServicePortPlan, sections: Mapping[int, Records], number: bytes) -> list[list[bytes]]:
+    """The tables of first picks of a port, as the kernel has them: the `ID:N` of each bucket."""
+    picks = sections.get(section_of(family_of(port.family), layout.AFFINITY_PICKS).number, {})
+    tables = []
+    for index in range(len(SET_SPECS)):
+        key = partial(layout.slot_key, number)
+        first, table = index * layout.LOCAL_SLOT_BASE, list[bytes]()
+        while (member := picks.get(key(first + len(table)))) is not None:
+            table.append(member)
+        if table:
+            tables.append(table)
+    return tables

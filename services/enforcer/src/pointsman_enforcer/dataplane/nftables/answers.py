@@ -12,7 +12,7 @@ from pointsman_enforcer.dataplane.nftables.attributes import parse
 from pointsman_enforcer.dataplane.nftables.errors import NetlinkError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from pointsman_enforcer.dataplane.nftables.message import Batch
 
@@ -77,8 +77,9 @@ def verdict_of(answers: Sequence[Answer], *, batch: Batch, first: int, lost: boo
     errors = sorted((answer for answer in answers if answer.error), key=lambda answer: answer.sequence)
     of_messages = [answer for answer in errors if first < answer.sequence <= first + len(batch.messages)]
     if of_messages:
-        index = of_messages[0].sequence - first - 1
-        return _failure(of_messages[0], index, batch.messages[index].what)
+        reasons = {answer.sequence - first - 1: answer.error or 0 for answer in of_messages}
+        index = min(reasons)
+        return _failure(of_messages[0], index, batch.messages[index].what, reasons)
     if errors:
         return _failure(errors[0], None, f"{len(batch.messages)} messages, at commit")
     proven = any(answer.error == 0 and answer.sequence == first + len(batch.messages) for answer in answers)
@@ -94,9 +95,14 @@ def verdict_of(answers: Sequence[Answer], *, batch: Batch, first: int, lost: boo
     )
 
 
-def _failure(answer: Answer, index: int | None, what: str) -> NetlinkError:
+def _failure(answer: Answer, index: int | None, what: str, reasons: Mapping[int, int] | None = None) -> NetlinkError:
     return NetlinkError(
-        errno=answer.error or 0, message_index=index, what=what, reason=answer.reason, offset=answer.offset
+        errno=answer.error or 0,
+        message_index=index,
+        what=what,
+        reason=answer.reason,
+        offset=answer.offset,
+        reasons=reasons,
     )
 
 

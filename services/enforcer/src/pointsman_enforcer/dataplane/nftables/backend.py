@@ -16,9 +16,10 @@ from typing import Final, TypeVar
 
 import structlog
 
+from pointsman_chassis.clock import Clock, SystemClock
 from pointsman_enforcer.dataplane.base import Applied, Found, KernelError, Mended, ProxyMode
 from pointsman_enforcer.dataplane.nftables import cleanup, layout, packed
-from pointsman_enforcer.dataplane.nftables.affinity_memory import AffinityClient, Memory, memory_of, seed, seeds_of
+from pointsman_enforcer.dataplane.nftables.affinity_keeper import AffinityKeeper, is_touched
 from pointsman_enforcer.dataplane.nftables.apply import (
     TABLES,
     chain_messages,
@@ -56,6 +57,8 @@ from pointsman_model.names import Prefix
 from pointsman_model.plan import DataplaneSettings, DetectLocal, NodeFacts, ServicePlan
 
 _DUMP_ATTEMPTS: Final = 10
+PICKS: Final = frozenset(packed.section_of(family, layout.AFFINITY_PICKS).number for family in Family)
+"""Sections of what clients without memory get."""
 Result = TypeVar("Result")
 
 
@@ -72,6 +75,7 @@ class NftablesDataplane:
         masquerade_bit: int = 14,
         kernel: NftKernel | None = None,
         monitor: Monitor | None = None,
+        clock: Clock | None = None,
     ) -> None:
         """Without `kernel`, that of the calling thread's network namespace; OSError when we may not talk to it."""
         self._node_settings = node_settings
@@ -81,6 +85,9 @@ class NftablesDataplane:
             monitor = monitor or DriftMonitor(opened.port)
         self._nft: NftKernel = kernel
         self._monitor = monitor
+        self.affinity = AffinityKeeper(
+            kernel=kernel, monitor=monitor, clock=clock or SystemClock(), is_wanted=lambda: bool(self._ledger.numbers)
+        )
         self._is_condemned = False
         """Whether mending was refused, so that nothing less than new tables helps."""
         self._refusals = 0
@@ -132,6 +139,7 @@ class NftablesDataplane:
             self._observation = None
             return Found.NOTHING
         self._ledger, self._observation = self._retried(self._read_elements)
+        self.affinity.changed()
         return Found.OURS
 
     async def prepare(self, *, whole_plan: bool = False) -> None:
@@ -147,7 +155,10 @@ class NftablesDataplane:
         if whole_plan:
             self._prelude = wanted
         elif wanted:
-            await self._commit(wanted)
+            with self.affinity.repairing():
+                await self._commit(wanted)
+                for family in [each for each, found in self._adoption.items() if found is Adoption.REPLACE]:
+                    await self.affinity.give_back(family)
         if not whole_plan:
             self._adoption = dict.fromkeys(Family, Adoption.KEEP)
 
@@ -190,8 +201,13 @@ class NftablesDataplane:
         applied = await self._commit(batch)
         if self._prelude:
             self._prelude, self._adoption = [], dict.fromkeys(Family, Adoption.KEEP)
+            with self.affinity.repairing():
+                for family in Family:
+                    await self.affinity.give_back(family)
         self._chains.update(chains)
         self._ledger.commit(change)
+        if not PICKS.isdisjoint(change.additions):
+            self.affinity.changed()
         return applied
 
     def watch(self, noticed: Callable[[], None]) -> None:
@@ -204,6 +220,10 @@ class NftablesDataplane:
         touched = Touched() if self._monitor is None else self._monitor.take()
         if not touched.is_any:
             return Mended()
+        with self.affinity.repairing():
+            return await self._mend(touched, renderings, may_remove=may_remove)
+
+    async def _mend(self, touched: Touched, renderings: Sequence[bytes], *, may_remove: bool) -> Mended:
         found = Mended(tuple(sorted(touched.kinds)), touched.process, touched.process_id)
         try:
             gone = {family for family, table in TABLES.items() if not self._nft.table_exists(table)}
@@ -215,6 +235,7 @@ class NftablesDataplane:
                 return found._replace(objects=applied.messages, applied=applied, is_rebuilt=True)
             repair = await asyncio.to_thread(self._plan_repair, touched, renderings, may_remove=may_remove)
             applied = await self._commit(repair.messages) if repair.messages else found.applied
+            clients = await self.affinity.restore(family for family in Family if is_touched(touched, [family]))
         except (KernelError, NftablesError) as error:
             self._refusals += 1
             self._is_condemned = self._refusals > 1
@@ -222,25 +243,7 @@ class NftablesDataplane:
             raise KernelError(f"mending our tables: {error}") from error
         self._refusals = 0
         must_observe = repair.surplus > 0 and not may_remove
-        return found._replace(objects=repair.objects, applied=applied, must_observe=must_observe)
-
-    def affinity_memory(self) -> Memory:
-        """Every client that the kernel remembers; see affinity_memory.py."""
-        memory: Memory = {}
-        for family, table in TABLES.items():
-            elements = self._retried(lambda of=table: list(self._nft.dump_elements(of, layout.AFFINITY)))
-            memory |= memory_of(family, elements)
-        return memory
-
-    async def seed_affinity(self, plan: ServicePlan, rendering: bytes, clients: Sequence[AffinityClient]) -> int:
-        """Make the kernel remember clients of a service that it does not know yet; how many it took.
-
-        A client that connected here before keeps the endpoint it has.
-        """
-        try:
-            return await seed(self._nft, TABLES, seeds_of(plan, rendering, clients))
-        except NetlinkError as error:
-            raise KernelError(f"seeding clients: {error}", outcome_known=error.outcome_known) from error
+        return found._replace(objects=repair.objects + clients, applied=applied, must_observe=must_observe)
 
     def leftover(self) -> Iterator[NftChange]:
         """Removals of what was found and not claimed; after the last one, nothing is left to claim."""
@@ -291,8 +294,10 @@ class NftablesDataplane:
     async def _rebuild(self, families: set[Family], renderings: Sequence[bytes]) -> Applied:
         chains = {(family, name) for family, name in self._chains if endpoint_chain_of(name) is not None}
         before = self.counters
-        for batch in rebuild(families, renderings, self._skeleton_settings, chains):
-            await self._commit(batch)
+        for step in rebuild(families, renderings, self._skeleton_settings, chains):
+            for family, ports in step.ports.items():
+                await self.affinity.give_back(family, ports)
+            await self._commit(step.messages)
         return Applied(self.counters[0] - before[0], self.counters[1] - before[1])
 
     def _plan_repair(self, touched: Touched, renderings: Sequence[bytes], *, may_remove: bool) -> Repair:

@@ -49,6 +49,9 @@ class Monitor(Protocol):
     def take(self) -> Touched:
         """What was touched since the last call."""
 
+    def peek(self) -> Touched:
+        """What `take` would return, up to this moment."""
+
     def put_back(self, touched: Touched) -> None:
         """This is still to be looked at."""
 
@@ -80,9 +83,21 @@ class DriftMonitor:
                 break
         return self._notifications.take()
 
+    def peek(self) -> Touched:
+        """What `take` would return; who watches is told, as reading leaves nothing that would wake the loop."""
+        for _ in range(_TURNS_PER_TAKE):
+            if not self.drain():
+                break
+        if self.is_any:
+            self._tell()
+        return self._notifications.touched
+
     def put_back(self, touched: Touched) -> None:
         """This is still to be looked at; who watches is told."""
         self._notifications.touched.include(touched)
+        self._tell()
+
+    def _tell(self) -> None:
         if self._loop is not None and self._noticed is not None:
             self._loop.call_soon(self._noticed)
 

@@ -11,7 +11,7 @@ import struct
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from pointsman_enforcer.dataplane.nftables import uapi
-from pointsman_enforcer.dataplane.nftables.attributes import attribute, comment, nested, text, u32, u64, walk
+from pointsman_enforcer.dataplane.nftables.attributes import attribute, comment, nested, text, u32, walk
 from pointsman_enforcer.dataplane.nftables.expressions import verdict_data
 from pointsman_enforcer.dataplane.nftables.message import Message, Table
 
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 _LIST_BYTES_MAX: Final = 60_000
 """Elements of one message: an attribute's length is 16 bits."""
 _NESTED: Final = struct.Struct("=HH")
+_U64: Final = struct.Struct(">Q")
 
 
 class Element(NamedTuple):
@@ -35,6 +36,7 @@ class Element(NamedTuple):
         interval_end: in a set of plain intervals, `key` is the first one after a range and not its beginning.
         comment: the words stored with it.
         expiration_ms: time left, 0 when it does not expire.
+        timeout_ms: how long it is kept, 0 when it does not expire.
     """
 
     key: bytes
@@ -43,6 +45,11 @@ class Element(NamedTuple):
     interval_end: bool = False
     comment: str = ""
     expiration_ms: int = 0
+    timeout_ms: int = 0
+
+
+Timed = tuple[bytes, bytes, int, int]
+"""An element of a map that expires: key, value, timeout and time left, both in milliseconds."""
 
 
 def add_elements(table: Table, spec: SetSpec, elements: Iterable[tuple[bytes, bytes]]) -> list[Message]:
@@ -87,19 +94,51 @@ def add_commented(table: Table, spec: SetSpec, key: bytes, words: str) -> list[M
     return _messages(table, spec, [nested(uapi.NFTA_LIST_ELEM, _key(key), note)], delete=False)
 
 
-def add_timed(table: Table, spec: SetSpec, elements: Iterable[tuple[bytes, bytes, int, int]]) -> list[Message]:
-    """Add (key, value, timeout ms, time left ms) to a map whose elements expire; the value may be empty."""
+def add_timed(table: Table, spec: SetSpec, elements: Iterable[Timed]) -> list[Message]:
+    """Add elements that expire to a map.
+
+    One that is there already is refused (EEXIST; EBUSY with another value): the kernel would else change its time.
+    """
+    key_bytes, data_bytes = spec.key_bytes(table.family), spec.data_bytes(table.family)
+    around = _timed_parts(key_bytes, data_bytes)
     encoded = (
-        nested(
-            uapi.NFTA_LIST_ELEM,
-            _key(key),
-            *((nested(uapi.NFTA_SET_ELEM_DATA, attribute(uapi.NFTA_DATA_VALUE, data)),) if data else ()),
-            u64(uapi.NFTA_SET_ELEM_TIMEOUT, timeout_ms),
-            u64(uapi.NFTA_SET_ELEM_EXPIRATION, left_ms),
-        )
+        b"".join((around[0], key, around[1], data, around[2], _U64.pack(timeout_ms), around[3], _U64.pack(left_ms)))
         for key, data, timeout_ms, left_ms in elements
     )
-    return _messages(table, spec, encoded, delete=False)
+    size = _timed_bytes(key_bytes, data_bytes)
+    return _messages(table, spec, encoded, delete=False, element_bytes=size, flags=uapi.NLM_F_CREATE | uapi.NLM_F_EXCL)
+
+
+def parse_timed(payload: bytes, key_bytes: int, data_bytes: int) -> Iterable[Timed]:
+    """The elements of one NFT_MSG_NEWSETELEM message of a map whose elements expire, given its attributes.
+
+    The kernel lays them out alike, and one call takes each apart: there may be a hundred thousand.
+    """
+    width, around = _timed_bytes(key_bytes, data_bytes), _timed_parts(key_bytes, data_bytes)
+    layout = struct.Struct(f">{len(around[0])}s{key_bytes}s{len(around[1])}s{data_bytes}s4sQ4sQ")
+    for kind, value in walk(payload):
+        if kind != uapi.NFTA_SET_ELEM_LIST_ELEMENTS:
+            continue
+        if len(value) % width == 0:
+            found = list(layout.iter_unpack(value))
+            if all((each[0], each[2], each[4], each[6]) == around for each in found):
+                return [(key, data, timeout_ms, left_ms) for _, key, _, data, _, timeout_ms, _, left_ms in found]
+    elements = list(parse_elements(payload))
+    return [(each.key, each.data, each.timeout_ms, each.expiration_ms) for each in elements if each.expiration_ms]
+
+
+def _timed_parts(key_bytes: int, data_bytes: int) -> tuple[bytes, bytes, bytes, bytes]:
+    """The constant bytes in front of key, value, timeout and time left."""
+    return (
+        _around(uapi.NFTA_LIST_ELEM, _timed_bytes(key_bytes, data_bytes) - 4) + _key_prefix(key_bytes),
+        _around(uapi.NFTA_SET_ELEM_DATA, data_bytes + 4) + _NESTED.pack(data_bytes + 4, uapi.NFTA_DATA_VALUE),
+        _NESTED.pack(12, uapi.NFTA_SET_ELEM_TIMEOUT),
+        _NESTED.pack(12, uapi.NFTA_SET_ELEM_EXPIRATION),
+    )
+
+
+def _timed_bytes(key_bytes: int, data_bytes: int) -> int:
+    return 4 + 8 + key_bytes + 8 + data_bytes + 12 + 12
 
 
 def flush_set(table: Table, spec: SetSpec) -> Message:
@@ -120,7 +159,7 @@ def parse_elements(payload: bytes) -> Iterator[Element]:
 
 def _parse_element(encoded: bytes) -> Element:
     key = data = key_end = b""
-    interval_end, words, expiration_ms = False, "", 0
+    interval_end, words, expiration_ms, timeout_ms = False, "", 0, 0
     for kind, value in walk(encoded):
         if kind == uapi.NFTA_SET_ELEM_KEY:
             key = value[4:]
@@ -134,7 +173,9 @@ def _parse_element(encoded: bytes) -> Element:
             words = value[2 : 2 + value[1]].rstrip(b"\0").decode("ascii", "replace")
         elif kind == uapi.NFTA_SET_ELEM_EXPIRATION:
             expiration_ms = int.from_bytes(value, "big")
-    return Element(key, data, key_end, interval_end, words, expiration_ms)
+        elif kind == uapi.NFTA_SET_ELEM_TIMEOUT:
+            timeout_ms = int.from_bytes(value, "big")
+    return Element(key, data, key_end, interval_end, words, expiration_ms, timeout_ms)
 
 
 def _parse_data(encoded: bytes) -> bytes:
@@ -194,17 +235,22 @@ def _around(kind: int, inside: int) -> bytes:
 
 
 def _messages(
-    table: Table, spec: SetSpec, encoded: Iterable[bytes], *, delete: bool, element_bytes: int = 0
+    table: Table,
+    spec: SetSpec,
+    encoded: Iterable[bytes],
+    *,
+    delete: bool,
+    element_bytes: int = 0,
+    flags: int = uapi.NLM_F_CREATE,
 ) -> list[Message]:
     """As many messages as the elements need. `element_bytes`: what each of them must measure, if not 0."""
     kind = uapi.NFT_MSG_DELSETELEM if delete else uapi.NFT_MSG_NEWSETELEM
-    flags = 0 if delete else uapi.NLM_F_CREATE
     what = _what(table, spec, "delete elements of" if delete else "add elements to")
     head = text(uapi.NFTA_SET_ELEM_LIST_TABLE, table.name) + text(uapi.NFTA_SET_ELEM_LIST_SET, spec.name)
     return [
         Message(
             kind=kind,
-            flags=flags,
+            flags=0 if delete else flags,
             family=table.family,
             payload=head + nested(uapi.NFTA_SET_ELEM_LIST_ELEMENTS, chunk),
             what=what,

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import errno as errno_names
 import os
+from collections.abc import Mapping
 
 
 class NftablesError(Exception):
@@ -27,6 +28,7 @@ class NetlinkError(NftablesError):
         what: the words of that message, for people.
         reason: the kernel's own sentence (extended acknowledgement), often empty.
         outcome_known: false only when the answers were lost (ENOBUFS): the batch may have been applied.
+        reasons: the kernel's reason for every message refused, by index.
     """
 
     def __init__(
@@ -38,8 +40,10 @@ class NetlinkError(NftablesError):
         reason: str = "",
         offset: int | None = None,
         outcome_known: bool = True,
+        reasons: Mapping[int, int] | None = None,
     ) -> None:
         self.errno = errno
+        self.reasons = dict(reasons or {})
         self.message_index = message_index
         self.what = what
         self.reason = reason

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Protocol
 
-from pointsman_enforcer.dataplane.nftables.elements import Element
+from pointsman_enforcer.dataplane.nftables.elements import Element, Timed
 from pointsman_enforcer.dataplane.nftables.message import Batch, Table
 from pointsman_enforcer.dataplane.nftables.netlink import Counters
 from pointsman_enforcer.dataplane.nftables.sets import SetSpec
@@ -36,6 +36,12 @@ class NftKernel(Protocol):
 
     def dump_elements(self, table: Table, spec: SetSpec, *, is_watched: bool = False) -> Iterator[Element]:
         """All elements of a set."""
+
+    def read_timed(self, table: Table, spec: SetSpec, most: int) -> Iterator[list[Timed]]:
+        """Elements of a map whose elements expire, as they come; no more once `most` were seen."""
+
+    def settle(self) -> None:
+        """Wait until every commit that is visible is announced, too."""
 
     def close(self) -> None:
         """Let go of it."""

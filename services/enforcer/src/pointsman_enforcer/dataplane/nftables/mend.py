@@ -8,12 +8,14 @@ touched is flushed and written anew in one transaction, which no packet notices.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
-from typing import Final
+from types import MappingProxyType
+from typing import Final, NamedTuple
 
 from pointsman_enforcer.dataplane.nftables import layout, uapi
+from pointsman_enforcer.dataplane.nftables.affinity import ID_SPECS
 from pointsman_enforcer.dataplane.nftables.apply import TABLES, chain_messages, messages
 from pointsman_enforcer.dataplane.nftables.attributes import text, u32
 from pointsman_enforcer.dataplane.nftables.change import Operations
@@ -72,6 +74,18 @@ class TableState:
     set_names: tuple[str, ...] = ()
 
 
+class Rebuilding(NamedTuple):
+    """One of the transactions that make tables anew.
+
+    Attributes:
+        messages: all of it.
+        ports: `ID:0` of the ports with session affinity that begin to work with it, by family.
+    """
+
+    messages: list[Message]
+    ports: Mapping[Family, AbstractSet[bytes]] = MappingProxyType({})
+
+
 def sections_to_compare(touched: Touched, family: Family) -> list[Section]:
     """The sets whose elements may differ."""
     is_all = touched.is_lost or family in touched.deleted
@@ -127,24 +141,29 @@ def rebuild(
     renderings: Sequence[bytes],
     settings: Callable[[Family], SkeletonSettings],
     endpoint_chains: Iterable[tuple[Family, str]],
-) -> Iterator[list[Message]]:
+) -> Iterator[Rebuilding]:
     """Transactions, one after the other, that make tables anew with everything in them, in the renderings' order.
 
     Nothing is decoded or rendered anew, so it takes less than a cold start. The rule that drops what no service has is
     there from the first moment: a dropped packet is repeated, one let through would keep its connection undirected.
+    Clients that session affinity remembers are to be there before their port is, so that nobody is taken for new.
     """
     first = [message for family in sorted(families) for message in replacement(TABLES[family], settings(family))]
     for family, name in sorted(endpoint_chains):
         if family in families:
             first += chain_messages(family, name)
-    yield first
+    yield Rebuilding(first)
     for start in range(0, len(renderings), _RENDERINGS_PER_TRANSACTION):
         additions = {
             number: {key: value for body in packed for key, value in records(number, body).items()}
             for number, packed in sorted(by_section(renderings[start : start + _RENDERINGS_PER_TRANSACTION]).items())
             if SECTIONS[number].family in families
         }
-        yield messages(Operations({}, additions))
+        ports: dict[Family, set[bytes]] = {}
+        for number, found in additions.items():
+            if SECTIONS[number].spec in ID_SPECS:
+                ports.setdefault(SECTIONS[number].family, set()).update(found.values())
+        yield Rebuilding(messages(Operations({}, additions)), ports)
 
 
 def restructure(repair: Repair, touched: Touched, state: TableState) -> None:
