@@ -19,6 +19,7 @@ from pointsman_model.cluster import (
     ServiceCIDR,
     ServicePort,
     SliceKey,
+    TargetRef,
     TrafficPolicy,
     key_of,
 )
@@ -27,6 +28,7 @@ from pointsman_model.names import Family, Protocol, ServiceKey, make_prefix, par
 NODES = ("n1", "n2", "n3")
 ZONES = ("", "a", "b")
 _SERVICES = tuple(ServiceKey("default", name) for name in ("kubernetes", "s1", "s2", "s3"))
+_TARGETS = tuple(TargetRef("Pod", "default", name, "") for name in ("web-a", "web-b", "x"))
 _policies = st.sampled_from(TrafficPolicy)
 _external = st.lists(st.sampled_from([parse_address(t) for t in ("9.9.9.9", "10.96.0.1", "fd00::99")]), max_size=2)
 _ranges = st.lists(
@@ -77,6 +79,7 @@ def slices(draw: st.DrawFn) -> EndpointSlice:
                 node_name=st.sampled_from([*NODES, None, "elsewhere"]),
                 zone_hints=hints,
                 node_hints=st.lists(st.sampled_from(NODES), max_size=2, unique=True).map(tuple),
+                target=st.sampled_from([None, *_TARGETS]),
             ),
             max_size=4,
         )

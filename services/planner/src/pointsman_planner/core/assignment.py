@@ -104,7 +104,7 @@ class _EndpointSets:
     def result(self) -> tuple[tuple[PlanEndpoint, ...], ...]:
         return tuple(
             tuple(
-                PlanEndpoint(e.address, e.port, 1, e.node_name is None or e.node_name == self._node_name)
+                PlanEndpoint(e.address, e.port, e.weight, e.node_name is None or e.node_name == self._node_name)
                 for e in endpoints
             )
             for endpoints in self._numbers

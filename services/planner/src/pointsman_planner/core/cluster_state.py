@@ -3,13 +3,14 @@
 
 `apply` keeps every index by the change, never by the cluster: a slice touches its own service, a node only itself
 (services depend on nodes through views, so the caller moves that node's views and no service is planned again), a
-service CIDR the facts of all nodes. The state after a set of changes does not depend on their order or on how often
-each came.
+service CIDR the facts of all nodes (and the services with registered endpoints, which must not be there). Overrides are
+input like objects: one touches its service, or the services with endpoints it names. The state after a set of changes
+does not depend on their order or on how often each came.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from pointsman_model.cluster import (
@@ -26,6 +27,9 @@ from pointsman_model.cluster import (
 from pointsman_model.names import Prefix, ServiceKey
 from pointsman_model.plan import NodeFacts
 from pointsman_planner.core.claims import Claim, Claimant, ClaimTable, claims_of
+from pointsman_planner.core.override import Override, OverrideChange, OverrideKey, Selector, selectors_of
+from pointsman_planner.core.override_table import OverrideTable
+from pointsman_planner.core.overrides import apply_overrides
 from pointsman_planner.core.service_state import ServiceState, join
 from pointsman_planner.core.view import NodeView
 
@@ -53,9 +57,19 @@ class Effects:
 
 
 class ClusterState:
-    """Services, slices, nodes and service CIDRs, joined."""
+    """Services, slices, nodes and service CIDRs, joined, and the overrides on top."""
 
-    __slots__ = ("_cidrs", "_claims", "_nodes", "_planned", "_service_cidrs", "_services", "_slice_owner", "_slices")
+    __slots__ = (
+        "_cidrs",
+        "_claims",
+        "_nodes",
+        "_overrides",
+        "_planned",
+        "_service_cidrs",
+        "_services",
+        "_slice_owner",
+        "_slices",
+    )
 
     def __init__(self) -> None:
         self._services: dict[ServiceKey, Service] = {}
@@ -66,6 +80,7 @@ class ClusterState:
         self._service_cidrs: tuple[Prefix, ...] = ()
         self._claims = ClaimTable()
         self._planned: dict[ServiceKey, PlannedService] = {}
+        self._overrides = OverrideTable()
 
     @property
     def services(self) -> dict[ServiceKey, PlannedService]:
@@ -81,6 +96,21 @@ class ClusterState:
     def claims(self) -> ClaimTable:
         """Who owns which address and port."""
         return self._claims
+
+    @property
+    def overrides(self) -> Mapping[OverrideKey, Override]:
+        """Every override in force. Not to be changed by the caller."""
+        return self._overrides.held
+
+    @property
+    def service_cidrs(self) -> tuple[Prefix, ...]:
+        """Blocks from which cluster IPs are allocated, sorted."""
+        return self._service_cidrs
+
+    def without_overrides(self, key: ServiceKey) -> ServiceState | None:
+        """A service as the API server has it; None when there is none."""
+        service = self._services.get(key)
+        return join(service, self._slices.get(key, {}).values()) if service is not None else None
 
     def owner_of(self, name: SliceKey) -> ServiceKey | None:
         """The service that a slice names; None when there is no such slice."""
@@ -130,9 +160,30 @@ class ClusterState:
             elif kind is ObjectKind.NODE:
                 self._apply_node(change, effects)
             else:
-                self._apply_cidr(change, effects)
+                self._apply_cidr(change, effects, touched)
         self._join_again(touched, effects)
         return effects
+
+    def override(self, changes: Iterable[OverrideChange]) -> Effects:
+        """Take in overrides; says which services they touched."""
+        touched: dict[ServiceKey, None] = {}
+        for change in changes:
+            before = self._overrides.put(change.key, change.value)
+            for each in (before, change.value):
+                if each is not None:
+                    touched.update((key, None) for key in self._named_by(each))
+        effects = Effects()
+        self._join_again(touched, effects)
+        return effects
+
+    def _named_by(self, override: Override) -> Iterator[ServiceKey]:
+        """Services that an override may change."""
+        if override.service is not None:
+            yield override.service
+            return
+        for key, planned in self._planned.items():
+            if override.concerns(key) and any(_has(planned.state, each) for each in selectors_of(override.kind)):
+                yield key
 
     def _apply_service(self, change: Change, touched: dict[ServiceKey, None]) -> None:
         key = ServiceKey(change.key.namespace, change.key.name)
@@ -171,7 +222,7 @@ class ClusterState:
         if self.node_view(name) != before:
             effects.nodes.setdefault(name, before)
 
-    def _apply_cidr(self, change: Change, effects: Effects) -> None:
+    def _apply_cidr(self, change: Change, effects: Effects, touched: dict[ServiceKey, None]) -> None:
         if isinstance(change.value, ServiceCIDR):
             self._cidrs[change.key.name] = change.value
         else:
@@ -180,13 +231,15 @@ class ClusterState:
         if cidrs != self._service_cidrs:
             self._service_cidrs = cidrs
             effects.are_all_nodes_changed = True
+            touched.update((key, None) for key in self._overrides.registering())
 
     def _join_again(self, touched: dict[ServiceKey, None], effects: Effects) -> None:
         states: dict[ServiceKey, ServiceState | None] = {}
         rivals: set[ServiceKey] = set()
         for key in touched:
-            service = self._services.get(key)
-            state = join(service, self._slices.get(key, {}).values()) if service is not None else None
+            state = self.without_overrides(key)
+            if state is not None:
+                state = apply_overrides(state, self._overrides.of(key), self._service_cidrs)
             before = self._planned.get(key)
             if before is not None and state is not None and before.state == state:
                 continue
@@ -207,6 +260,13 @@ class ClusterState:
             del self._planned[key]
         else:
             self._planned[key] = after
+
+
+def _has(state: ServiceState, selector: Selector) -> bool:
+    """Whether a selector matches an endpoint; most are ruled out by the node they name."""
+    if selector.node_name and selector.node_name not in state.named_nodes:
+        return False
+    return any(selector.matches(e) for port in state.ports for e in port.endpoints)
 
 
 def _claims(state: ServiceState | None) -> dict[Claim, Claimant]:

@@ -107,14 +107,18 @@ def _is_local_only(
 def _reason(endpoint: PortEndpoint, node: NodeView, sets: Categorized, *, is_local: bool) -> str:
     name = node.facts.name
     if not endpoint.ready and not (endpoint.serving and endpoint.terminating):
-        return "terminating and no longer serving" if endpoint.terminating else "not ready"
+        return endpoint.held_back or _unusable(endpoint)
     if is_local and endpoint.node_name != name:
         where = f"is on node {endpoint.node_name}" if endpoint.node_name is not None else "names no node"
         return f"traffic policy is Local, and the endpoint {where}"
     if not endpoint.ready:
-        return "terminating, and there are ready endpoints"
+        return endpoint.held_back or "terminating, and there are ready endpoints"
     if not is_local and not is_available(endpoint, sets.topology, name, node.zone):
         if sets.topology is TopologyMode.NODE:
             return f"its node hints ({', '.join(endpoint.node_hints)}) do not name node {name}"
         return f"its zone hints ({', '.join(endpoint.zone_hints)}) do not name zone {node.zone}"
     return "the packet is not forwarded"
+
+
+def _unusable(endpoint: PortEndpoint) -> str:
+    return "terminating and no longer serving" if endpoint.terminating else "not ready"

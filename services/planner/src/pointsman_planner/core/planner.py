@@ -18,6 +18,7 @@ from pointsman_planner.core.cluster_state import ClusterState, Effects, PlannedS
 from pointsman_planner.core.messages import Hello
 from pointsman_planner.core.node_session import NodeSession
 from pointsman_planner.core.origins import Origin
+from pointsman_planner.core.override import OverrideChange
 from pointsman_planner.core.plan_cache import PlanCache
 from pointsman_planner.core.plan_index import PlanIndex
 from pointsman_planner.core.priority import Priority
@@ -88,6 +89,23 @@ class Planner:
                 self._go_live(session)
             marked.update(self._sessions.values())
         traces = (change.traceparent for change in batch.changes if change.traceparent.endswith("01"))
+        return Applied(
+            services=len(effects.services), marked=frozenset(marked), traceparents=tuple(dict.fromkeys(traces))
+        )
+
+    def override(self, changes: Sequence[OverrideChange]) -> Applied:
+        """Take in overrides: plans change as by a change of the cluster, and the position does not."""
+        concerned = [(change, self.cluster.overrides.get(change.key)) for change in changes]
+        effects = self.cluster.override(changes)
+        marked: set[NodeSession] = set()
+        for key, before in effects.services.items():
+            origins = [
+                Origin(key, change.traceparent, 0, change.observed_at_ns)
+                for change, older in concerned
+                if any(each is not None and each.concerns(key) for each in (older, change.value))
+            ]
+            self._refresh(key, before, origins, marked)
+        traces = (change.traceparent for change in changes if change.traceparent.endswith("01"))
         return Applied(
             services=len(effects.services), marked=frozenset(marked), traceparents=tuple(dict.fromkeys(traces))
         )

@@ -29,6 +29,12 @@ class PortEndpoint(NamedTuple):
     node_name: str | None = None
     zone_hints: tuple[str, ...] = ()
     node_hints: tuple[str, ...] = ()
+    target_name: str = ""
+    """Name of the object behind it; empty when there is none."""
+    weight: int = 1
+    """Shares of new connections, at least 1."""
+    held_back: str = ""
+    """Which override keeps new connections from it, for people; empty = none does."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,6 +76,18 @@ def join(service: Service, slices: Iterable[EndpointSlice]) -> ServiceState:
     families = sorted({family_of(address) for address in service.cluster_ips})
     ports = [_port_state(port, family, ordered) for port in service.ports for family in families]
     ports.sort(key=lambda port: (port.name, port.protocol, port.family))
+    nodes, zones = named_in(ports)
+    return ServiceState(
+        service=service,
+        ports=tuple(ports),
+        named_nodes=nodes,
+        hinted_zones=zones,
+        source_ranges=_source_ranges(service),
+    )
+
+
+def named_in(ports: Iterable[PortState]) -> tuple[frozenset[str], frozenset[str]]:
+    """Nodes that endpoints or node hints name, and zones that zone hints name."""
     nodes: set[str] = set()
     zones: set[str] = set()
     for port in ports:
@@ -78,13 +96,7 @@ def join(service: Service, slices: Iterable[EndpointSlice]) -> ServiceState:
                 nodes.add(endpoint.node_name)
             nodes.update(endpoint.node_hints)
             zones.update(endpoint.zone_hints)
-    return ServiceState(
-        service=service,
-        ports=tuple(ports),
-        named_nodes=frozenset(nodes),
-        hinted_zones=frozenset(zones),
-        source_ranges=_source_ranges(service),
-    )
+    return frozenset(nodes), frozenset(zones)
 
 
 def captured_load_balancer_ips(service: Service, family: Family) -> tuple[bytes, ...]:
@@ -119,6 +131,7 @@ def _port_state(port: ServicePort, family: Family, slices: list[EndpointSlice]) 
                             e.node_name,
                             e.zone_hints,
                             e.node_hints,
+                            e.target.name if e.target is not None else "",
                         ),
                     )
     return PortState(
