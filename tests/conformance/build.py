@@ -18,6 +18,7 @@ NONE = Expectation(Outcome.NONE)
 NFTABLES = frozenset({"nftables"})
 IPTABLES = frozenset({"iptables"})
 IPVS = frozenset({"ipvs"})
+NOT_NFTABLES = IPTABLES | IPVS
 
 _POD_NETWORKS = [ipaddress.ip_network(cidr) for cidr in POD_CIDRS]
 

@@ -19,23 +19,24 @@ from functools import partial
 
 import structlog
 from conformance import generated, report, systematic
-from conformance.executors import kernel, pure
+from conformance.executors import component, kernel, pure
+from conformance.executors.modes import MODES, NFTABLES, KernelMode
+from conformance.executors.rendered import executor as rendered
 from conformance.model import EVERY_MODE, ProbeFailure, Row, RowResult, RowSource
 from conformance.pipeline import describe
 from conformance.table import CATALOGUE, all_rows, runnable
 
-KERNEL_MODES = frozenset({"nftables"})
-"""Modes whose dataplane exists."""
 RunGroup = Callable[[Sequence[Row]], list[RowResult]]
-EXECUTORS = (pure.NAME, kernel.NAME)
+EXECUTORS = (pure.NAME, rendered.NAME, kernel.NAME, component.NAME)
+WITHOUT_ROOT = frozenset({pure.NAME, rendered.NAME})
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Parse, run, print; the exit status."""
     options = _parser().parse_args(argv)
-    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR))
-    executors = EXECUTORS if options.executor == "all" else (options.executor,)
-    refusal = _refusal(options.mode, executors)
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
+    wanted = EXECUTORS if options.executor == "all" else (options.executor,)
+    refusal = _refusal(options.mode, wanted)
     if refusal:
         sys.stderr.write(f"conformance: {refusal}" + "\n")
         return 2
@@ -43,43 +44,53 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not rows:
         sys.stderr.write(f"conformance: there is no section {options.section}" + "\n")
         return 2
+    mode = MODES.get(options.mode, NFTABLES)
+    executors = [name for name in wanted if name != rendered.NAME or mode.rows in rendered.MODES]
     started = time.monotonic()
-    wanted = runnable(rows, options.mode)
-    for_kernel = wanted if options.full else tuple(systematic.for_kernel(wanted))
-    results = list(_results(wanted, for_kernel, executors, _printer(verbose=options.verbose)))
+    mine = runnable(rows, _rows_of(options.mode))
+    for_kernel = mine if options.full else tuple(systematic.for_kernel(mine))
+    results = list(_results(mine, for_kernel, mode, executors, _printer(verbose=options.verbose)))
     _say(f"mode {options.mode}, Linux {platform.release()}, {time.monotonic() - started:.0f} s\n")
-    for line in report.matrix(rows, results, executors, options.mode):
+    for line in report.matrix(rows, results, executors, _rows_of(options.mode)):
         _say(line)
     _say("")
-    for line in (*report.not_run(rows, options.mode, executors), *report.failures(results)):
+    for line in (*report.not_run(rows, _rows_of(options.mode), executors), *report.failures(results)):
         _say(line)
-    if kernel.NAME in executors and len(for_kernel) < len(wanted):
-        _say(f"kernel: {len(for_kernel)} of {len(wanted)} rows, a fixed sample of the generated ones; FULL=1 runs all")
+    if kernel.NAME in executors and len(for_kernel) < len(mine):
+        _say(f"kernel: {len(for_kernel)} of {len(mine)} rows, a fixed sample of the generated ones; FULL=1 runs all")
     _say(report.closing(results))
     return 0 if results and all(result.is_passed for result in results) else 1
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description="The packet-flow table against the planner and a real kernel.")
-    parser.add_argument("--mode", choices=sorted(EVERY_MODE), default="nftables", help="proxy mode (default nftables)")
+    modes = sorted(EVERY_MODE | MODES.keys())
+    parser.add_argument("--mode", choices=modes, default=NFTABLES.name, help="proxy mode (default nftables)")
     parser.add_argument("--executor", choices=[*EXECUTORS, "all"], default="all", help="default: all")
     parser.add_argument("--section", type=int, action="append", help="only this section; may be given again")
-    parser.add_argument("--full", action="store_true", help="all generated rows in the kernel, too: tens of minutes")
+    parser.add_argument("--full", action="store_true", help="all generated rows in the kernel, too: several minutes")
     parser.add_argument("--generate", type=int, default=20, metavar="N", help="N random rows in each family (20)")
     parser.add_argument("--seed", type=int, default=1, help="of the random rows")
     parser.add_argument("-v", "--verbose", action="store_true", help="print every row")
     return parser
 
 
+def _rows_of(mode: str) -> str:
+    """What rows call the mode."""
+    return MODES[mode].rows if mode in MODES else mode
+
+
 def _refusal(mode: str, executors: Sequence[str]) -> str:
     """Why this cannot run, empty when it can."""
-    if kernel.NAME not in executors:
+    if executors == (pure.NAME,):
         return ""
-    if mode not in KERNEL_MODES:
-        modes = ", ".join(sorted(KERNEL_MODES))
+    if mode not in MODES:
+        modes = ", ".join(sorted(MODES))
         return f"there is no dataplane for mode {mode} yet (there is: {modes}); `--executor pure` runs without one"
-    if os.geteuid() != 0:
-        return "the kernel executor makes network namespaces and needs root; `--executor pure` does without"
+    if os.geteuid() != 0 and not WITHOUT_ROOT.issuperset(executors):
+        return "the kernel executor makes network namespaces and needs root; `--executor rendered` does without"
+    if executors == (rendered.NAME,) and MODES[mode].rows not in rendered.MODES:
+        return f"the executor {rendered.NAME} reads netlink messages of nf_tables, and mode {mode} has none"
     return ""
 
 
@@ -91,15 +102,26 @@ def _sources(options: argparse.Namespace) -> list[RowSource]:
 
 
 def _results(
-    rows: Sequence[Row], for_kernel: Sequence[Row], executors: Sequence[str], show: Callable[[RowResult], None]
+    rows: Sequence[Row],
+    for_kernel: Sequence[Row],
+    mode: KernelMode,
+    executors: Sequence[str],
+    show: Callable[[RowResult], None],
 ) -> Iterator[RowResult]:
-    decided = [row for row in rows if not row.needs_dataplane]
+    """Each executor with the rows that it can judge."""
+    probing = [row for row in rows if row.check is None]
     with contextlib.ExitStack() as stack:
         runs: list[tuple[Sequence[Row], RunGroup]] = []
         if pure.NAME in executors:
-            runs.append((decided, _run_pure))
+            runs.append(([row for row in probing if not row.needs_dataplane], _run_pure))
+        if rendered.NAME in executors:
+            runs.append((probing, stack.enter_context(rendered.RenderedExecutor()).run_group))
         if kernel.NAME in executors and for_kernel:
-            runs.append((for_kernel, stack.enter_context(kernel.KernelExecutor()).run_group))
+            asked = [row for row in for_kernel if row.check is None]
+            runs.append((asked, stack.enter_context(kernel.KernelExecutor(mode)).run_group))
+        if component.NAME in executors:
+            checked = [row for row in rows if row.check is not None]
+            runs.append((checked, stack.enter_context(component.ComponentExecutor(mode)).run_group))
         for chosen, run_group in runs:
             for group in kernel.groups(chosen):
                 for result in run_group(group):
@@ -121,7 +143,7 @@ def _printer(*, verbose: bool) -> Callable[[RowResult], None]:
     def show(result: RowResult) -> None:
         if verbose:
             verdict = "passed" if result.is_passed else "FAILED"
-            _say(f"{verdict} {result.executor:<8} {describe(result.row)}")
+            _say(f"{verdict} {result.executor:<9} {describe(result.row)}")
 
     return show
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from enum import Enum
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 NODE = "test-node"
 OTHER_NODE = "other-node"
@@ -111,6 +111,18 @@ class Event(NamedTuple):
     manifest: str
 
 
+class Finding(NamedTuple):
+    """Something a check compared."""
+
+    what: str
+    expected: str
+    observed: str
+
+
+Check = Callable[[Any, IpFamily], Iterable[Finding]]
+"""Drives a part of the product; the first argument is an `executors.component.ComponentExecutor`."""
+
+
 class Disturbance(Enum):
     """What else happens while a step's events are applied. Only executors with a real dataplane can do these."""
 
@@ -119,6 +131,10 @@ class Disturbance(Enum):
     """The enforcer is a new process that finds what the old one left."""
     WRITE_FAILS_ONCE = "write fails once"
     """The kernel refuses the first write."""
+    FLUSHED = "flushed"
+    """After the events were applied somebody else deletes every rule of the node, ours and others'."""
+    CHAIN_FLUSHED = "chain flushed"
+    """The same with the rules of a single chain of ours."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -134,6 +150,8 @@ class Step:
     disturbance: Disturbance = Disturbance.NOTHING
     idle_seconds: float = 0.0
     """Nobody connects for so long before the probes: what is forgotten by then must be forgotten."""
+    repeats: int = 1
+    """How often the probes are made, each time after `idle_seconds`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -171,6 +189,8 @@ class Row:
     modes: frozenset[str] = EVERY_MODE
     remembers: bool = False
     """What a probe sees depends on the connections before it, so only a real dataplane can run it."""
+    check: Check | None = None
+    """Instead of steps, where the row is about something else than where packets go."""
     later: str = ""
     """If not empty: what has to exist before this row can run; it is listed, not run."""
 
@@ -192,8 +212,12 @@ class Row:
 
     @property
     def needs_dataplane(self) -> bool:
-        """Whether only a real dataplane can run it: it is about packets meanwhile, or those before."""
-        return self.remembers or any(step.disturbance is not Disturbance.NOTHING for step in self.steps)
+        """Whether a plan alone cannot say: it is about what happens meanwhile, or about the packets before."""
+        return (
+            self.remembers
+            or self.check is not None
+            or any(step.disturbance is not Disturbance.NOTHING for step in self.steps)
+        )
 
 
 RowSource = Callable[[], Iterable[Row]]

@@ -10,7 +10,7 @@ from conformance.pipeline import describe
 from conformance.table import SECTION_TITLES
 
 _TITLE_WIDTH = 31
-_CELL_WIDTH = 15
+_CELL_WIDTH_MIN = 14
 _FAILURES_MAX = 200
 
 
@@ -19,7 +19,8 @@ def matrix(rows: Sequence[Row], results: Sequence[RowResult], executors: Sequenc
     columns = [(executor, family) for executor in executors for family in IpFamily]
     heads = [f"{executor} {family.value}" for executor, family in columns]
     heads += ["not this mode", "later"]
-    yield f"{'section':<{_TITLE_WIDTH + 4}}" + "".join(f"{head:>{_CELL_WIDTH}}" for head in heads)
+    widths = [max(_CELL_WIDTH_MIN, len(head) + 2) for head in heads]
+    yield f"{'section':<{_TITLE_WIDTH + 4}}" + _line(heads, widths)
     for section in sorted({row.section for row in rows}):
         mine = [result for result in results if result.row.section == section]
         cells = [_cell(mine, executor, family) for executor, family in columns]
@@ -27,7 +28,7 @@ def matrix(rows: Sequence[Row], results: Sequence[RowResult], executors: Sequenc
         cells.append(_count(row for row in listed if mode not in row.modes))
         cells.append(_count(row for row in listed if mode in row.modes and row.later))
         title = SECTION_TITLES.get(section, "")
-        yield f"{section:>2}  {title:<{_TITLE_WIDTH}}" + "".join(f"{cell:>{_CELL_WIDTH}}" for cell in cells)
+        yield f"{section:>2}  {title:<{_TITLE_WIDTH}}" + _line(cells, widths)
 
 
 def not_run(rows: Sequence[Row], mode: str, executors: Sequence[str]) -> Iterator[str]:
@@ -43,7 +44,7 @@ def not_run(rows: Sequence[Row], mode: str, executors: Sequence[str]) -> Iterato
     if "pure" in executors:
         packets = [row for row in mine if row.needs_dataplane and not row.later and mode in row.modes]
         if packets:
-            yield "kernel only (about packets while rules change): " + _numbers(packets)
+            yield "not by the plan alone (about what happens meanwhile, or happened before): " + _numbers(packets)
 
 
 def failures(results: Iterable[RowResult]) -> Iterator[str]:
@@ -60,6 +61,10 @@ def closing(results: Sequence[RowResult]) -> str:
     """The last line."""
     passed = sum(result.is_passed for result in results)
     return f"{passed} passed, {len(results) - passed} failed"
+
+
+def _line(cells: Iterable[str], widths: Iterable[int]) -> str:
+    return "".join(f"{cell:>{width}}" for cell, width in zip(cells, widths, strict=True))
 
 
 def _cell(results: Iterable[RowResult], executor: str, family: IpFamily) -> str:

@@ -23,6 +23,7 @@ from conformance.catalogue import (
     s10_combined,
     s11_changes,
     s15_affinity,
+    s17_hygiene,
     s18_more,
 )
 from conformance.model import Row, RowSource
@@ -68,6 +69,7 @@ CATALOGUE: tuple[RowSource, ...] = (
     s10_combined.rows,
     s11_changes.rows,
     s15_affinity.rows,
+    s17_hygiene.rows,
     s18_more.rows,
     listed_only.rows,
 )

@@ -16,7 +16,7 @@ from conformance.model import Row, RowResult
 from conformance.table import all_rows, runnable
 
 pytestmark = pytest.mark.root
-ROWS = runnable(all_rows(), "nftables")
+ROWS = [row for row in runnable(all_rows(), "nftables") if row.check is None]
 GENERATED = tuple(generated.rows(8, seed=2026))
 ALTERED_ROWS = [
     row
@@ -126,6 +126,6 @@ def test_a_refusal_that_does_not_happen_is_a_failure(run: CatalogueRun) -> None:
 
 def test_stock_nft_lists_what_the_last_row_left(run: CatalogueRun) -> None:
     run.executor.run_group([ROWS[0]])
-    listed = run.executor.ruleset()
+    listed = run.executor.node.ruleset()
     assert "table ip pointsman" in listed
     assert "172.30.0.41" in listed

@@ -12,7 +12,7 @@ _LATER = {
     12: ("network-programming timestamps", ("137", "138", "139")),
     13: ("health servers", ("140", "141", "142", "143", "144", "146")),
     14: ("conntrack clean-up", ("148", "149", "150", "151", "152", "153", "154")),
-    17: ("firewall and forwarding hygiene", ("172", "173", "174", "175", "176")),
+    17: ("firewall and forwarding hygiene", ("174", "175")),
 }
 _IPVS_ROWS = ("163", "164", "165", "166", "167", "168", "169", "170", "171")
 

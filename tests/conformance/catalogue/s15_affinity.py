@@ -36,9 +36,6 @@ def rows() -> Iterator[Row]:
     """Every row has a cluster IP of its own, so that none finds what another left in the kernel's memory."""
     for row in (*_stickiness(), *_time(), *_changes(), *_frontends(), *_local()):
         yield replace(row, remembers=True, steps=_foretell(row.steps))
-    yield from listed(
-        15, "157", "each connection renews the time (tests/dataplane/test_affinity_memory.py)", later="time passing"
-    )
     yield from listed(15, "162i", "the timeout of a Service is that of all its virtual servers", modes=IPVS)
 
 
@@ -102,6 +99,20 @@ def _time() -> Iterator[Row]:
             idle_seconds=2.5,
         ),
         title="forgotten after the timeout without a connection",
+    )
+    vip = "172.30.7.9"
+    few = _clients(9, 4)
+    yield from sequence(
+        15,
+        "157",
+        Step(events=apply(_service(vip, seconds=3), slice_of("svc1", f"{A}@L")), probes=_all(few, vip, to(A, m=True))),
+        Step(
+            events=apply(slice_of("svc1", f"{A}@L {B}@L {C}@R")),
+            probes=_all(few, vip, everyone),
+            idle_seconds=0.7,
+            repeats=6,
+        ),
+        title="each connection renews the time: remembered for longer than the timeout",
     )
 
 
@@ -194,7 +205,7 @@ def _foretell(steps: tuple[Step, ...]) -> tuple[Step, ...]:
     memory: _Memory = {}
     told: list[Step] = []
     for step in steps:
-        if step.idle_seconds:
+        if step.idle_seconds and step.repeats == 1:
             memory.clear()
         told.append(replace(step, probes=tuple(_told(one, memory) for one in step.probes)))
     return tuple(told)

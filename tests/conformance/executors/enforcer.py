@@ -1,29 +1,24 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The enforcer's own code from a committed transaction to the netlink messages of its dataplane.
+"""The enforcer's own code from a committed transaction to what its dataplane tells the kernel.
 
-Plan store, reconciler and nftables dataplane are those of the service; what stands in for its stream and its runner is
-that `program` makes of whole plans the transactions a planner would send, and runs syncs until one succeeds.
+Plan store, reconciler and dataplane are those of the service; what stands in for its stream and its runner is that
+`program` makes of whole plans the transactions a planner would send, and runs syncs until one succeeds.
 """
 
 from __future__ import annotations
 
 import asyncio
-import errno
 import time
-
-from conformance.model import NodeSettings
-from conformance.pipeline import node_settings
+from collections.abc import Callable
+from typing import Any
 
 from pointsman_chassis.clock import SystemClock
 from pointsman_chassis.errors import ApplyError
 from pointsman_enforcer.core.plan_session import Commit, Programmed
 from pointsman_enforcer.core.plan_store import PlanStore
 from pointsman_enforcer.core.transaction import Position, Transaction
-from pointsman_enforcer.dataplane.nftables.backend import NftablesDataplane
-from pointsman_enforcer.dataplane.nftables.change import NftChange
-from pointsman_enforcer.dataplane.nftables.errors import NetlinkError
-from pointsman_enforcer.dataplane.nftables.kernel import NftKernel
-from pointsman_enforcer.dataplane.nftables.message import Batch
+from pointsman_enforcer.dataplane.base import Applied, Change, Dataplane, KernelError
+from pointsman_enforcer.dataplane.drift import DriftLook, DriftOutcome
 from pointsman_enforcer.dataplane.reconciler import Reconciler, ReconcilerLimits
 from pointsman_enforcer.dataplane.work import Pending, Tally
 from pointsman_model.digest import plan_digest
@@ -31,6 +26,8 @@ from pointsman_model.plan import NodePlan
 from pointsman_model.wire.plan import encode_service_plan
 
 _SYNC_SECONDS_MAX = 5.0
+HEAL_SECONDS_MAX = 2.0
+"""What somebody else destroyed is whole again within this time, says the catalogue."""
 _RETRY_SECONDS = 0.05
 _DIGEST_MODULUS = 1 << 64
 
@@ -40,22 +37,25 @@ class NotProgrammedError(RuntimeError):
 
 
 class Enforcer:
-    """One enforcer process, as far as the kernel can tell; `nft` is that kernel."""
+    """One enforcer process, as far as the kernel can tell; its dataplane is closed with it."""
 
-    def __init__(self, settings: NodeSettings, nft: NftKernel) -> None:
+    def __init__(self, dataplane: Dataplane[Any]) -> None:
         self._loop = asyncio.new_event_loop()
-        self._dataplane = NftablesDataplane(node_settings=node_settings(settings), kernel=nft)
+        self._dataplane = dataplane
         self._store = PlanStore()
         self._programmed: Programmed | None = None
         self._is_refusing = False
         self._nonce = 0
-        self._reconciler: Reconciler[NftChange] = Reconciler(
+        self._reconciler: Reconciler[Any] = Reconciler(
             dataplane=self._dataplane,
             store=self._store,
             clock=SystemClock(),
             on_synced=self._note,
             limits=ReconcilerLimits(retry_seconds_initial=_RETRY_SECONDS),
         )
+        self._wake = asyncio.Event()
+        self._looks: list[DriftLook] = []
+        self._loop.run_until_complete(self._watch())
 
     def program(self, plan: NodePlan) -> None:
         """Bring the kernel from whatever it has to this plan.
@@ -75,21 +75,29 @@ class Enforcer:
         if self._is_refusing:
             raise NotProgrammedError("nothing was written, so no write could be refused")
 
-    def fail_next_write(self) -> None:
-        """Have the kernel refuse the next batch, once."""
-        socket = self._dataplane._nft
-        commit = socket.commit
+    def heal(self, damage: Callable[[], None]) -> None:
+        """Notice by itself that somebody else did `damage` to what is ours, and put it right.
 
+        Raises:
+            NotProgrammedError: it did not, within HEAL_SECONDS_MAX.
+        """
+        self._looks.clear()
+        try:
+            self._loop.run_until_complete(self._heal(damage))
+        except TimeoutError as error:
+            raise NotProgrammedError(f"what somebody else changed was not put right: {self._looks}") from error
+
+    def fail_next_write(self) -> None:
+        """Have the kernel refuse the next change, once."""
+        apply = self._dataplane.apply
         self._is_refusing = True
 
-        async def refuse(batch: Batch) -> None:
+        async def refuse(change: Change) -> Applied:
             self._is_refusing = False
-            socket.commit = commit  # type: ignore[method-assign]  # as it was
-            raise NetlinkError(
-                errno=errno.ENOMEM, message_index=None, what=f"{len(batch.messages)} messages, on purpose"
-            )
+            self._dataplane.apply = apply  # type: ignore[method-assign]  # as it was
+            raise KernelError(f"{change.operations} operations refused on purpose")
 
-        socket.commit = refuse  # type: ignore[method-assign]  # one refusal instead of one commit
+        self._dataplane.apply = refuse  # type: ignore[method-assign]  # one refusal instead of one change
 
     def close(self) -> None:
         """End as a killed process does: what is programmed stays."""
@@ -124,6 +132,17 @@ class Enforcer:
                 await asyncio.sleep(_RETRY_SECONDS)
             else:
                 return
+
+    async def _watch(self) -> None:
+        self._reconciler.drift.watch(request=self._wake.set, on_look=self._looks.append)
+
+    async def _heal(self, damage: Callable[[], None]) -> None:
+        damage()
+        async with asyncio.timeout(HEAL_SECONDS_MAX):
+            while all(look.outcome is DriftOutcome.UNCHANGED for look in self._looks):
+                await self._wake.wait()
+                self._wake.clear()
+                await self._sync()
 
     def _note(self, pending: Pending, programmed: Programmed, tally: Tally) -> None:
         self._programmed = programmed

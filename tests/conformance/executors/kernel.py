@@ -12,12 +12,14 @@ import json
 import math
 import time
 from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
 from typing import Self
 
 from conformance.executors import topology
 from conformance.executors.echo import EchoServers
 from conformance.executors.enforcer import Enforcer, NotProgrammedError
 from conformance.executors.flows import HeldFlow, SteadyTraffic
+from conformance.executors.modes import NFTABLES, KernelMode
 from conformance.executors.observation import observed, patience_of
 from conformance.executors.prober import ANSWER_SECONDS, Attempt, Prober
 from conformance.executors.topology import Topology
@@ -34,10 +36,10 @@ from conformance.model import (
     Step,
     Verb,
 )
-from conformance.pipeline import Alteration, Cluster, unaltered
+from conformance.pipeline import Alteration, Cluster, node_settings, unaltered
 
-from pointsman_enforcer.dataplane.nftables.netlink import NftSocket
 from pointsman_model.names import format_address, parse_address
+from support.netns import NetNs
 
 NAME = "kernel"
 Words = tuple[str, str, str]
@@ -55,7 +57,8 @@ class KernelExecutor:
     expects many failures makes it short.
     """
 
-    def __init__(self, *, answer_seconds: float = ANSWER_SECONDS) -> None:
+    def __init__(self, mode: KernelMode = NFTABLES, *, answer_seconds: float = ANSWER_SECONDS) -> None:
+        self._mode = mode
         self._answer_seconds = answer_seconds
         self._topology = Topology()
         self._echo = EchoServers()
@@ -94,6 +97,8 @@ class KernelExecutor:
     def _steps(self, rows: Sequence[Row], cluster: Cluster) -> Iterator[dict[str, list[Words]]]:
         """Failures of each step, by row."""
         row = rows[0]
+        if any(step.disturbance in self._mode.disturbances for step in row.steps):
+            self._close_enforcer()  # one whose repairs do not last repairs ever more seldom: no row is to slow the next
         self._configure(row.settings)
         self._place(rows)
         self._topology.flush_conntrack()
@@ -104,22 +109,25 @@ class KernelExecutor:
                 found = {row.id: self._apply(cluster, row, step)}
                 for flow in held:
                     found[row.id] += flow.check()
-                self._probe([(one, probe) for one in rows for probe in one.steps[index].probes], found)
+                for _ in range(step.repeats):
+                    time.sleep(step.idle_seconds)
+                    self._probe([(one, probe) for one in rows for probe in one.steps[index].probes], found)
                 held += [
                     stack.enter_context(HeldFlow(self._prober, self._attempt(probe), probe)) for probe in step.held
                 ]
                 yield found
 
-    def ruleset(self) -> str:
-        """What stock nft prints in the node under test."""
-        return self._topology.namespaces[topology.NODE].ruleset()
+    @property
+    def node(self) -> NetNs:
+        """The node under test, for those who look at it from beside."""
+        return self._topology.namespaces[topology.NODE]
 
     def _configure(self, settings: NodeSettings) -> None:
         """Other settings are another process: the enforcer reads its configuration once."""
         if settings == self._settings:
             return
         self._close_enforcer()
-        self._enforcer = Enforcer(settings, self._topology.namespaces[topology.NODE].call(NftSocket))
+        self._enforcer = Enforcer(self.node.call(partial(self._mode.open_dataplane, node_settings(settings))))
         self._settings = settings
 
     def _close_enforcer(self) -> None:
@@ -142,8 +150,13 @@ class KernelExecutor:
             if step.disturbance is Disturbance.WRITE_FAILS_ONCE:
                 self._enforcer.fail_next_write()
             self._enforcer.program(plan)
-        time.sleep(step.idle_seconds)
+            if step.disturbance in self._mode.disturbances:
+                self._enforcer.heal(partial(self._disturb, step.disturbance))
         return [failure for traffic in steady for failure in traffic.failures()]
+
+    def _disturb(self, disturbance: Disturbance) -> None:
+        for command in self._mode.disturbances[disturbance]:
+            self.node.run(*command)
 
     def _probe(self, probes: Sequence[tuple[Row, Probe]], failures: dict[str, list[Words]]) -> None:
         """Every connection of every probe at once."""
@@ -198,12 +211,11 @@ class KernelExecutor:
 
 
 def groups(rows: Iterable[Row]) -> Iterator[list[Row]]:
-    """Rows that can share one programming: same cluster, settings and node, and no events after it."""
+    """Rows that can share one programming: same cluster, settings and node, and nothing else happens."""
     shared: dict[object, list[Row]] = {}
     for row in rows:
-        first = row.steps[0]
-        is_plain = len(row.steps) == 1 and not first.steady and not first.held
-        key = (row.settings, row.node_name, row.extra_node_addresses, first.events) if is_plain else row.id
+        is_plain = len(row.steps) == 1 and row.steps[0] == Step(events=row.steps[0].events, probes=row.steps[0].probes)
+        key = (row.settings, row.node_name, row.extra_node_addresses, row.steps[0].events) if is_plain else row.id
         shared.setdefault(key, []).append(row)
     yield from shared.values()
 

@@ -102,10 +102,12 @@ class Topology:
         node = self.namespaces[NODE]
         _relax(node)
         node.forwarding()
+        # An empty mask exempts every ICMP message from the limit of the whole host, too: a thousand refusals a second.
         for key, value in (
             ("net.ipv4.icmp_ratelimit", "0"),
             ("net.ipv4.icmp_ratemask", "0"),
             ("net.ipv6.icmp.ratelimit", "0"),
+            ("net.ipv6.icmp.ratemask", ""),
         ):
             node.sysctl(key, value)
         node.address("out0", *(_host(address) for address in CATALOGUE_NODE_ADDRESSES))

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable
 
 import pytest
 
@@ -20,35 +19,11 @@ from pointsman_enforcer.dataplane.nftables.notifications import Touched
 from pointsman_enforcer.dataplane.node_settings import NodeSettings
 from pointsman_enforcer.dataplane.reconciler import Reconciler
 from support.enforcer_plans import key, numbered, whole
+from support.fake_monitor import FakeMonitor
 from support.fake_nftables import FakeNftables
 
 V4 = Family.IPV4
 ENDPOINTS = (V4, "pointsman", "endpoints")
-
-
-class FakeMonitor:
-    """Somebody else's commits, as the test tells them."""
-
-    def __init__(self) -> None:
-        self.touched = Touched()
-        self.noticed: Callable[[], None] = lambda: None
-
-    def watch(self, noticed: Callable[[], None]) -> None:
-        self.noticed = noticed
-
-    def tell(self, touched: Touched) -> None:
-        self.touched.include(touched)
-        self.noticed()
-
-    def take(self) -> Touched:
-        taken, self.touched = self.touched, Touched()
-        return taken
-
-    def put_back(self, touched: Touched) -> None:
-        self.tell(touched)
-
-    def close(self) -> None:
-        pass
 
 
 class World:

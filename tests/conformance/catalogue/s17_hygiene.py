@@ -1,0 +1,41 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Section 17: manners towards the rest of the node, and towards those who damage what is ours."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from conformance.addresses import CLIENT, POD, PRIMARY
+from conformance.build import DROP, NOT_NFTABLES, REJECT, listed, probe, sequence, to
+from conformance.model import Disturbance, Row, Step
+from conformance.objects import Port, apply, service, slice_of
+
+VIP, A, B = "172.30.0.41", "10.180.0.1", "10.180.2.1"
+
+
+def rows() -> Iterator[Row]:
+    later = "iptables and ipvs modes"
+    yield from listed(17, "172", "passes a FORWARD policy DROP", modes=NOT_NFTABLES, later=later)
+    yield from listed(17, "173", "packets of state INVALID are dropped", modes=NOT_NFTABLES, later=later)
+    yield from _damaged()
+
+
+def _damaged() -> Iterator[Row]:
+    state = apply(
+        service("svc1", VIP, [Port(80, node_port=3001)]),
+        service("svc2", "172.30.0.42"),
+        slice_of("svc1", f"{A}@L {B}@R"),
+    )
+    probes = (
+        probe(POD, VIP, to(A, B, m=False)),
+        probe(CLIENT, PRIMARY, to(A, B, m=True), port=3001),
+        probe(POD, "172.30.0.42", REJECT),
+        probe(POD, "172.30.0.50", DROP),
+    )
+    yield from sequence(
+        17,
+        "176",
+        Step(events=state, probes=probes),
+        Step(probes=probes, disturbance=Disturbance.CHAIN_FLUSHED),
+        title="one chain of ours is emptied by somebody else: noticed, and written anew within 2 s",
+    )

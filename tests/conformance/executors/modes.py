@@ -1,0 +1,57 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The modes whose dataplane exists, and what the kernel executor has to know of each.
+
+To add a mode, add a `KernelMode` here: everything else of the suite asks for it by name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from conformance.model import Disturbance
+
+from pointsman_enforcer.dataplane.base import Dataplane
+from pointsman_enforcer.dataplane.nftables.backend import NftablesDataplane
+from pointsman_enforcer.dataplane.node_settings import NodeSettings
+
+Command = Sequence[str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KernelMode:
+    """One value of `MODE=`.
+
+    Attributes:
+        name: what it is called there.
+        rows: which of the modes that rows name it is held to (`Row.modes`); two may share one, as the two variants of
+            iptables do.
+        open_dataplane: makes the dataplane, in a thread that is inside the node's network namespace.
+        disturbances: the commands by which somebody else damages what the dataplane made, run inside the node.
+    """
+
+    name: str
+    rows: str
+    open_dataplane: Callable[[NodeSettings], Dataplane[Any]]
+    disturbances: Mapping[Disturbance, Sequence[Command]]
+
+
+def _open_nftables(settings: NodeSettings) -> Dataplane[Any]:
+    return NftablesDataplane(node_settings=settings)
+
+
+NFTABLES = KernelMode(
+    name="nftables",
+    rows="nftables",
+    open_dataplane=_open_nftables,
+    disturbances={
+        Disturbance.FLUSHED: [("nft", "flush", "ruleset")],
+        Disturbance.CHAIN_FLUSHED: [
+            ("nft", "flush", "chain", family, "pointsman", "services") for family in ("ip", "ip6")
+        ],
+    },
+)
+
+MODES: Mapping[str, KernelMode] = {mode.name: mode for mode in (NFTABLES,)}
+"""By name."""
