@@ -23,6 +23,7 @@ from pointsman_chassis.tls import TransportSecurity
 from pointsman_chassis.tracing import Tracing
 from pointsman_model.cluster import Change, ObjectKey, ObjectKind, Service
 from pointsman_model.wire.cluster import change_from_pb
+from pointsman_model.wire.positions import resource_versions_from_pb
 from pointsman_watcher.api.cluster_service import SERVICE_NAME, ClusterService
 from pointsman_watcher.core.decode import Observed, Rejected, decode_event, decode_page
 from pointsman_watcher.core.object_store import ObjectStore
@@ -59,11 +60,11 @@ class Watcher:
         """Complete lists of all four resources."""
         listed = {SERVICES: services, NODES: nodes}
         for resource in RESOURCES:
-            self.feed.replace(resource, decode_page(resource, list_json(listed.get(resource, []))).items, 1)
+            self.feed.replace(resource, decode_page(resource, list_json(listed.get(resource, []))).items, 1, "100")
 
-    def observe(self, resource: Resource, *lines: bytes) -> None:
+    def observe(self, resource: Resource, *lines: bytes, version: str = "101") -> None:
         items = [decode_event(resource, line) for line in lines]
-        self.feed.observe(resource, [item for item in items if isinstance(item, Observed | Rejected)], 1)
+        self.feed.observe(resource, [item for item in items if isinstance(item, Observed | Rejected)], 1, version)
 
     def names(self) -> set[str]:
         return {key.name for key in self.store.present_keys()}
@@ -140,7 +141,7 @@ async def test_nothing_is_served_before_all_four_resources_were_listed(watcher: 
         async with Client(watcher.address) as client:
             assert await client.status() is grpc.StatusCode.UNAVAILABLE
             assert "still lists" in (await client.call.details() or "")
-        watcher.feed.replace(resource, [], 1)
+        watcher.feed.replace(resource, [], 1, "1")
     async with Client(watcher.address) as client:
         assert [m.WhichOneof("message") for m in await client.read_until("in_sync")] == ["opened", "in_sync"]
 
@@ -159,6 +160,27 @@ async def test_a_first_connection_gets_a_snapshot_then_live_changes(watcher: Wat
         assert change.key == ObjectKey(ObjectKind.SERVICE, "shop", "a")
         assert (change.value, change.resource_version) == (None, "44")
         assert (delta.delta.revision, delta.delta.complete) == (watcher.store.revision, True)
+
+
+async def test_every_complete_message_says_how_far_the_api_server_was_read() -> None:
+    watcher = await Watcher(msgspec.structs.replace(SETTINGS, heartbeat_interval=Duration(0.1))).start()
+    synced(watcher)
+    watcher.feed.contact(3_000_000_000)
+    async with Client(watcher.address) as client:
+        first = (await client.read_until("in_sync"))[-1].in_sync
+        assert _versions(first) == (100, 100, 100, 100)
+        watcher.observe(SERVICES, event("DELETED", service_json("shop/a")), version="107")
+        assert _versions((await client.read_until("delta"))[-1].delta) == (107, 100, 100, 100)
+        watcher.observe(NODES, version="120")
+        while _versions(heartbeat := (await client.read_until("heartbeat"))[-1].heartbeat) != (107, 100, 120, 100):
+            pass
+        assert heartbeat.revision == watcher.store.revision, "a bookmark is no change"
+        assert heartbeat.last_contact.seconds == 3
+    await watcher.server.stop(grace_seconds=0)
+
+
+def _versions(message: pb.Delta | pb.InSync | pb.Heartbeat) -> tuple[int, ...]:
+    return tuple(resource_versions_from_pb(message.resource_versions))
 
 
 async def test_a_batch_of_events_is_one_delta(watcher: Watcher) -> None:

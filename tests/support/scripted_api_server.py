@@ -60,12 +60,17 @@ class Watch:
 
 
 class ScriptedApiServer:
-    """Lists are answered from `lists` (the last for ever), watches are handed to the test by `next_watch`."""
+    """Lists are answered from `lists` (the last for ever), watches are handed to the test by `next_watch`.
+
+    A question for the server's version (a list of one object) is answered by `version`: "" = it does not say.
+    """
 
     def __init__(self) -> None:
         self.url = ""
         self.requests: list[web.Request] = []
         self.lists: list[Answer] = []
+        self.version = ""
+        self.version_questions = 0
         self.watch_answers: list[Answer] = []
         self._watches: asyncio.Queue[Watch] = asyncio.Queue()
         self._open: list[Watch] = []
@@ -78,6 +83,10 @@ class ScriptedApiServer:
             return await self._watches.get()
 
     async def answer(self, request: web.Request) -> web.StreamResponse:
+        if request.query.get("limit") == "1":
+            self.version_questions += 1
+            body = {"metadata": {"resourceVersion": self.version}, "items": []}
+            return await reply(body)(request)
         self.requests.append(request)
         if "watch" not in request.query:
             script = self.lists.pop(0) if len(self.lists) > 1 else self.lists[0]

@@ -34,11 +34,11 @@ class Traced:
         )
 
     def relist(self, *values: Json) -> None:
-        self.feed.replace(SERVICES, decode_page(SERVICES, list_json(values)).items, RECEIVED_NS)
+        self.feed.replace(SERVICES, decode_page(SERVICES, list_json(values)).items, RECEIVED_NS, "1")
 
     def observe(self, *lines: bytes) -> None:
         items = [decode_event(SERVICES, line) for line in lines]
-        self.feed.observe(SERVICES, [item for item in items if isinstance(item, Observed | Rejected)], RECEIVED_NS)
+        self.feed.observe(SERVICES, [item for item in items if isinstance(item, Observed | Rejected)], RECEIVED_NS, "1")
 
     def change(self, name: str) -> Change:
         entry = self.feed.store.entry(ObjectKey(ObjectKind.SERVICE, "shop", name))

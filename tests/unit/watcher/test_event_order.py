@@ -28,11 +28,11 @@ def make_feed() -> ClusterFeed:
 
 def observe(feed: ClusterFeed, resource: Resource, *lines: bytes) -> None:
     items = [decode_event(resource, line) for line in lines]
-    feed.observe(resource, [item for item in items if isinstance(item, Observed | Rejected)], 1)
+    feed.observe(resource, [item for item in items if isinstance(item, Observed | Rejected)], 1, "2")
 
 
 def replace(feed: ClusterFeed, resource: Resource, values: list[Json]) -> None:
-    feed.replace(resource, decode_page(resource, list_json(values)).items, 1)
+    feed.replace(resource, decode_page(resource, list_json(values)).items, 1, "1")
 
 
 def state(feed: ClusterFeed) -> dict[ObjectKey, bytes]:

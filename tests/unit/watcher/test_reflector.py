@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from pointsman_chassis.settings import Duration
-from pointsman_model.cluster import ObjectKey, ObjectKind
+from pointsman_model.cluster import ObjectKey, ObjectKind, ResourceVersions
 from pointsman_watcher.core.resources import NODES, SERVICE_CIDRS
 from pointsman_watcher.kube.machine import Phase, ReflectorMachine
 from support.cluster_objects import Json, bookmark, event, list_json, node_json, service_json
@@ -82,6 +82,36 @@ async def test_a_dropped_connection_resumes_without_a_list(world: World) -> None
     assert again.query["resourceVersion"] == "9"
     assert sum("watch" not in query for query in world.server.queries()) == 1
     assert world.registry.value("pointsman_watcher_watch_ends_total", {"resource": "services", "reason": "lost"}) == 1
+
+
+async def test_a_server_that_was_restored_from_a_backup_is_noticed_when_it_is_back(world: World) -> None:
+    world.server.lists = [reply(listed("a", "b", version=50)), reply(listed("a", version=30))]
+    world.start()
+    watch = await world.server.next_watch()
+    await world.until_names(["a", "b"])
+    assert world.feed.store.resource_versions == ResourceVersions(services=50)
+    world.server.version = "30"
+    watch.cut()
+    again = await world.server.next_watch()
+    assert (again.query["resourceVersion"], world.server.version_questions) == ("30", 1)
+    assert world.names() == ["a"]
+    assert world.feed.store.resource_versions == ResourceVersions(services=30)
+    regressions = "pointsman_watcher_resource_version_regressions_total"
+    assert world.registry.value(regressions, {"resource": "services"}) == 1
+
+
+async def test_events_lists_and_bookmarks_say_how_far_the_server_was_read(world: World) -> None:
+    world.server.lists = [reply(listed("a", version=5))]
+    world.start()
+    watch = await world.server.next_watch()
+    await world.until(lambda: world.feed.store.resource_versions == ResourceVersions(services=5))
+    revision = world.feed.store.revision
+    await watch.send(event("MODIFIED", web("a", 1, 7)))
+    await world.until(lambda: world.feed.store.resource_versions == ResourceVersions(services=7))
+    await watch.send(event("BOOKMARK", {"kind": "Service", "metadata": {"resourceVersion": "40"}}))
+    await world.until(lambda: world.feed.store.resource_versions == ResourceVersions(services=40))
+    assert world.feed.store.revision == revision, "nothing has changed"
+    assert world.feed.last_contact_ns > 0
 
 
 async def test_a_truncated_line_is_not_applied_and_comes_again(world: World) -> None:

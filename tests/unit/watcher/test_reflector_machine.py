@@ -71,7 +71,40 @@ def test_a_watch_that_ends_goes_on_where_it_was_without_a_list(ending: Ending) -
     machine.version_seen("8")
     machine.watch_ended(ending, brought_events=True)
     assert machine.delay_seconds == 0
+    if ending is not Ending.CLOSED:
+        assert not machine.version_probed("8")
     assert parameters(machine)["resourceVersion"] == "8"
+
+
+@pytest.mark.parametrize("ending", [Ending.LOST, Ending.STALLED])
+def test_a_server_that_was_lost_is_asked_for_its_version_and_listed_anew_when_that_is_older(ending: Ending) -> None:
+    machine = watching()
+    machine.version_seen("80")
+    machine.watch_ended(ending, brought_events=True)
+    question = machine.next_request()
+    assert (question.is_watch, question.is_initial, dict(question.parameters)["limit"]) == (False, False, "1")
+    assert machine.version_probed("79")
+    assert machine.next_request().is_initial
+
+
+@pytest.mark.parametrize("version", ["80", "81", "", "opaque"])
+def test_a_server_that_is_not_known_to_be_older_is_watched_on(version: str) -> None:
+    machine = watching()
+    machine.version_seen("80")
+    machine.unanswered()
+    assert not machine.version_probed(version)
+    assert dict(machine.next_request().parameters)["resourceVersion"] == "80"
+
+
+def test_the_question_for_the_version_is_asked_again_unless_it_is_refused_for_good() -> None:
+    machine = watching()
+    machine.watch_ended(Ending.LOST, brought_events=True)
+    machine.unanswered()
+    assert not machine.next_request().is_watch
+    machine.refused(503, "busy")
+    assert not machine.next_request().is_watch
+    machine.refused(403, "no list for you")
+    assert machine.next_request().is_watch
 
 
 def test_a_watch_that_ends_at_once_again_and_again_is_asked_ever_more_slowly() -> None:

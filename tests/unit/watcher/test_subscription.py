@@ -8,8 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pointsman.cluster.v1 import cluster_service_pb2 as pb
-from pointsman_model.cluster import ClusterPosition, ObjectKey, ObjectKind, key_of
+from pointsman_model.cluster import ClusterPosition, ObjectKey, ObjectKind, ResourceVersions, key_of
 from pointsman_model.wire.cluster import change_from_pb, object_to_pb, serialize
+from pointsman_model.wire.positions import resource_versions_from_pb
 from pointsman_watcher.core.frames import heartbeat_response, varint
 from pointsman_watcher.core.object_store import ObjectStore, Update
 from pointsman_watcher.core.subscription import Subscription
@@ -285,7 +286,12 @@ def test_varints_are_those_of_protobuf(number: int) -> None:
     assert pb.InSync(revision=number).SerializeToString() == (b"\x08" + varint(number) if number else b"")
 
 
-def test_a_heartbeat_says_revision_and_time() -> None:
-    message = pb.WatchClusterResponse.FromString(heartbeat_response(7, 1_500_000_001))
+def test_a_heartbeat_says_revision_and_times_and_how_far_the_api_server_was_read() -> None:
+    versions = ResourceVersions(services=3, nodes=9)
+    message = pb.WatchClusterResponse.FromString(heartbeat_response(7, 1_500_000_001, versions, 2_000_000_000))
+    assert resource_versions_from_pb(message.heartbeat.resource_versions) == versions
+    assert message.heartbeat.last_contact.seconds == 2
+    silent = pb.WatchClusterResponse.FromString(heartbeat_response(7, 1, versions, 0))
+    assert not silent.heartbeat.HasField("last_contact")
     assert (message.heartbeat.revision, message.heartbeat.sent_at.seconds) == (7, 1)
     assert message.heartbeat.sent_at.nanos == 500_000_001

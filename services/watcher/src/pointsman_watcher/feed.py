@@ -14,7 +14,7 @@ import structlog
 
 from pointsman_chassis.clock import Clock
 from pointsman_chassis.tracing import AttributeValue, Span, Tracing
-from pointsman_model.cluster import ObjectKey, ObjectKind
+from pointsman_model.cluster import ObjectKey, ObjectKind, version_number
 from pointsman_watcher.core.decode import Item, Observed
 from pointsman_watcher.core.object_store import ObjectStore, Update
 from pointsman_watcher.core.resources import Resource
@@ -46,6 +46,8 @@ class ClusterFeed:
         self._in_sync = asyncio.Event()
         self._subscribers: set[Subscriber] = set()
         self.is_closed = False
+        self.last_contact_ns = 0
+        """When the API server was heard of last; 0 = never."""
 
     @property
     def is_in_sync(self) -> bool:
@@ -64,11 +66,18 @@ class ClusterFeed:
         """The kinds that are still missing, for people."""
         return sorted(kind.name.lower() for kind in _ALL_KINDS - self._synced)
 
-    def observe(self, resource: Resource, items: Iterable[Item], received_ns: int) -> None:
-        """Apply watch events, in the order they came."""
-        self._commit(resource, self._updates(resource, items, received_ns), received_ns)
+    def contact(self, received_ns: int) -> None:
+        """The API server said something."""
+        self.last_contact_ns = max(self.last_contact_ns, received_ns)
 
-    def replace(self, resource: Resource, items: Sequence[Item], received_ns: int) -> None:
+    def observe(self, resource: Resource, items: Iterable[Item], received_ns: int, version: str) -> None:
+        """Apply watch events, in the order they came; with them, `version` of the resource is reached."""
+        updates = self._updates(resource, items, received_ns)
+        if updates:
+            self._commit(resource, updates, received_ns)
+        self._read_up_to(resource, version)
+
+    def replace(self, resource: Resource, items: Sequence[Item], received_ns: int, version: str) -> None:
         """Apply a complete list: only what differs from what is known becomes a change.
 
         An object that the list names but that cannot be read keeps its last good state.
@@ -80,7 +89,20 @@ class ClusterFeed:
             for key in self.store.missing_from(resource.kind, listed)
         ]
         self._commit(resource, updates, received_ns)
+        self._read_up_to(resource, version)
         self._mark_synced(resource)
+
+    def _read_up_to(self, resource: Resource, version: str) -> None:
+        before = self.store.resource_versions.of(resource.kind)
+        if self.store.read_up_to(resource.kind, version_number(version)):
+            self._metrics.version_regressions.labels(resource.plural).inc()
+            structlog.get_logger("feed").error(
+                "the API server is older than what was read before: was it restored from a backup? Planners hold what "
+                "they have for a time before they believe it",
+                resource=resource.plural,
+                read=before,
+                now=version,
+            )
 
     def subscribe(self, subscriber: Subscriber) -> None:
         """Mark and wake this subscriber from the next change on; it must have been made in the same loop turn."""

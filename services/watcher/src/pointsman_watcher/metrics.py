@@ -34,6 +34,11 @@ class WatcherMetrics:
             ["resource"],
         )
         self.lists = registry.counter("pointsman_watcher_lists_total", "Complete lists, by way.", ["resource", "way"])
+        self.version_regressions = registry.counter(
+            "pointsman_watcher_resource_version_regressions_total",
+            "Times the API server came back older than what was read before, as after a restore from a backup.",
+            ["resource"],
+        )
         self.watch_ends = registry.counter(
             "pointsman_watcher_watch_ends_total", "Watches that ended, by reason.", ["resource", "reason"]
         )

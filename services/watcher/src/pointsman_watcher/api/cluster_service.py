@@ -119,5 +119,8 @@ class ClusterService:
             async with asyncio.timeout(self._settings.heartbeat_interval):
                 await subscriber.wake.wait()
         except TimeoutError:
-            return heartbeat_response(self._feed.store.revision, self._clock.wall_ns())
+            feed = self._feed
+            return heartbeat_response(
+                feed.store.revision, self._clock.wall_ns(), feed.store.resource_versions, feed.last_contact_ns
+            )
         return None

@@ -12,7 +12,7 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from pointsman_model.cluster import ObjectKey, ObjectKind
+from pointsman_model.cluster import ObjectKey, ObjectKind, ResourceVersions
 from pointsman_model.wire.cluster import object_to_pb, serialize
 from pointsman_watcher.core.change_log import ChangeLog
 from pointsman_watcher.core.frames import encode_meta, encode_trace
@@ -47,6 +47,8 @@ class ObjectStore:
 
     def __init__(self, *, epoch: str, log_entries_max: int) -> None:
         self.epoch = epoch
+        self.resource_versions = ResourceVersions()
+        """How far the API server was read; the objects here are at least that new."""
         self._revision = 0
         self._current: dict[ObjectKey, Entry] = {}
         self._tombstones: dict[ObjectKey, Entry] = {}
@@ -95,6 +97,15 @@ class ObjectStore:
         for change in changes:
             self._put(change)
         return self._revision
+
+    def read_up_to(self, kind: ObjectKind, version: int) -> bool:
+        """All of a kind was read up to this resourceVersion (0: unknown); says whether that is a step back.
+
+        It is one when the API server was restored from a backup. What it says then is the truth all the same.
+        """
+        is_back = 0 < version < self.resource_versions.of(kind)
+        self.resource_versions = self.resource_versions.having(kind, version)
+        return is_back
 
     def keys_since(self, epoch: str, revision: int) -> list[ObjectKey] | None:
         """What changed after a position; None when the position is of another history or too long ago."""

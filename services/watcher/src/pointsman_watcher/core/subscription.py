@@ -12,7 +12,7 @@ become dirty while the parts of a delta are being sent wait for the next delta.
 from collections.abc import Iterable, Iterator
 from typing import Final
 
-from pointsman_model.cluster import ClusterPosition, ObjectKey
+from pointsman_model.cluster import ClusterPosition, ObjectKey, ResourceVersions
 from pointsman_watcher.core.frames import (
     DELTA_OVERHEAD_BYTES,
     change_frame,
@@ -45,6 +45,7 @@ class Subscription:
         missed = store.keys_since(resume.epoch, resume.revision) if resume else None
         self.is_resume = missed is not None
         self._opened_revision = store.revision
+        self._opened_versions = store.resource_versions
         # Changes up to here are old news to this subscriber: their traces ended long ago and are not sent again.
         self._traced_after = resume.revision if resume and self.is_resume else store.revision
         base = list(store.present_keys()) if missed is None else missed
@@ -86,17 +87,21 @@ class Subscription:
             is_resume=self.is_resume,
             heartbeat_interval_ms=self._heartbeat_interval_ms,
         )
-        yield from self._delta(base, self._opened_revision, with_removals=self.is_resume)
+        yield from self._delta(base, self._opened_revision, self._opened_versions, with_removals=self.is_resume)
         del base
-        yield in_sync_response(self._opened_revision)
+        yield in_sync_response(self._opened_revision, self._opened_versions)
         while True:
             if not self._dirty:
                 yield None
                 continue
             taken, self._dirty = self._dirty, {}
-            yield from self._delta(list(taken), self._store.revision, with_removals=True)
+            # Taken together: what is read while the parts are sent is dirty again, and claimed by the next delta.
+            revision, versions = self._store.revision, self._store.resource_versions
+            yield from self._delta(list(taken), revision, versions, with_removals=True)
 
-    def _delta(self, keys: list[ObjectKey], revision: int, *, with_removals: bool) -> Iterator[bytes]:
+    def _delta(
+        self, keys: list[ObjectKey], revision: int, versions: ResourceVersions, *, with_removals: bool
+    ) -> Iterator[bytes]:
         """The parts of one delta, each built when it is asked for, from the state of that moment.
 
         That state may be newer than `revision` for a key that changed meanwhile; the key is dirty again then, so what
@@ -110,12 +115,12 @@ class Subscription:
                 continue
             frame = self._frame(key)
             if frames and size + len(frame) > self._part_bytes_max:
-                yield delta_response(revision, frames, is_complete=False)
+                yield delta_response(revision, frames, versions=None)
                 frames, size = [], 0
             frames.append(frame)
             size += len(frame)
         if frames:
-            yield delta_response(revision, frames, is_complete=True)
+            yield delta_response(revision, frames, versions=versions)
 
     def _frame(self, key: ObjectKey) -> bytes:
         entry = self._store.entry(key)

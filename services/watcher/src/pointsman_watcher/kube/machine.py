@@ -8,7 +8,14 @@
                  |  ^                                                     |      ^  |
                  +--+ failure: wait, again                                +------+  | ended, lost, stalled:
                  |                                                                  | same version, no list
+                 |  ^                                                     |
+                 |  +-- the server is older than what was read --- PROBE <+ after a connection was lost
+                 |
                  +--- 404 of an optional resource ---> ABSENT (empty; looks again) -+
+
+A watch from a version that the server has not reached waits for it in silence. So where the connection was lost, the
+server's present version is asked for first (one object is listed): one that was restored from a backup is listed anew
+at once.
 
 The driver asks `next_request`, waits `delay_seconds`, sends it, and tells what came of it. Nothing here reads a clock
 or a socket, so every way through is a unit test.
@@ -20,10 +27,13 @@ from enum import Enum
 from typing import Final
 
 from pointsman_chassis.backoff import Backoff
+from pointsman_model.cluster import version_number
 from pointsman_watcher.core.resources import Resource
 from pointsman_watcher.settings import KubernetesSettings
 
 _GONE: Final = 410
+_NO_ANSWER_TO_PROBE: Final = frozenset({400, 403, 404, 405, 410, 415, 422})
+"""Refusals that asking again would not change: the watch goes on without knowing the version."""
 _STALE_PAGES_MAX: Final = 2
 _GARBAGE_MAX: Final = 3
 _PAGE_SIZE_DIVISOR: Final = 8
@@ -58,7 +68,7 @@ class Request:
 
     is_watch: bool
     is_initial: bool
-    """Whether its answer is (part of) a complete list."""
+    """Whether its answer is (part of) a complete list; a GET that is neither a watch nor this asks for the version."""
     parameters: tuple[tuple[str, str], ...]
 
 
@@ -84,6 +94,7 @@ class ReflectorMachine:
         self._stale_pages = 0
         self._garbage_count = 0
         self._was_listed = False
+        self._doubts_version = False
 
     @property
     def way(self) -> str:
@@ -92,6 +103,8 @@ class ReflectorMachine:
 
     def next_request(self) -> Request:
         """What to ask now, once `delay_seconds` have passed."""
+        if self.phase is Phase.WATCHING and self._doubts_version:
+            return Request(is_watch=False, is_initial=False, parameters=(*self._selectors(), ("limit", "1")))
         if self.phase is Phase.WATCHING:
             return self._watch((("resourceVersion", self.resource_version),), is_initial=False)
         if self._uses_watch_list and self.phase is Phase.INITIAL:
@@ -115,6 +128,14 @@ class ReflectorMachine:
         self._listed(resource_version)
         return True
 
+    def version_probed(self, resource_version: str) -> bool:
+        """The server's version came; returns whether it is older than what was read: then all is listed anew."""
+        self._doubts_version = False
+        is_older = 0 < version_number(resource_version) < version_number(self.resource_version)
+        if is_older:
+            self._restart()
+        return is_older
+
     def initial_events_ended(self, resource_version: str) -> None:
         """The bookmark that closes the initial events of a WatchList came; the same stream goes on as a watch."""
         self._listed(resource_version)
@@ -132,6 +153,8 @@ class ReflectorMachine:
         Falling back (selectors, WatchList, paging) costs no delay; anything else waits.
         """
         self.delay_seconds = 0.0
+        if status in _NO_ANSWER_TO_PROBE:
+            self._doubts_version = False
         if status == _GONE:
             return self._gone()
         if status == 404 and self._resource.is_optional and not self._was_listed:
@@ -160,6 +183,7 @@ class ReflectorMachine:
 
     def unanswered(self) -> str:
         """No answer: connection refused, name not found, TLS failure, timeout; or a list that is no list."""
+        self._doubts_version = self.phase is Phase.WATCHING
         return self._wait("trying again", None)
 
     def watch_ended(self, ending: Ending, *, brought_events: bool, code: int = 0) -> str:
@@ -167,6 +191,7 @@ class ReflectorMachine:
         self.delay_seconds = 0.0
         if ending is Ending.ERROR and code == _GONE:
             return self._gone()
+        self._doubts_version = self.phase is Phase.WATCHING and ending in {Ending.LOST, Ending.STALLED}
         if ending is Ending.STALLED and self.phase is Phase.INITIAL:
             # A server (or a proxy in front of it) that does not know sendInitialEvents sends ADDED events and no end.
             self._uses_watch_list = False

@@ -38,11 +38,14 @@ _ADVICE: Final = {
 class Sink(Protocol):
     """What a reflector fills; `ClusterFeed` is one."""
 
-    def observe(self, resource: Resource, items: list[Item], received_ns: int) -> None:
-        """Watch events, in order."""
+    def contact(self, received_ns: int) -> None:
+        """The API server said something."""
 
-    def replace(self, resource: Resource, items: list[Item], received_ns: int) -> None:
-        """A complete list."""
+    def observe(self, resource: Resource, items: list[Item], received_ns: int, version: str) -> None:
+        """Watch events, in order, perhaps none: with them, all up to `version` was read."""
+
+    def replace(self, resource: Resource, items: list[Item], received_ns: int, version: str) -> None:
+        """A complete list, of that version."""
 
 
 class Reflector:
@@ -79,7 +82,12 @@ class Reflector:
                 await self._clock.sleep(self._machine.delay_seconds)
             request = self._machine.next_request()
             try:
-                await (self._watch(request) if request.is_watch else self._page(request))
+                if request.is_watch:
+                    await self._watch(request)
+                elif request.is_initial:
+                    await self._page(request)
+                else:
+                    await self._probe(request)
             except KubeError as error:
                 self._failed(error)
 
@@ -96,6 +104,18 @@ class Reflector:
         self._collected += page.items
         if self._machine.page_received(page.resource_version, page.continue_token):
             self._complete(received_ns)
+
+    async def _probe(self, request: Request) -> None:
+        """Ask for the server's present version, and nothing else."""
+        body = await self._client.read_page(self._resource.path, request.parameters)
+        self._contact()
+        try:
+            version = decode_page(self._resource, body).resource_version
+        except PageError as error:
+            raise UnansweredError(str(error)) from error
+        read = self._machine.resource_version
+        if self._machine.version_probed(version):
+            self._log.warning("the API server came back older than it was; listing anew", read=read, now=version)
 
     async def _watch(self, request: Request) -> None:
         """One watch, from its opening to its end."""
@@ -139,10 +159,10 @@ class Reflector:
                 failure = event
                 break
         if self._machine.phase is Phase.WATCHING:
-            if batch:
-                self._sink.observe(self._resource, batch, received_ns)
             if version:
                 self._machine.version_seen(version)
+            if batch or version:
+                self._sink.observe(self._resource, batch, received_ns, self._machine.resource_version)
         else:
             self._collected += batch
         return failure
@@ -150,7 +170,7 @@ class Reflector:
     def _complete(self, received_ns: int) -> None:
         collected, self._collected = self._collected, []
         self._metrics.lists.labels(self._resource.plural, self._machine.way).inc()
-        self._sink.replace(self._resource, collected, received_ns)
+        self._sink.replace(self._resource, collected, received_ns, self._machine.resource_version)
 
     def _broken(self, failure: WatchFailure | Garbage, *, brought_events: bool) -> None:
         if isinstance(failure, Garbage):
@@ -188,7 +208,7 @@ class Reflector:
         extra = {"advice": advice} if advice else {}
         self._log.warning("API server refused", error=str(error), action=words, **extra)
         if self._machine.phase is Phase.ABSENT:
-            self._sink.replace(self._resource, [], self._clock.wall_ns())
+            self._sink.replace(self._resource, [], self._clock.wall_ns(), "")
 
     def _note_skipped(self, stream: WatchStream, seen: int) -> int:
         if stream.skipped_count > seen:
@@ -199,4 +219,5 @@ class Reflector:
     def _contact(self) -> int:
         now_ns = self._clock.wall_ns()
         self._metrics.last_contact.labels(self._resource.plural).set(now_ns / 1e9)
+        self._sink.contact(now_ns)
         return now_ns
