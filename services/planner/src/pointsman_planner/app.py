@@ -32,6 +32,9 @@ from pointsman_planner.store.memory_store import MemoryStore
 from pointsman_planner.store.node_status_store import NodeStatusStore
 from pointsman_planner.store.port import Store
 from pointsman_planner.store.redis_store import RedisStore
+from pointsman_planner.store.replicas import Replicas
+
+_SHARED_STATE_SECONDS_MAX = 5.0
 
 
 class App:
@@ -50,6 +53,7 @@ class App:
         )
         self._store_metrics = StoreMetrics(self._registry)
         self._store = self._make_store()
+        self._replicas = Replicas(store=self._store, metrics=self._store_metrics)
         self._statuses = NodeStatusStore(store=self._store, metrics=self._store_metrics)
         self._plans = PlanService(
             planner=self._planner,
@@ -80,9 +84,10 @@ class App:
         try:
             async with asyncio.TaskGroup() as tasks:
                 running = [
-                    tasks.create_task(task_boundary("feed", self._feed().run())),
+                    tasks.create_task(task_boundary("feed", self._run_feed())),
                     tasks.create_task(task_boundary("time", self._plans.keep_time())),
                     tasks.create_task(task_boundary("store", self._store.run())),
+                    tasks.create_task(task_boundary("replicas", self._replicas.run())),
                     tasks.create_task(task_boundary("node status", self._statuses.run())),
                     tasks.create_task(task_boundary("readiness", self._become_ready())),
                 ]
@@ -109,6 +114,12 @@ class App:
             key_prefix=self._settings.redis_key_prefix,
             metrics=self._store_metrics,
         )
+
+    async def _run_feed(self) -> None:
+        """What planners share is planner input too: plans made before it is known would flap. But none waits for long."""
+        if not await self._replicas.loaded(_SHARED_STATE_SECONDS_MAX):
+            structlog.get_logger("planner").warning("begins without what planners share; it follows when it is known")
+        await self._feed().run()
 
     def _feed(self) -> ClusterFeed:
         guard = self._settings.mass_delete_guard

@@ -140,6 +140,7 @@ class LogEntry:
 
     id: str
     area: str
+    """Empty for an entry that is none of ours."""
     epoch: str
     version: int
     """Of the area after the write."""

@@ -174,8 +174,7 @@ class RedisStore:
 
         found = await self._ask("follow", ask, has_slot=True)
         with _expected_answer():
-            entries = [self._entry(id_, fields) for id_, fields in found[0][1]] if found else []
-            return tuple(entry for entry in entries if entry is not None)
+            return tuple(self._entry(id_.decode(), fields or {}) for id_, fields in found[0][1]) if found else ()
 
     async def run(self) -> None:
         """See `Store`."""
@@ -308,20 +307,19 @@ class RedisStore:
             self._metrics.hostile.labels(area.name).inc(foreign)
         return Records(head=_head(epoch, version), records=records, cursor=int(rest[0]) if rest else 0)
 
-    def _entry(self, id_: bytes, fields: dict[bytes, bytes] | None) -> LogEntry | None:
-        """An entry of ours; None for what somebody else put there."""
+    def _entry(self, id_: str, fields: dict[bytes, bytes]) -> LogEntry:
+        """An entry; one that somebody else put there is of no area."""
         try:
-            area = (fields or {})[b"area"].decode()
             return LogEntry(
-                id=id_.decode(),
-                area=area.removeprefix(f"{self._prefix}area:"),
-                epoch=(fields or {})[b"epoch"].decode(),
-                version=int((fields or {})[b"version"]),
-                keys=tuple(msgspec.json.decode((fields or {})[b"keys"], type=list[str])),
+                id=id_,
+                area=fields[b"area"].decode().removeprefix(f"{self._prefix}area:"),
+                epoch=fields[b"epoch"].decode(),
+                version=int(fields[b"version"]),
+                keys=tuple(msgspec.json.decode(fields[b"keys"], type=list[str])),
             )
         except (LookupError, ValueError, msgspec.MsgspecError):
             self._metrics.hostile.labels("log").inc()
-            return None
+            return LogEntry(id=id_, area="", epoch="", version=0, keys=())
 
 
 @contextmanager
