@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from pointsman_enforcer.core.stale_flows import Flow, Place, Query, packed_endpoint
+from pointsman_enforcer.core.stale_flows import ATTEMPTS, Flow, Place, Query, packed_endpoint
 from pointsman_enforcer.dataplane.conntrack import ctnetlink
 from pointsman_enforcer.dataplane.conntrack.table import ConntrackTable
 from pointsman_model.names import parse_address
@@ -56,6 +56,18 @@ ENTRIES = [
     udp("8.8.8.8", 53, number=7),
     udp(VIP, 53, "10.0.1.20", 5353, number=8),
 ]
+
+
+def test_attempts_are_what_nobody_answered_and_the_kernel_shows_no_others(node: NetNs, table: ConntrackTable) -> None:
+    answered = [udp("8.8.8.8", 53, number=each) for each in range(1000)]
+    attempts = [udp(VIP, 53, number=1), udp("2001:db8::9", 53, source="2001:db8::1", number=2)]
+    inject(node, answered, is_answered=True)
+    inject(node, attempts[:1], 6)
+    inject(node, attempts[1:])
+    shown: list[Flow] = []
+    assert table.end_flows(ATTEMPTS, lambda flow: bool(shown.append(flow)) or True) == len(attempts)
+    assert len(shown) == len(attempts), "the kernel filters by status"
+    assert (table.dumps, count(node)) == (1, len(answered))
 
 
 @pytest.mark.parametrize(

@@ -62,6 +62,7 @@ class FlowNode:
         self.registry = Registry()
         self.flows = ConntrackReconciler(
             node_port_blocks=lambda: self.dataplane.settings.node_port_addresses,
+            is_frontend=self.dataplane.is_frontend,
             metrics=ConntrackMetrics(self.registry),
             clock=SystemClock(),
             open_table=self._open_table,

@@ -19,6 +19,8 @@ _NETLINK_NETFILTER = 12
 _NEW = (1 << 8) | 0
 _CREATE = 0x1 | 0x200 | 0x400
 _TIMEOUT_SECONDS = 600
+_SEEN_REPLY = 1 << 1
+_CONFIRMED = 1 << 3
 _SEND_BYTES = 48 * 1024
 _PAIR = re.compile(r"src=(\S+) dst=(\S+) sport=(\d+) dport=(\d+)")
 
@@ -70,13 +72,13 @@ def count(namespace: NetNs) -> int:
     return int(namespace.run("cat", "/proc/sys/net/netfilter/nf_conntrack_count"))
 
 
-def inject(namespace: NetNs, entries: Iterable[Seen], protocol: int = 17) -> None:
+def inject(namespace: NetNs, entries: Iterable[Seen], protocol: int = 17, *, is_answered: bool = False) -> None:
     """Add entries; each must be new."""
     with namespace.socket(socket.AF_NETLINK, socket.SOCK_RAW, _NETLINK_NETFILTER) as opened:
         opened.bind((0, 0))
         buffer = bytearray()
         for entry in entries:
-            buffer += _message(entry, protocol)
+            buffer += _message(entry, protocol, _SEEN_REPLY if is_answered else 0)
             if len(buffer) > _SEND_BYTES:
                 _send(opened, buffer)
         _send(opened, buffer)
@@ -93,12 +95,13 @@ def _send(opened: socket.socket, buffer: bytearray) -> None:
     raise OSError(-struct.unpack_from("=i", refusal, 16)[0], "an entry was refused")
 
 
-def _message(entry: Seen, protocol: int) -> bytes:
+def _message(entry: Seen, protocol: int, status: int) -> bytes:
     source, to = parse_address(entry.source), parse_address(entry.destination)
     answering = parse_address(entry.answering)
     payload = (
         _tuple(1, protocol, (source, entry.source_port), (to, entry.port))
         + _tuple(2, protocol, (answering, entry.answering_port), (source, entry.source_port))
+        + (_attribute(3, struct.pack(">I", status | _CONFIRMED)) if status else b"")
         + _attribute(7, struct.pack(">I", _TIMEOUT_SECONDS))
     )
     family = 2 if len(source) == 4 else 10

@@ -15,7 +15,7 @@ from structlog.testing import capture_logs
 
 from pointsman_chassis.clock import VirtualClock
 from pointsman_chassis.metrics import Registry
-from pointsman_enforcer.core.stale_flows import Flow, Query, packed_endpoint
+from pointsman_enforcer.core.stale_flows import ATTEMPTS, Flow, Place, Query, packed_endpoint
 from pointsman_enforcer.dataplane.conntrack.metrics import ConntrackMetrics
 from pointsman_enforcer.dataplane.conntrack.reconciler import ConntrackReconciler
 from pointsman_enforcer.dataplane.conntrack.table import InterruptedDumpError
@@ -74,8 +74,10 @@ class World:
         self.opened = self.closed = 0
         self.stopped = False
         self.during: Callable[[], None] = lambda: None
+        self.frontends: set[Place] = set()
         self.reconciler = ConntrackReconciler(
             node_port_blocks=lambda: [parse_prefix("0.0.0.0/0")],
+            is_frontend=lambda place: place in self.frontends,
             metrics=ConntrackMetrics(self.registry),
             clock=self.clock,
             open_table=self._open,
@@ -141,10 +143,60 @@ async def test_nothing_is_ended_before_a_planner_confirmed_the_plan() -> None:
 async def test_a_node_without_udp_services_never_opens_the_table() -> None:
     async with running() as world:
         world.program(ServicePlan(ports=(cluster_ip(VIP, 80, endpoints(ALIVE)),)))
-        world.reconciler.suspect_all()
         world.reconciler.synced(is_confirmed=True)
         await world.clock.advance(60)
         assert world.opened == 0
+
+
+async def test_attempts_let_through_are_ended_without_a_planner_and_flows_are_not() -> None:
+    async with running() as world:
+        attempt, stale = flow(VIP), flow(DEAD)
+        world.frontends = {Place(4, 17, parse_address(VIP), 53)}
+        world.flows = [attempt, stale]
+        world.program(service(ALIVE), is_confirmed=False)
+        world.reconciler.suspect_all()
+        world.reconciler.synced(is_confirmed=False)
+        await world.looks_become(1)
+        assert (world.flows, world.queries) == ([stale], [ATTEMPTS])
+        assert world.value("pointsman_enforcer_conntrack_attempts_ended_total") == 1
+        world.reconciler.synced(is_confirmed=True)
+        await world.clock.advance(60)
+        await world.looks_become(2)
+        assert world.flows == []
+
+
+async def test_attempts_do_not_wait_for_the_end_of_a_rest_and_are_looked_at_once() -> None:
+    async with running() as world:
+        loop = asyncio.get_running_loop()
+
+        def takes_a_second() -> None:
+            asyncio.run_coroutine_threadsafe(world.clock.advance(1), loop).result(SETTLE_SECONDS_MAX)
+
+        world.during = takes_a_second
+        world.program(service(ALIVE))
+        await world.looks_become(1)
+        world.during = lambda: None
+        world.frontends = {Place(4, 17, parse_address(VIP), 53)}
+        world.flows = [flow(VIP)]
+        world.reconciler.suspect_all()
+        world.reconciler.synced(is_confirmed=True)
+        await world.looks_become(2)
+        assert (world.looks[1], world.flows) == (1.0, [])
+        await world.clock.advance(60)
+        assert world.queries.count(ATTEMPTS) == 1
+
+
+async def test_attempts_that_could_not_be_looked_at_are_looked_at_later() -> None:
+    async with running() as world:
+        world.frontends = {Place(4, 17, parse_address(VIP), 53)}
+        world.flows = [flow(VIP)]
+        world.errors = [OSError(errno.EPERM, "Operation not permitted")]
+        world.reconciler.suspect_all()
+        world.reconciler.synced(is_confirmed=False)
+        async with asyncio.timeout(SETTLE_SECONDS_MAX):
+            while world.flows:
+                await world.clock.advance(1)
+                await asyncio.sleep(0.001)
 
 
 async def test_after_a_read_back_everything_is_suspect() -> None:

@@ -99,6 +99,7 @@ class Enforcer:
         if dataplane is None or open_conntrack is not None:
             self._conntrack = ConntrackReconciler(
                 node_port_blocks=lambda: self._dataplane.settings.node_port_addresses,
+                is_frontend=self._dataplane.is_frontend,
                 metrics=ConntrackMetrics(self._registry),
                 clock=self._clock,
                 open_table=open_conntrack or ConntrackTable,
@@ -120,9 +121,7 @@ class Enforcer:
             retry_interval_seconds=max(1.0, config.nftables.min_sync_period),
             clock=self._clock,
         )
-        self._affinity = AffinitySweep(
-            memory=self._dataplane.affinity, metrics=AffinityMetrics(self._registry), clock=self._clock
-        )
+        self._affinity = self._make_affinity()
         self._observer = self._make_observer()
         self._stream: Any = None
         self._first_sync = asyncio.Event()
@@ -216,6 +215,10 @@ class Enforcer:
             return
         self._metrics.refused(is_cleanup=isinstance(error, LeftoversError))
         structlog.get_logger("app").error("sync failed; what is programmed stays; trying again", error=str(error))
+
+    def _make_affinity(self) -> AffinitySweep:
+        metrics = AffinityMetrics(self._registry)
+        return AffinitySweep(memory=self._dataplane.affinity, metrics=metrics, clock=self._clock)
 
     def _make_observer(self) -> SyncObserver:
         return SyncObserver(

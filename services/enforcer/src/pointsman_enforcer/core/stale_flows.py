@@ -12,7 +12,10 @@ to an endpoint that is no more, or untranslated to where there was no rule when 
 
 Everything else is somebody else's, and stays.
 
-TCP is left alone: its flows end by themselves.
+TCP is left alone: its flows end by themselves. There is one exception, for all protocols: an *attempt*, a flow that
+nothing has translated and nobody has answered. When rules of ours were missing for a while, it was let through to where
+nobody is, and its repetitions follow it there however right the rules are by then. It is ended if its destination is
+a place that the kernel knows by now, so that its next packet is judged anew.
 
 `FlowIndex` remembers the serving endpoints of each place, and what changed since the last look (`Suspects`). It may be
 read by another thread while its owner changes it: what readers see is replaced, never altered. Whoever reads a flow
@@ -69,6 +72,8 @@ class Query(NamedTuple):
     """As `packed_endpoint`."""
 
 
+ATTEMPTS: Final = Query(0, 0)
+"""Entries of all families and protocols that nothing has translated and nobody has answered."""
 Rules = Mapping[Place, bytes]
 """The serving endpoints of each place: packed, one after the other."""
 NO_RULES: Final[Rules] = MappingProxyType({})
@@ -77,6 +82,22 @@ NO_RULES: Final[Rules] = MappingProxyType({})
 def packed_endpoint(address: bytes, port: int) -> bytes:
     """Address and port, as both stand in a packet."""
     return address + port.to_bytes(2, "big")
+
+
+def is_attempt(flow: Flow, is_frontend: Callable[[Place], bool], accepts_node_port: Callable[[bytes], bool]) -> bool:
+    """Whether an entry that nobody has answered was let through untranslated to a place that the kernel has.
+
+    Args:
+        flow: as read from the kernel just now.
+        is_frontend: whether the kernel has rules for a place.
+        accepts_node_port: whether packets to this address may be for a node port.
+    """
+    family, protocol, address, port, answering = flow
+    if answering != packed_endpoint(address, port):
+        return False
+    if is_frontend(Place(family, protocol, address, port)):
+        return True
+    return is_frontend(Place(family, protocol, b"", port)) and accepts_node_port(address)
 
 
 def flow_rules(plan: ServicePlan) -> Rules:

@@ -21,6 +21,7 @@ from enum import Enum
 from typing import NamedTuple, Protocol, Self, TypeVar
 
 from pointsman_chassis.errors import ApplyError
+from pointsman_enforcer.core.stale_flows import Place
 from pointsman_enforcer.dataplane.affinity import AffinityMemory
 from pointsman_model.names import ServiceKey
 from pointsman_model.plan import DataplaneSettings, NodeFacts, ServicePlan
@@ -163,6 +164,9 @@ class Dataplane(Protocol[C]):
         Raises:
             KernelError: the kernel could not be read, or refused; what was noticed is still to be looked at.
         """
+
+    def is_frontend(self, place: Place) -> bool:
+        """Whether the kernel has rules for packets to this place. May be asked in any thread."""
 
     def leftover(self) -> Iterator[C]:
         """Changes, of bounded size, that remove what `observe` found and nobody claimed."""

@@ -19,7 +19,7 @@ class Flows(Protocol):
         """The kernel has the plan expected last."""
 
     def suspect_all(self) -> None:
-        """The kernel was read back: some rules may have been missing, and packets have passed meanwhile."""
+        """Some rules may have been missing for a time, and packets have passed meanwhile."""
 
     def synced(self, *, is_confirmed: bool) -> None:
         """A sync is over and reported. `is_confirmed`: a planner has said that the plan held is the whole plan."""

@@ -59,8 +59,9 @@ class Programmer(Generic[C]):
         return [key for key in self._remembered if key != NODE]
 
     def renderings(self) -> list[bytes]:
-        """Everything that the kernel acknowledged, the node's own objects included."""
-        return list(self._remembered.values())
+        """Everything that the kernel acknowledged, the node's own objects first."""
+        node = self._remembered.get(NODE, b"")
+        return [node, *(each for key, each in self._remembered.items() if key is not NODE)]
 
     def rendering(self, key: ServiceKey) -> bytes:
         """What the kernel has of a service, empty for nothing."""

@@ -16,7 +16,7 @@ import struct
 from collections.abc import Iterator
 from typing import Final, NamedTuple
 
-from pointsman_enforcer.core.stale_flows import Flow, Query, packed_endpoint
+from pointsman_enforcer.core.stale_flows import ATTEMPTS, Flow, Query, packed_endpoint
 from pointsman_enforcer.dataplane.nftables.attributes import attribute, nested, parse
 
 NETLINK_NETFILTER: Final = 12
@@ -33,9 +33,11 @@ IPCTNL_MSG_CT_DELETE: Final = 2
 
 CTA_TUPLE_ORIG: Final = 1
 CTA_TUPLE_REPLY: Final = 2
+CTA_STATUS: Final = 3
 CTA_ID: Final = 12
 CTA_ZONE: Final = 18
 CTA_FILTER: Final = 25
+CTA_STATUS_MASK: Final = 26
 CTA_FILTER_ORIG_FLAGS: Final = 1
 CTA_FILTER_REPLY_FLAGS: Final = 2
 CTA_TUPLE_IP: Final = 1
@@ -54,7 +56,10 @@ _DESTINATION: Final = {4: 2, 6: 4}
 """CTA_IP_V4_SRC, CTA_IP_V6_SRC; CTA_IP_V4_DST, CTA_IP_V6_DST."""
 _ADDRESS_FILTERS: Final = frozenset({4})
 """Families whose addresses the kernel compares rightly."""
-_NFPROTO: Final = {4: 2, 6: 10}
+_NFPROTO: Final = {0: 0, 4: 2, 6: 10}
+"""0: both."""
+_ANSWERED_OR_TRANSLATED: Final = 1 << 1 | 1 << 5
+"""IPS_SEEN_REPLY, IPS_DST_NAT."""
 _FAMILY: Final = {2: 4, 10: 6}
 
 _HEADER: Final = struct.Struct("=IHHII")
@@ -113,6 +118,9 @@ def dump_request(query: Query, sequence: int) -> bytes:
 
 def _filter_of(query: Query) -> tuple[bytes, bytes]:
     """The filter and the tuple it filters by."""
+    if query == ATTEMPTS:
+        mask = attribute(CTA_STATUS_MASK, _ANSWERED_OR_TRANSLATED.to_bytes(4, "big"))
+        return attribute(CTA_STATUS, bytes(4)), mask
     family, number = query.family, attribute(CTA_PROTO_NUM, bytes((query.protocol,)))
     if query.answering:
         address, port = query.answering[:-2], query.answering[-2:]
@@ -144,6 +152,14 @@ def _flags(original: int = 0, reply: int = 0) -> bytes:
 def _tuple(kind: int, addresses: bytes, number: bytes, ports: bytes) -> bytes:
     parts = [nested(CTA_TUPLE_IP, addresses)] if addresses else []
     return nested(kind, *parts, nested(CTA_TUPLE_PROTO, number, ports))
+
+
+def is_named(query: Query, entry: Entry) -> bool:
+    """Whether an entry shown for `ATTEMPTS` is one: kernels before 5.15 do not filter by status. Others are theirs."""
+    if query != ATTEMPTS:
+        return True
+    status = int.from_bytes(parse(entry.attributes).get(CTA_STATUS, b"\xff"), "big")
+    return not status & _ANSWERED_OR_TRANSLATED
 
 
 def deletion(entry: Entry, sequence: int) -> bytes | None:

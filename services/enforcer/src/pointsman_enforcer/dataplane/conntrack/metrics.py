@@ -25,6 +25,10 @@ class ConntrackMetrics:
         for name in _FAMILY_NAMES.values():
             self.duration.labels(name)
             self.deleted.labels(name)
+        self.attempts = registry.counter(
+            "pointsman_enforcer_conntrack_attempts_ended_total",
+            "Connection attempts let through while rules were missing, ended so that they find their Service",
+        )
         self.failures = registry.counter(
             "pointsman_enforcer_conntrack_failures_total", "Times the connection table could not be read or changed"
         )

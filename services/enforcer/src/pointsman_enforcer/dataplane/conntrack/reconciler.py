@@ -7,7 +7,9 @@ table and however many the changes; changes during the rest are looked into toge
 inside the kernel for each suspect endpoint or place, or one dump when there are many, and one deletion for each stale
 flow. See `core.stale_flows` for what stale means.
 
-No flow is ended before a planner has confirmed the plan: a plan from disk may be older than what the kernel has.
+No flow is ended before a planner has confirmed the plan: a plan from disk may be older than what the kernel has. But
+attempts that were let through while rules were missing are ended at once, without waiting for a planner or the end of a
+rest: they are judged by what the kernel has, it costs one walk of the table, and repairs have a pace of their own.
 """
 
 from __future__ import annotations
@@ -22,7 +24,7 @@ import structlog
 
 from pointsman_chassis.backoff import Backoff
 from pointsman_chassis.clock import Clock
-from pointsman_enforcer.core.stale_flows import Flow, FlowIndex, Query, Suspects
+from pointsman_enforcer.core.stale_flows import ATTEMPTS, Flow, FlowIndex, Place, Query, Suspects, is_attempt
 from pointsman_enforcer.dataplane.conntrack.metrics import ConntrackMetrics
 from pointsman_enforcer.dataplane.conntrack.table import ConntrackTable, InterruptedDumpError
 from pointsman_model.names import Prefix, ServiceKey
@@ -78,13 +80,24 @@ class ConntrackReconciler:
         self,
         *,
         node_port_blocks: Callable[[], Iterable[Prefix]],
+        is_frontend: Callable[[Place], bool],
         metrics: ConntrackMetrics,
         clock: Clock,
         open_table: Callable[[], Table] = ConntrackTable,
         limits: ConntrackLimits | None = None,
     ) -> None:
-        """`node_port_blocks` says which addresses accept node ports, provided they are the node's own."""
+        """Take no table yet.
+
+        Args:
+            node_port_blocks: which addresses accept node ports, provided they are the node's own.
+            is_frontend: whether the kernel has rules for a place; asked in a thread.
+            metrics: where it is counted.
+            clock: for the pace.
+            open_table: opens the connection table; called in a thread, and again after a failure.
+            limits: see there.
+        """
         self._node_port_blocks = node_port_blocks
+        self._is_frontend = is_frontend
         self._metrics = metrics
         self._clock = clock
         self._open_table = open_table
@@ -92,6 +105,9 @@ class ConntrackReconciler:
         self._index = FlowIndex()
         self._table: Table | None = None
         self._wanted = asyncio.Event()
+        self._urgent = asyncio.Event()
+        self._is_confirmed = False
+        self._has_attempts = False
         self._is_looking = False
         self._failing = ""
         self._backoff = Backoff(
@@ -109,10 +125,14 @@ class ConntrackReconciler:
     def suspect_all(self) -> None:
         """See `Flows`."""
         self._index.suspect_all()
+        self._has_attempts = True
 
     def synced(self, *, is_confirmed: bool) -> None:
         """See `Flows`."""
-        if is_confirmed and self._index.has_suspects:
+        self._is_confirmed = is_confirmed
+        if self._has_attempts:
+            self._urgent.set()
+        if self._has_attempts or (is_confirmed and self._index.has_suspects):
             self._wanted.set()
 
     @property
@@ -126,23 +146,33 @@ class ConntrackReconciler:
             while True:
                 await self._wanted.wait()
                 self._wanted.clear()
+                self._urgent.clear()
                 self._is_looking = True
                 rest = await self._look_once()
                 self._is_looking = False
-                await self._clock.sleep(rest)
+                await self._rest(rest)
         finally:
             if self._table is not None:
                 self._table.stop()
 
+    async def _rest(self, seconds: float) -> None:
+        """Wait so long, or until something is urgent."""
+        timer = self._clock.call_later(seconds, self._urgent.set)
+        await self._urgent.wait()
+        timer.cancel()
+
     async def _look_once(self) -> float:
         """One reconcile; how long to rest after it."""
-        suspects = self._index.take()
+        suspects = self._index.take() if self._is_confirmed else Suspects()
+        has_attempts, self._has_attempts = self._has_attempts, False
         started = self._clock.monotonic()
         shares: list[_Share] = []
         try:
-            await asyncio.to_thread(self._look, suspects, tuple(self._node_port_blocks()), shares)
+            blocks = tuple(self._node_port_blocks())
+            await asyncio.to_thread(self._look, suspects, blocks, shares, has_attempts=has_attempts)
         except OSError as error:
             self._index.put_back(suspects)
+            self._has_attempts = self._has_attempts or has_attempts
             self._wanted.set()
             self._failed(error)
             return self._backoff.next_seconds()
@@ -153,7 +183,9 @@ class ConntrackReconciler:
         limits = self._limits
         return min(max(limits.rest_per_work * work, limits.rest_seconds_min), limits.rest_seconds_max)
 
-    def _look(self, suspects: Suspects, blocks: tuple[Prefix, ...], shares: list[_Share]) -> None:
+    def _look(
+        self, suspects: Suspects, blocks: tuple[Prefix, ...], shares: list[_Share], *, has_attempts: bool
+    ) -> None:
         """In a thread: ask, judge, end; what came of each query is added to `shares`."""
         if self._table is None:
             self._table = self._open_table()
@@ -166,13 +198,19 @@ class ConntrackReconciler:
         def is_stale(flow: Flow) -> bool:
             return self._index.is_stale(flow, suspects.removed, accepts_node_port)
 
-        for query in suspects.queries():
+        def is_attempt_of_ours(flow: Flow) -> bool:
+            return is_attempt(flow, self._is_frontend, accepts_node_port)
+
+        looks = [(ATTEMPTS, is_attempt_of_ours)] if has_attempts else []
+        for query, is_to_end in [*looks, *((each, is_stale) for each in suspects.queries())]:
             started = self._clock.monotonic()
-            ended = table.end_flows(query, is_stale)
+            ended = table.end_flows(query, is_to_end)
             shares.append(_Share(query.family, self._clock.monotonic() - started, ended))
 
     def _count(self, shares: list[_Share]) -> None:
-        for family in {share.family for share in shares}:
+        attempts = sum(share.ended for share in shares if share.family == ATTEMPTS.family)
+        self._metrics.attempts.inc(attempts)
+        for family in {share.family for share in shares} - {ATTEMPTS.family}:
             mine = [share for share in shares if share.family == family]
             self._metrics.looked(
                 family, seconds=sum(share.seconds for share in mine), ended=sum(share.ended for share in mine)
@@ -181,7 +219,7 @@ class ConntrackReconciler:
         if ended:
             seconds = round(sum(share.seconds for share in shares), 4)
             log = structlog.get_logger("conntrack")
-            log.info("ended stale flows", flows=ended, queries=len(shares), seconds=seconds)
+            log.info("ended stale flows", flows=ended, attempts=attempts, queries=len(shares), seconds=seconds)
 
     def _succeeded(self) -> None:
         if self._failing:

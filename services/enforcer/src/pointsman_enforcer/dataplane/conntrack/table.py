@@ -105,7 +105,8 @@ class ConntrackTable:
                 continue
             except ValueError as error:
                 raise OSError(errno.EPROTO, str(error)) from error
-            ended += self._delete([entry for entry in reply.entries if is_stale(entry.flow)])
+            stale = (entry for entry in reply.entries if is_stale(entry.flow))
+            ended += self._delete([entry for entry in stale if ctnetlink.is_named(query, entry)])
             if reply.error not in (0, errno.EINTR):
                 raise OSError(reply.error, os.strerror(reply.error))
             is_over, is_whole = reply.is_last, is_whole and not (reply.is_interrupted or reply.error)

@@ -17,6 +17,7 @@ from typing import Final, TypeVar
 import structlog
 
 from pointsman_chassis.clock import Clock, SystemClock
+from pointsman_enforcer.core.stale_flows import Place
 from pointsman_enforcer.dataplane.base import Applied, Found, KernelError, Mended, ProxyMode
 from pointsman_enforcer.dataplane.nftables import cleanup, layout, packed
 from pointsman_enforcer.dataplane.nftables.affinity_keeper import AffinityKeeper, is_touched
@@ -244,6 +245,10 @@ class NftablesDataplane:
         self._refusals = 0
         must_observe = repair.surplus > 0 and not may_remove
         return found._replace(objects=repair.objects + clients, applied=applied, must_observe=must_observe)
+
+    def is_frontend(self, place: Place) -> bool:
+        """See `Dataplane.is_frontend`."""
+        return self._ledger.is_taken(place)
 
     def leftover(self) -> Iterator[NftChange]:
         """Removals of what was found and not claimed; after the last one, nothing is left to claim."""

@@ -12,9 +12,20 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple, Self
 
+from pointsman_enforcer.core.stale_flows import Place
 from pointsman_enforcer.dataplane.base import OccupiedError
+from pointsman_enforcer.dataplane.nftables import layout
 from pointsman_enforcer.dataplane.nftables.affinity import PortNumbers
-from pointsman_enforcer.dataplane.nftables.packed import DISPATCH, SECTIONS, SHARED, Records, bodies, records
+from pointsman_enforcer.dataplane.nftables.message import Family
+from pointsman_enforcer.dataplane.nftables.packed import (
+    DISPATCH,
+    SECTIONS,
+    SHARED,
+    Records,
+    bodies,
+    records,
+    section_of,
+)
 
 
 @dataclass(slots=True)
@@ -165,6 +176,15 @@ class Ledger:
                 self._counts[number][key] = count
             else:
                 self._counts[number].pop(key, None)
+
+    def is_taken(self, place: Place) -> bool:
+        """Whether some service has this place. May be asked in any thread."""
+        family = Family.IPV4 if place.family == 4 else Family.IPV6
+        if place.address:
+            number = section_of(family, layout.SERVICE_IPS).number
+            return layout.frontend_key(place.address, place.protocol, place.port) in self._taken[number]
+        number = section_of(family, layout.NODEPORTS).number
+        return layout.nodeport_key(place.protocol, place.port) in self._taken[number]
 
     def unclaimed(self) -> dict[int, set[bytes]]:
         """Shared elements of the kernel that no service wants."""
