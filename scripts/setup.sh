@@ -12,7 +12,7 @@ tools=build/tools
 # lab brings one in the Python environment where the machine has none.
 wanted=(
   nft=nftables iptables=iptables ipset=ipset conntrack=conntrack modprobe=kmod ip=iproute2 sysctl=procps
-  unshare=util-linux mount=mount /etc/ssl/certs/ca-certificates.crt=ca-certificates
+  unshare=util-linux mount=mount linux.uml=user-mode-linux ipvsadm=ipvsadm gcc=gcc /etc/ssl/certs/ca-certificates.crt=ca-certificates
 )
 
 find_python() {
