@@ -2,13 +2,15 @@
 """All targets."""
 
 from fuzz.harness import Target
-from fuzz.targets import configuration, control, disk, enforcer, planner, watcher
+from fuzz.targets import configuration, control, convert, disk, enforcer, notifications, planner, watcher
 
 TARGETS: tuple[Target, ...] = (
     *watcher.TARGETS,
     *planner.TARGETS,
     *enforcer.TARGETS,
+    *notifications.TARGETS,
     *disk.TARGETS,
     *configuration.TARGETS,
+    *convert.TARGETS,
     *control.TARGETS,
 )

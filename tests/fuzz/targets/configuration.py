@@ -32,6 +32,11 @@ _ALIASES = (
     + "".join(f"{name}: &{name} [{', '.join([f'*{below}'] * 9)}]\n" for below, name in pairwise(_LEVELS))
     + "logging: *h\nmode: *h\napiVersion: *h\n"
 )
+_MERGES = (
+    "a: &a {x: 1}\n"
+    + "".join(f"{name}: &{name} {{<<: [{', '.join([f'*{below}'] * 9)}]}}\n" for below, name in pairwise(_LEVELS))
+    + "security: {<<: *h}\n"
+)
 _ODD_LINES = (
     "apiVersion: 2001-13-45\n",
     "kind: !!timestamp x\n",
@@ -52,6 +57,7 @@ _ODD_LINES = (
     "clusterCIDR: '" + "1," * 3000 + "'\n",
     "security: " + "[" * 2000 + "\n",
     _ALIASES,
+    _MERGES,
 )
 
 

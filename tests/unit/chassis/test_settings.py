@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What an operator sees when a configuration file is right, and when it is wrong."""
 
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated
 
@@ -121,6 +122,14 @@ def test_another_kind_and_version_are_refused_together() -> None:
 def test_a_field_given_twice_is_refused() -> None:
     with pytest.raises(ConfigError, match="'masqueradeBit' is given twice"):
         parse("masqueradeBit: 1\nmasqueradeBit: 2\n")
+
+
+def test_merges_of_merges_are_bounded() -> None:
+    lines = ["a: &a {x: 1}"]
+    lines += [f"{name}: &{name} {{<<: [{', '.join([f'*{below}'] * 9)}]}}" for below, name in pairwise("abcdefghi")]
+    with pytest.raises(ConfigError, match="more than 10000 fields"):
+        parse_yaml("\n".join(lines), source="test")
+    assert parse_yaml("a: &a {x: 1}\nb: {<<: *a, y: 2}", source="test") == [{"a": {"x": 1}, "b": {"x": 1, "y": 2}}]
 
 
 @pytest.mark.parametrize("content", ["", "- 1\n", "just text", "{", "\x00", "a: !!python/object:os.system {}\n"])

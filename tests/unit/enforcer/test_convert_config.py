@@ -198,6 +198,8 @@ def test_a_config_map_may_come_in_a_list_as_json_from_standard_input() -> None:
         (f"{HEAD}mode: a\nmode: b", "given twice"),
         ("a: [", "not valid YAML"),
         ("kind: ConfigMap\ndata:\n  c: |\n    kind: KubeProxyConfiguration\n    a: [", r"data\[c\].*not valid YAML"),
+        ("kind: [List]", "has 0 documents"),
+        ("kind: List\nitems: &a [{kind: List, items: *a}]", "has 0 documents"),
     ],
 )
 def test_a_source_that_is_none_is_refused(text: str, words: str) -> None:

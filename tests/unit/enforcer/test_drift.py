@@ -12,7 +12,7 @@ import pytest
 from pointsman_enforcer.core.drift import RepairPace
 from pointsman_enforcer.dataplane.nftables import layout, uapi
 from pointsman_enforcer.dataplane.nftables.apply import TABLES
-from pointsman_enforcer.dataplane.nftables.attributes import text, u32
+from pointsman_enforcer.dataplane.nftables.attributes import attribute, text, u32
 from pointsman_enforcer.dataplane.nftables.elements import Element
 from pointsman_enforcer.dataplane.nftables.mend import (
     Repair,
@@ -117,6 +117,28 @@ def test_what_cannot_be_read_counts_as_lost() -> None:
     assert touched(length + rest).is_lost
     unnamed = message(uapi.NFT_MSG_DELSETELEM, V4, OURS)
     assert touched(unnamed).is_lost
+
+
+@pytest.mark.parametrize("rest", [b"\0", bytes(19)], ids=["a-byte", "less-than-a-header"])
+def test_what_is_left_over_of_a_datagram_counts_as_lost(rest: bytes) -> None:
+    assert touched(message(uapi.NFT_MSG_DELTABLE, V4, OURS) + rest).is_lost
+
+
+def test_names_that_are_no_text_are_told_apart_and_can_be_sent_back() -> None:
+    names = [b"\xff\xfe", b"\xff\xfd", "\u00fc".encode()]
+    made = [message(uapi.NFT_MSG_NEWCHAIN, V4, OURS, attribute(3, name + b"\0")) for name in names]
+    found = touched(*made)
+    assert {text(3, name) for _, name in found.chains} == {attribute(3, name + b"\0") for name in names}
+    assert not found.is_lost
+
+
+def test_names_without_end_are_not_kept() -> None:
+    chains = [message(uapi.NFT_MSG_NEWCHAIN, V4, OURS, text(3, f"c{number}")) for number in range(25_000)]
+    notifications = Notifications()
+    for start in range(0, len(chains), 50):
+        notifications.read(b"".join(chains[start : start + 50]))
+        assert len(notifications.touched.chains) <= 20_000
+    assert notifications.take().is_lost
 
 
 def test_what_is_put_back_is_taken_again_with_the_newer_process() -> None:

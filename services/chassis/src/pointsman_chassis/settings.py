@@ -36,6 +36,7 @@ __all__ = [
 API_VERSION: Final = "config.pointsman.io/v1alpha1"
 _SIZE_MAX_BYTES: Final = 1 << 20
 _SHOWN_CHARACTERS_MAX: Final = 100
+_MERGED_FIELDS_MAX: Final = 10_000
 _CONSTRUCTOR_ERRORS: Final = (ValueError, TypeError, LookupError, AttributeError)
 """What PyYAML's constructors let through for values such as `2001-13-45`, `!!int ''` and `!!timestamp x`."""
 
@@ -134,7 +135,14 @@ def write_settings(path: str | Path, settings: Settings, kind: str) -> None:
 
 
 class _StrictLoader(yaml.SafeLoader):
-    """SafeLoader that refuses a key given twice, where YAML would keep the last silently."""
+    """SafeLoader that refuses a key given twice, where YAML would keep the last silently, and merges without bound."""
+
+    def flatten_mapping(self, node: yaml.MappingNode) -> None:
+        super().flatten_mapping(node)
+        # Merges of merges multiply: a kilobyte of them is gigabytes of fields.
+        if len(node.value) > _MERGED_FIELDS_MAX:
+            problem = f"merge keys (<<) make a mapping of more than {_MERGED_FIELDS_MAX} fields"
+            raise yaml.constructor.ConstructorError(None, None, problem, node.start_mark)
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:  # noqa: FBT001, FBT002 - the base class's signature
         seen: set[str] = set()

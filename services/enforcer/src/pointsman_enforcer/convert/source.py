@@ -32,23 +32,36 @@ def read_source(content: str | bytes, name: str) -> tuple[KubeProxyConfiguration
 
 
 def _candidates(documents: list[Any], name: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    looked_at = set()
+    for document in _objects(documents):
+        # An alias repeats an object at the cost of a few characters, and a ConfigMap is parsed each time.
+        if id(document) in looked_at:
+            continue
+        looked_at.add(id(document))
+        if document.get("kind") == KIND:
+            yield name, document
+        elif document.get("kind") == "ConfigMap":
+            yield from _inside(document, name)
+
+
+def _objects(documents: list[Any]) -> Iterator[dict[str, Any]]:
+    """The objects, those of a List one by one. A List inside a List is none that Kubernetes knows."""
     for document in documents:
         if not isinstance(document, dict):
             continue
-        kind = document.get("kind")
-        if kind == KIND:
-            yield name, document
-        elif kind == "ConfigMap":
-            yield from _inside(document, name)
-        elif kind in {"List", "ConfigMapList"} and isinstance(document.get("items"), list):
-            yield from _candidates(document["items"], name)
+        items = document.get("items")
+        if document.get("kind") in ("List", "ConfigMapList") and isinstance(items, list):
+            yield from (item for item in items if isinstance(item, dict))
+        else:
+            yield document
 
 
 def _inside(config_map: Mapping[str, Any], name: str) -> Iterator[tuple[str, dict[str, Any]]]:
     data = config_map.get("data")
-    for key, text in data.items() if isinstance(data, dict) else ():
-        if isinstance(text, str) and KIND in text:
-            where = f"{name} (data[{key}])"
-            for document in parse_yaml(text, source=where):
-                if isinstance(document, dict) and document.get("kind") == KIND:
-                    yield where, document
+    if not isinstance(data, dict):
+        return
+    for text, key in {text: key for key, text in data.items() if isinstance(text, str) and KIND in text}.items():
+        where = f"{name} (data[{key}])"
+        for document in parse_yaml(text, source=where):
+            if isinstance(document, dict) and document.get("kind") == KIND:
+                yield where, document

@@ -40,8 +40,13 @@ def u64(kind: int, value: int) -> bytes:
 
 
 def text(kind: int, value: str) -> bytes:
-    """A NUL-terminated name."""
-    return attribute(kind, value.encode("ascii") + b"\0")
+    """A NUL-terminated name, ours or one that `name_of` gave."""
+    return attribute(kind, value.encode("latin-1") + b"\0")
+
+
+def name_of(value: bytes) -> str:
+    """The name in an attribute. To the kernel it is bytes, any that somebody gave it; here each is a character."""
+    return value.partition(b"\0")[0].decode("latin-1")
 
 
 def userdata(kind: int, value: bytes) -> bytes:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Final, Self
 
 from pointsman_enforcer.dataplane.nftables import uapi
 from pointsman_enforcer.dataplane.nftables.answers import Answer, read_answers, verdict_of
-from pointsman_enforcer.dataplane.nftables.attributes import parse, text
+from pointsman_enforcer.dataplane.nftables.attributes import name_of, parse, text
 from pointsman_enforcer.dataplane.nftables.elements import parse_elements, parse_timed
 from pointsman_enforcer.dataplane.nftables.errors import DumpInterruptedError, NetlinkError
 from pointsman_enforcer.dataplane.nftables.message import Batch, request
@@ -183,7 +183,7 @@ class NftSocket:
     def _names(self, kind: int, table: Table, of_table: int, of_name: int) -> list[str]:
         mine = table.name.encode("ascii") + b"\0"
         return [
-            parsed[of_name].rstrip(b"\0").decode("ascii")
+            name_of(parsed[of_name])
             for _, payload in self._dump(kind, table, text(of_table, table.name))
             if (parsed := parse(payload)).get(of_table) == mine
         ]

@@ -14,10 +14,12 @@ from typing import Final
 
 from pointsman_enforcer.dataplane.nftables import uapi
 from pointsman_enforcer.dataplane.nftables.answers import read_answers
-from pointsman_enforcer.dataplane.nftables.attributes import parse
+from pointsman_enforcer.dataplane.nftables.attributes import name_of, parse
 from pointsman_enforcer.dataplane.nftables.message import Family
 
 _NAME: Final = b"pointsman\0"
+_NAMES_MAX: Final = 20_000
+"""Several times what there is of ours; whoever makes more in our tables gets all of it looked at instead."""
 _HEADER: Final = struct.Struct("=IHHII")
 _FAMILY_AT: Final = _HEADER.size
 _NEWGEN: Final = uapi.NFNL_SUBSYS_NFTABLES << 8 | uapi.NFT_MSG_NEWGEN
@@ -113,12 +115,19 @@ class Notifications:
                 self._read_objects(datagram)
             if self._is_ours:
                 self._read_generation(datagram)
-        except (ValueError, KeyError, struct.error, UnicodeDecodeError):
+        except (ValueError, KeyError, struct.error):
+            self.lost()
+        touched = self.touched
+        if len(touched.chains) + len(touched.sets) > _NAMES_MAX:
+            touched.chains.clear()
+            touched.sets.clear()
             self.lost()
 
     def _read_objects(self, datagram: bytes) -> None:
         start = 0
-        while start + _FAMILY_AT + 4 <= len(datagram):
+        while start < len(datagram):
+            if start + _FAMILY_AT + 4 > len(datagram):
+                raise ValueError(f"{len(datagram) - start} bytes at byte {start} are no message")
             length, kind = _HEADER.unpack_from(datagram, start)[:2]
             if length < _FAMILY_AT or start + length > len(datagram):
                 raise ValueError(f"message at byte {start} claims {length} bytes")
@@ -134,18 +143,18 @@ class Notifications:
         touched, self._is_ours = self.touched, True
         if kind in _ELEMENT_KINDS:
             touched.kinds.add("element")
-            touched.sets.add((family, _text(attributes[uapi.NFTA_SET_ELEM_LIST_SET])))
+            touched.sets.add((family, name_of(attributes[uapi.NFTA_SET_ELEM_LIST_SET])))
             return
         touched.structure.add(family)
         if kind in _SET_KINDS:
             touched.kinds.add("set")
-            touched.sets.add((family, _text(attributes[uapi.NFTA_SET_NAME])))
+            touched.sets.add((family, name_of(attributes[uapi.NFTA_SET_NAME])))
         elif kind in _CHAIN_KINDS:
             touched.kinds.add("chain")
-            touched.chains.add((family, _text(attributes[uapi.NFTA_CHAIN_NAME])))
+            touched.chains.add((family, name_of(attributes[uapi.NFTA_CHAIN_NAME])))
         elif kind in _RULE_KINDS:
             touched.kinds.add("rule")
-            touched.chains.add((family, _text(attributes[uapi.NFTA_RULE_CHAIN])))
+            touched.chains.add((family, name_of(attributes[uapi.NFTA_RULE_CHAIN])))
         elif kind in _TABLE_KINDS:
             touched.kinds.add("table")
             if kind == uapi.NFT_MSG_DELTABLE:
@@ -160,10 +169,7 @@ class Notifications:
         for answer in read_answers(datagram):
             if answer.kind == uapi.NFT_MSG_NEWGEN:
                 attributes = parse(answer.payload)
-                self.touched.process = _text(attributes.get(uapi.NFTA_GEN_PROC_NAME, b""))
+                process = attributes.get(uapi.NFTA_GEN_PROC_NAME, b"").partition(b"\0")[0]
+                self.touched.process = process.decode("utf-8", "replace")
                 self.touched.process_id = int.from_bytes(attributes.get(uapi.NFTA_GEN_PROC_PID, b""), "big")
                 self._is_ours = False
-
-
-def _text(value: bytes) -> str:
-    return value.partition(b"\0")[0].decode("utf-8", "replace")
