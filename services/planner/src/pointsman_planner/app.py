@@ -22,6 +22,7 @@ from pointsman_planner.api import control_service, plan_service
 from pointsman_planner.api.control_service import ControlService
 from pointsman_planner.api.plan_service import PlanService
 from pointsman_planner.core.feed_state import GuardSettings, MassDeleteGuard
+from pointsman_planner.core.freshness import FreshnessSettings
 from pointsman_planner.core.planner import Batch, Planner
 from pointsman_planner.core.priority import Priority
 from pointsman_planner.feed.cluster_feed import ClusterFeed
@@ -116,7 +117,7 @@ class App:
         )
 
     async def _run_feed(self) -> None:
-        """What planners share is planner input too: plans made before it is known would flap. But none waits for long."""
+        """What planners share is input too: plans made before it is known would flap. But none waits for long."""
         if not await self._replicas.loaded(_SHARED_STATE_SECONDS_MAX):
             structlog.get_logger("planner").warning("begins without what planners share; it follows when it is known")
         await self._feed().run()
@@ -131,6 +132,7 @@ class App:
             guard=MassDeleteGuard(
                 GuardSettings(share=guard.share, minimum=guard.minimum, hold_seconds=float(guard.hold_for))
             ),
+            freshness=FreshnessSettings(hold_seconds=float(self._settings.older_state_hold_for)),
             on_batch=self._take,
             metrics=self._metrics,
         )

@@ -23,6 +23,12 @@ class PlannerMetrics:
             f"{prefix}_mass_deletes_held_total", "Snapshots and deltas held back by the mass-delete guard."
         )
         self.is_holding = registry.gauge(f"{prefix}_mass_delete_holding", "1 while the mass-delete guard holds.")
+        self.is_older_held = registry.gauge(
+            f"{prefix}_feed_older_holding", "1 while a watcher that has read less than what is held is not believed."
+        )
+        self.older_believed = registry.counter(
+            f"{prefix}_feed_older_believed_total", "Times an older state was taken in after the hold time."
+        )
         self.revision = registry.gauge(f"{prefix}_revision", "Revision of the cluster that plans speak of.")
         self.services = registry.gauge(f"{prefix}_services", "Services held.")
         self.nodes = registry.gauge(f"{prefix}_nodes", "Nodes held.")
@@ -82,4 +88,27 @@ class StoreMetrics:
             f"{prefix}_refused_writes_total",
             "Writes that found their area full, by what happened: refused, evicted, dropped.",
             ["area", "outcome"],
+        )
+
+
+class ShardingMetrics:
+    """Figures of who serves which node, and of nodes that come or go."""
+
+    def __init__(self, registry: Registry) -> None:
+        prefix = "pointsman_planner"
+        self.members = registry.gauge(
+            f"{prefix}_members", "Planners that serve, this one included, as this one sees it."
+        )
+        self.membership_frozen = registry.gauge(
+            f"{prefix}_membership_frozen", "1 while nobody can know who joins or leaves, because the store is away."
+        )
+        self.redirects = registry.counter(
+            f"{prefix}_redirects_total", "Enforcers sent elsewhere: not-owner, draining, overloaded.", ["reason"]
+        )
+        self.moves_pending = registry.gauge(
+            f"{prefix}_moves_pending", "Connected nodes that belong to another planner and will be sent there."
+        )
+        self.syncing = registry.gauge(f"{prefix}_syncing_nodes", "Nodes that are brought up to date now.")
+        self.sync_queue = registry.gauge(
+            f"{prefix}_waiting_nodes", "Nodes that wait for that; they keep what they have."
         )
