@@ -2,124 +2,14 @@
 """The planner's WatchCluster client against scripted watchers on real loopback servers."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
-
-import grpc.aio
 
 from pointsman.cluster.v1 import cluster_service_pb2 as pb
-from pointsman.cluster.v1 import cluster_service_pb2_grpc as pb_grpc
-from pointsman_chassis.backoff import Backoff
-from pointsman_chassis.metrics import Registry
-from pointsman_chassis.tls import TransportSecurity
-from pointsman_model.cluster import Change, ClusterObject, ClusterPosition, key_of
-from pointsman_model.wire.cluster import change_to_pb
-from pointsman_planner.core.feed_state import GuardSettings, MassDeleteGuard
-from pointsman_planner.core.planner import Applied, Batch, Planner
-from pointsman_planner.feed.cluster_feed import ClusterFeed
-from pointsman_planner.metrics import PlannerMetrics
 from support.cluster_objects import endpoint_slice, service
 from support.plan_server import DEADLINE_SECONDS, eventually
+from support.scripted_watcher import Watcher, at, delta, following, in_sync, opened, removals, snapshot
 
 WEB = service("shop/web", "10.96.0.1", ports=["p:80"])
 WEB_SLICE = endpoint_slice("shop/web-x", "web", ["10.1.0.1"], ["p:80"])
-
-
-def delta(revision: int, *objects: ClusterObject, complete: bool = True) -> pb.WatchClusterResponse:
-    changes = [change_to_pb(Change(key=key_of(value), value=value)) for value in objects]
-    return pb.WatchClusterResponse(delta=pb.Delta(revision=revision, changes=changes, complete=complete))
-
-
-def opened(epoch: str, revision: int, *, resume: bool = False, heartbeat_ms: int = 5000) -> pb.WatchClusterResponse:
-    start = pb.Opened.START_RESUME if resume else pb.Opened.START_SNAPSHOT
-    return pb.WatchClusterResponse(
-        opened=pb.Opened(epoch=epoch, revision=revision, start=start, heartbeat_interval_ms=heartbeat_ms)
-    )
-
-
-def in_sync(revision: int) -> pb.WatchClusterResponse:
-    return pb.WatchClusterResponse(in_sync=pb.InSync(revision=revision))
-
-
-def snapshot(epoch: str, revision: int, *objects: ClusterObject) -> list[pb.WatchClusterResponse]:
-    return [opened(epoch, revision), delta(revision, *objects), in_sync(revision)]
-
-
-class Watcher(pb_grpc.ClusterServiceServicer):
-    """Plays one script for each call, then stays silent until told to end the stream."""
-
-    def __init__(self, *scripts: list[pb.WatchClusterResponse]) -> None:
-        self.scripts = list(scripts)
-        self.requests: list[pb.WatchClusterRequest] = []
-        self.queue: asyncio.Queue[pb.WatchClusterResponse | None] = asyncio.Queue()
-        self.port = 0
-
-    async def WatchCluster(  # noqa: N802 - the name in the proto
-        self, request: pb.WatchClusterRequest, context: object
-    ) -> AsyncIterator[pb.WatchClusterResponse]:
-        self.requests.append(request)
-        for message in self.scripts.pop(0) if self.scripts else []:
-            yield message
-        while (item := await self.queue.get()) is not None:
-            yield item
-
-
-def removals(revision: int, *objects: ClusterObject) -> pb.WatchClusterResponse:
-    changes = [change_to_pb(Change(key=key_of(value), value=None)) for value in objects]
-    return pb.WatchClusterResponse(delta=pb.Delta(revision=revision, changes=changes, complete=True))
-
-
-class Follower:
-    """A planner that follows, and what it was told."""
-
-    def __init__(self, *watchers: Watcher) -> None:
-        self.registry = Registry(process=False)
-        self.planner = Planner()
-        self.applied: list[Applied] = []
-        self.now = 0.0
-        self.feed = ClusterFeed(
-            addresses=[f"127.0.0.1:{watcher.port}" for watcher in watchers],
-            client_id="planner-1",
-            security=TransportSecurity(insecure=True),
-            planner=self.planner,
-            guard=MassDeleteGuard(GuardSettings(share=0.5, minimum=5, hold_seconds=10.0), now=lambda: self.now),
-            on_batch=self._take,
-            metrics=PlannerMetrics(self.registry),
-            backoff=Backoff(initial_seconds=0.01, maximum_seconds=0.05),
-        )
-
-    def _take(self, batch: Batch) -> None:
-        self.applied.append(self.planner.apply(batch))
-
-    @property
-    def services(self) -> set[str]:
-        return {str(key) for key in self.planner.cluster.services}
-
-    def disconnects(self, reason: str) -> float:
-        return self.registry.value("pointsman_planner_feed_disconnects_total", {"reason": reason}) or 0.0
-
-
-@asynccontextmanager
-async def following(*watchers: Watcher) -> AsyncIterator[Follower]:
-    async with AsyncExitStack() as stack:
-        for watcher in watchers:
-            server = grpc.aio.server()
-            pb_grpc.add_ClusterServiceServicer_to_server(watcher, server)
-            watcher.port = server.add_insecure_port("127.0.0.1:0")
-            await server.start()
-            stack.push_async_callback(server.stop, 0)
-        follower = Follower(*watchers)
-        task = asyncio.create_task(follower.feed.run())
-        try:
-            yield follower
-        finally:
-            task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
-
-
-def at(follower: Follower, epoch: str, revision: int) -> Callable[[], bool]:
-    wanted = ClusterPosition(epoch=epoch, revision=revision)
-    return lambda: follower.planner.is_in_sync and follower.planner.position == wanted
 
 
 async def test_snapshot_is_taken_in_at_in_sync_and_deltas_follow() -> None:

@@ -28,6 +28,7 @@ from pointsman_planner.core.feed_state import (
     MassDeleteGuard,
     MassDeleteHeldError,
 )
+from pointsman_planner.core.freshness import Freshness, OlderWatcherError
 from pointsman_planner.core.messages import Hello, ProtocolViolationError
 from pointsman_planner.core.planner import Batch, Planner
 from pointsman_planner.feed.cluster_feed import ClusterFeed
@@ -192,7 +193,7 @@ def check_feed(messages: list[bytes]) -> None:
     """A watcher's stream ends by a documented error or goes on; plans of services it does not name stay."""
     world = _world()
     before = {name: enforcer.plans[SOUND] for name, enforcer in world.enforcers.items()}
-    state = FeedState(world.planner.cluster, world.guard, world.planner.position)
+    state = FeedState(world.planner.cluster, world.guard, Freshness(), world.planner.position)
     for data in messages:
         try:
             message = _Response.FromString(data)
@@ -201,7 +202,7 @@ def check_feed(messages: list[bytes]) -> None:
         is_about_sound = b"sound" in data or b"\x0a\xc8\x00\x01" in data
         try:
             world.feed._take(state, message, _ADDRESS)
-        except (FeedProtocolError, WireError, MassDeleteHeldError):
+        except (FeedProtocolError, WireError, MassDeleteHeldError, OlderWatcherError):
             break
         if is_about_sound:
             return

@@ -62,6 +62,8 @@ class PlannerSettings(Settings, frozen=True, kw_only=True):
     """Budget for encoded plans; what does not fit is encoded again when needed."""
     mass_delete_guard: MassDeleteGuardSettings = MassDeleteGuardSettings()
     """Protection against a snapshot that lost its data."""
+    older_state_hold_for: Duration = Duration(60)
+    """How long a watcher that has read less than what is held is not believed, if no other has read more."""
     reflection: bool = True
     """gRPC server reflection, for grpcurl and its like."""
     security: TransportSecurity = TransportSecurity()
@@ -75,6 +77,8 @@ class PlannerSettings(Settings, frozen=True, kw_only=True):
             raise ValueError("watcherAddresses: at least one watcher is needed")
         if not 0.05 <= self.heartbeat_interval <= 300:
             raise ValueError(f"heartbeatInterval: {self.heartbeat_interval} is not within 50ms and 5m")
+        if self.older_state_hold_for < 0:
+            raise ValueError(f"olderStateHoldFor: {self.older_state_hold_for} is negative")
         if self.plan_cache_bytes < 1 << 20:
             raise ValueError(f"planCacheBytes: {self.plan_cache_bytes} is less than 1 MiB")
 

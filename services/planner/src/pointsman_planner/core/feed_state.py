@@ -2,6 +2,8 @@
 """One WatchCluster stream as a state machine: messages in, complete batches out; no IO, no clock.
 
     opened(snapshot)  ->  deltas are collected  ->  in_sync: one batch with what differs from what is held
+                                                    or, while the watcher has read less than that: catching up, the
+                                                    snapshot grows with each delta until it is new enough
     opened(resume)    ->  each complete delta is a batch
     after in_sync     ->  each complete delta is a batch
 
@@ -20,8 +22,9 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-from pointsman_model.cluster import Change, ClusterPosition, ObjectKey, ObjectKind
+from pointsman_model.cluster import Change, ClusterPosition, ObjectKey, ObjectKind, ResourceVersions
 from pointsman_planner.core.cluster_state import ClusterState
+from pointsman_planner.core.freshness import Freshness, OlderWatcherError
 from pointsman_planner.core.planner import Batch
 
 _GUARDED = (ObjectKind.SERVICE, ObjectKind.ENDPOINT_SLICE)
@@ -96,18 +99,32 @@ class MassDeleteGuard:
         ]
 
 
-class FeedState:
-    """State of one stream. Make a new one for each connection, with the same cluster and guard."""
+_UNKNOWN = ResourceVersions()
 
-    def __init__(self, cluster: ClusterState, guard: MassDeleteGuard, resume: ClusterPosition | None) -> None:
+
+class FeedState:
+    """State of one stream. Make a new one for each connection, with the same cluster, guard and freshness."""
+
+    def __init__(
+        self, cluster: ClusterState, guard: MassDeleteGuard, freshness: Freshness, resume: ClusterPosition | None
+    ) -> None:
         self._cluster = cluster
         self._guard = guard
+        self._freshness = freshness
         self._resume = resume
         self._epoch: str | None = None
         self._revision = 0
+        self._versions = _UNKNOWN
         self._snapshot: dict[ObjectKey, Change] | None = None
         self._parts: list[Change] = []
+        self._is_complete = False
+        """The watcher sent everything; it is taken in when it is new enough."""
         self.is_in_sync = False
+
+    @property
+    def is_catching_up(self) -> bool:
+        """Whether a complete snapshot waits until the watcher has read as much as what is held."""
+        return self._is_complete and not self.is_in_sync
 
     def opened(self, epoch: str, *, is_snapshot: bool) -> None:
         """The first message of the stream."""
@@ -120,13 +137,16 @@ class FeedState:
         if not is_snapshot and self._resume is not None:
             self._revision = self._resume.revision
 
-    def delta(self, revision: int, changes: list[Change], *, is_complete: bool) -> Batch | None:
+    def delta(
+        self, revision: int, changes: list[Change], *, is_complete: bool, versions: ResourceVersions = _UNKNOWN
+    ) -> Batch | None:
         """A part of a delta; gives a batch when it completes one that may be applied now.
 
         Raises:
             MassDeleteHeldError: it removes too much; reconnect for a snapshot.
+            OlderWatcherError: it goes back behind what is held; reconnect, to another watcher if there is one.
         """
-        epoch = self._require_opened("delta")
+        self._require_opened("delta")
         self._parts.extend(changes)
         if not is_complete:
             return None
@@ -134,30 +154,77 @@ class FeedState:
         if self._snapshot is not None:
             for change in changes:
                 self._snapshot[change.key] = change
-            return None
+            if not self._is_complete:
+                return None
+            self._advance(revision, versions)
+            return self.catch_up()
         if revision < self._revision:
             raise FeedProtocolError(f"revision {revision} follows {self._revision}; revisions only grow")
-        self._guard.check(self._cluster, _removals(changes))
-        self._revision = revision
-        return Batch(changes=tuple(changes), position=ClusterPosition(epoch=epoch, revision=revision))
+        return self._checked(tuple(changes), revision, versions)
 
-    def in_sync(self, revision: int) -> Batch:
+    def in_sync(self, revision: int, versions: ResourceVersions = _UNKNOWN) -> Batch | None:
         """Everything up to the opening revision was sent; the batch makes the planner's view equal to it.
+
+        None when the watcher has read less than what is held: `is_catching_up` then.
 
         Raises:
             MassDeleteHeldError: the snapshot removes too much; reconnect for another one.
+            OlderWatcherError: the resumed stream goes back behind what is held.
         """
-        epoch = self._require_opened("in_sync")
-        if self.is_in_sync or self._parts:
+        self._require_opened("in_sync")
+        if self._is_complete or self._parts:
             raise FeedProtocolError("in_sync was sent twice, or within a delta")
-        changes: tuple[Change, ...] = ()
+        self._is_complete = True
         if self._snapshot is not None:
-            changes = self._difference(self._snapshot)
-            self._guard.check(self._cluster, _removals(changes))
-            self._snapshot = None
+            self._advance(revision, versions)
+            return self.catch_up()
+        batch = self._checked((), max(self._revision, revision), versions)
         self.is_in_sync = True
+        return batch
+
+    def heartbeat(self, revision: int, versions: ResourceVersions) -> Batch | None:
+        """The watcher read further, perhaps without any change: a batch when that changes what is proved to be held."""
+        if not self._is_complete or self._parts or revision != self._revision or versions == self._versions:
+            return None
+        if self.is_catching_up:
+            self._versions = versions
+            return self.catch_up()
+        # An older server without a change of its own takes nothing away: only the clock starts.
+        return self._batch((), revision, versions) if self._freshness.admits(versions) else None
+
+    def catch_up(self) -> Batch | None:
+        """The batch of a complete snapshot, if it may be taken in by now.
+
+        Raises:
+            MassDeleteHeldError: as `in_sync`.
+        """
+        if self._snapshot is None or not self._is_complete or not self._freshness.admits(self._versions):
+            return None
+        changes = self._difference(self._snapshot)
+        self._guard.check(self._cluster, _removals(changes))
+        self._snapshot = None
+        self.is_in_sync = True
+        return self._batch(changes, self._revision, self._versions)
+
+    def older(self) -> OlderWatcherError:
+        """What to say of a stream that does not catch up."""
+        return OlderWatcherError(self._freshness.describe(self._versions))
+
+    def _advance(self, revision: int, versions: ResourceVersions) -> None:
         self._revision = max(self._revision, revision)
-        return Batch(changes=changes, position=ClusterPosition(epoch=epoch, revision=self._revision))
+        self._versions = versions
+
+    def _checked(self, changes: tuple[Change, ...], revision: int, versions: ResourceVersions) -> Batch:
+        if not self._freshness.admits(versions):
+            raise OlderWatcherError(self._freshness.describe(versions))
+        self._guard.check(self._cluster, _removals(changes))
+        return self._batch(changes, revision, versions)
+
+    def _batch(self, changes: tuple[Change, ...], revision: int, versions: ResourceVersions) -> Batch:
+        self._advance(revision, versions)
+        self._freshness.taken(changes, versions)
+        position = ClusterPosition(epoch=self._epoch or "", revision=self._revision, resource_versions=self._versions)
+        return Batch(changes=changes, position=position)
 
     def _difference(self, snapshot: dict[ObjectKey, Change]) -> tuple[Change, ...]:
         changes = [change for change in snapshot.values() if change.value is not None]

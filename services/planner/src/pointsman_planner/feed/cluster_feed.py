@@ -3,12 +3,13 @@
 
 Losing a watcher loses nothing: the planner keeps what it holds, the next address is tried after a jittered delay,
 and the stream resumes where it left off if that watcher knows the history, else brings a snapshot that is applied as
-a difference.
+a difference. A watcher that has read less of the API server than what is held is waited for, and not believed.
 """
 
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -24,12 +25,15 @@ from pointsman_chassis.tls import TransportSecurity
 from pointsman_model.cluster import Change, ClusterPosition
 from pointsman_model.wire import WireError
 from pointsman_model.wire.cluster import change_from_pb
+from pointsman_model.wire.positions import resource_versions_from_pb
 from pointsman_planner.core.feed_state import FeedProtocolError, FeedState, MassDeleteGuard, MassDeleteHeldError
+from pointsman_planner.core.freshness import Freshness, FreshnessSettings, OlderWatcherError
 from pointsman_planner.core.planner import Batch, Planner
 from pointsman_planner.metrics import PlannerMetrics
 
 _SILENT_INTERVALS_MAX = 3
 _OPENED_TIMEOUT_SECONDS = 10.0
+_CATCH_UP_LOOK_SECONDS = 0.25
 _HEARTBEAT_SECONDS_MIN = 0.05
 _HEARTBEAT_SECONDS_MAX = 300.0
 
@@ -47,6 +51,8 @@ class ClusterFeed:
         guard: MassDeleteGuard,
         on_batch: Callable[[Batch], None],
         metrics: PlannerMetrics,
+        freshness: FreshnessSettings | None = None,
+        now: Callable[[], float] = time.monotonic,
         backoff: Backoff | None = None,
     ) -> None:
         self._addresses = tuple(addresses)
@@ -54,6 +60,9 @@ class ClusterFeed:
         self._security = security
         self._planner = planner
         self._guard = guard
+        self._now = now
+        self._catching_up_since = 0.0
+        self._freshness = Freshness(freshness, now=now, on_older=self._believe_older)
         self._on_batch = on_batch
         self._metrics = metrics
         self._backoff = backoff or Backoff(initial_seconds=0.1, maximum_seconds=5.0)
@@ -90,6 +99,15 @@ class ClusterFeed:
             self._metrics.is_holding.set(1)
             structlog.get_logger("cluster_feed").error("mass deletion held", watcher=address, detail=str(error))
             return "held", str(error)
+        except OlderWatcherError as error:
+            self._metrics.is_older_held.set(1)
+            structlog.get_logger("cluster_feed").error(
+                "a watcher is older than what is held, and is not believed yet",
+                watcher=address,
+                detail=str(error),
+                hold_seconds=round(self._freshness.hold_left_seconds, 1),
+            )
+            return "older", str(error)
         finally:
             await channel.close()
         return "ended", "the watcher closed the stream"
@@ -99,13 +117,12 @@ class ClusterFeed:
         request = pb.WatchClusterRequest(client_id=self._client_id)
         if resume is not None:
             request.resume.epoch, request.resume.revision = resume.epoch, resume.revision
-        state = FeedState(self._planner.cluster, self._guard, resume)
+        state = FeedState(self._planner.cluster, self._guard, self._freshness, resume)
         call = stub.WatchCluster(request)
         silence = _OPENED_TIMEOUT_SECONDS
         try:
             while True:
-                async with asyncio.timeout(silence):
-                    message = await call.read()
+                message = await self._next(call, state, silence, address)
                 if message is grpc.aio.EOF:
                     await _raise_status(call)
                     return
@@ -115,8 +132,41 @@ class ClusterFeed:
         finally:
             call.cancel()
 
+    async def _next(self, call: Any, state: FeedState, silence: float, address: str) -> Any:
+        """The next message. While the watcher catches up, a look at the clock now and then.
+
+        Raises:
+            TimeoutError: nothing came for too long.
+            OlderWatcherError: it took too long to catch up, and there are others to ask.
+        """
+        if not state.is_catching_up:
+            async with asyncio.timeout(silence):
+                return await call.read()
+        # A task, because a read that is given up ends the call.
+        reading = asyncio.ensure_future(call.read())
+        try:
+            async with asyncio.timeout(silence):
+                while not (await asyncio.wait({reading}, timeout=_CATCH_UP_LOOK_SECONDS))[0]:
+                    if state.is_catching_up:
+                        self._look_again(state, address)
+            return reading.result()
+        finally:
+            reading.cancel()
+
+    def _look_again(self, state: FeedState, address: str) -> None:
+        batch = state.catch_up()
+        if batch is not None:
+            self._synced(batch, address)
+        elif self._now() - self._catching_up_since > self._freshness.settings.patience_seconds and self._has_others:
+            raise state.older()
+
+    @property
+    def _has_others(self) -> bool:
+        return len(self._addresses) > 1
+
     def _take(self, state: FeedState, message: pb.WatchClusterResponse, address: str) -> None:
         kind = message.WhichOneof("message")
+        was_in_sync = state.is_in_sync
         batch: Batch | None = None
         if kind == "opened":
             if message.opened.start not in {pb.Opened.START_SNAPSHOT, pb.Opened.START_RESUME}:
@@ -124,19 +174,51 @@ class ClusterFeed:
             state.opened(message.opened.epoch, is_snapshot=message.opened.start == pb.Opened.START_SNAPSHOT)
         elif kind == "delta":
             delta = message.delta
-            batch = state.delta(delta.revision, self._changes(delta), is_complete=delta.complete)
+            versions = resource_versions_from_pb(delta.resource_versions)
+            batch = state.delta(delta.revision, self._changes(delta), is_complete=delta.complete, versions=versions)
         elif kind == "in_sync":
-            batch = state.in_sync(message.in_sync.revision)
-            self._backoff.reset()
-            self._metrics.feed_connected.set(1)
-            self._metrics.is_holding.set(0)
-            structlog.get_logger("cluster_feed").info(
-                "in sync with a watcher", watcher=address, position=_text(batch.position)
+            batch = state.in_sync(
+                message.in_sync.revision, resource_versions_from_pb(message.in_sync.resource_versions)
             )
+            if batch is None:
+                self._wait_for(state, address)
+        elif kind == "heartbeat":
+            heartbeat = message.heartbeat
+            batch = state.heartbeat(heartbeat.revision, resource_versions_from_pb(heartbeat.resource_versions))
         elif kind is None:
             raise FeedProtocolError("a message without content")
-        if batch is not None:
+        if batch is not None and state.is_in_sync and not was_in_sync:
+            self._synced(batch, address)
+        elif batch is not None:
             self._on_batch(batch)
+            self._metrics.is_older_held.set(self._freshness.is_holding)
+
+    def _wait_for(self, state: FeedState, address: str) -> None:
+        """The watcher is older than what is held: what it says grows, and is taken in when it is not any more."""
+        self._catching_up_since = self._now()
+        self._metrics.is_older_held.set(1)
+        structlog.get_logger("cluster_feed").warning(
+            "a watcher has to catch up with what is held", watcher=address, detail=str(state.older())
+        )
+
+    def _synced(self, batch: Batch, address: str) -> None:
+        """The stream's first state is taken in."""
+        self._backoff.reset()
+        self._metrics.feed_connected.set(1)
+        self._metrics.is_holding.set(0)
+        self._metrics.is_older_held.set(0)
+        structlog.get_logger("cluster_feed").info(
+            "in sync with a watcher", watcher=address, position=_text(batch.position)
+        )
+        self._on_batch(batch)
+
+    def _believe_older(self, reason: str) -> None:
+        self._metrics.older_believed.inc()
+        structlog.get_logger("cluster_feed").error(
+            "an older state of the cluster is taken in, since nothing newer came: was the API server restored from a "
+            "backup? If not, look at the watchers",
+            detail=reason,
+        )
 
     def _changes(self, delta: pb.Delta) -> list[Change]:
         """Decode; one malformed change is logged, counted and skipped, the rest goes on."""
