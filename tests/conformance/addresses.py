@@ -14,6 +14,7 @@ from __future__ import annotations
 import ipaddress
 import json
 import re
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
@@ -109,6 +110,16 @@ def twin_row(row: Row) -> Row:
     )
 
 
+def events_in(family: IpFamily, events: Iterable[Event]) -> tuple[Event, ...]:
+    """Events written in IPv4 as they are in a family."""
+    return tuple(_twin_event(event) if family is IpFamily.IPV6 else event for event in events)
+
+
+def address_in(family: IpFamily, address: str) -> str:
+    """An address written in IPv4 as it is in a family."""
+    return twin_address(address) if family is IpFamily.IPV6 else address
+
+
 def twin_settings(settings: NodeSettings) -> NodeSettings:
     """The settings with every CIDR in the other family."""
     cidrs = settings.node_port_addresses
@@ -121,7 +132,7 @@ def twin_settings(settings: NodeSettings) -> NodeSettings:
 def _twin_step(step: Step) -> Step:
     return replace(
         step,
-        events=tuple(Event(event.verb, _twin_manifest(event.manifest)) for event in step.events),
+        events=tuple(map(_twin_event, step.events)),
         probes=tuple(map(_twin_probe, step.probes)),
         steady=tuple(map(_twin_probe, step.steady)),
         held=tuple(map(_twin_probe, step.held)),
@@ -132,6 +143,10 @@ def _twin_probe(probe: Probe) -> Probe:
     targets = (Target(twin_address(t.address), t.port, t.masquerade) for t in probe.expect.targets)
     expect = Expectation(probe.expect.outcome, tuple(sorted(targets)))
     return probe._replace(source=twin_address(probe.source), destination=twin_address(probe.destination), expect=expect)
+
+
+def _twin_event(event: Event) -> Event:
+    return Event(event.verb, _twin_manifest(event.manifest))
 
 
 def _twin_manifest(manifest: str) -> str:

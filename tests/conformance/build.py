@@ -9,7 +9,20 @@ from typing import Any
 
 from conformance import objects
 from conformance.addresses import NODE_ADDRESSES, POD_CIDRS, twin_row
-from conformance.model import EVERY_MODE, NODE, Event, Expectation, IpFamily, Origin, Outcome, Probe, Row, Step, Target
+from conformance.model import (
+    EVERY_MODE,
+    NODE,
+    Check,
+    Event,
+    Expectation,
+    IpFamily,
+    Origin,
+    Outcome,
+    Probe,
+    Row,
+    Step,
+    Target,
+)
 
 REJECT = Expectation(Outcome.REJECT)
 DROP = Expectation(Outcome.DROP)
@@ -105,6 +118,12 @@ def sequence(
     yield row
     if has_twin:
         yield twin_row(row)
+
+
+def checked(section: int, number: str, title: str, check: Check) -> Iterator[Row]:
+    """A row about something else than where packets go, in both families."""
+    for family in IpFamily:
+        yield Row(number=number, section=section, family=family, title=title, check=check)
 
 
 def listed(

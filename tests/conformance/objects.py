@@ -17,6 +17,7 @@ from conformance.model import NODE, OTHER_NODE, Event, Verb
 
 ZONE_LABEL = "topology.kubernetes.io/zone"
 SERVICE_NAME_LABEL = "kubernetes.io/service-name"
+TRIGGER_TIME_ANNOTATION = "endpoints.kubernetes.io/last-change-trigger-time"
 PROXY_NAME_LABEL = "service.kubernetes.io/service-proxy-name"
 _WRONG_TARGET_PORT = 9
 """Every Service says this targetPort: a proxy that read it instead of the slice's port would be seen."""
@@ -142,16 +143,21 @@ def slice_of(
     *,
     slice_name: str = "",
     address_type: str = "",
+    triggered_at: str = "",
 ) -> str:
-    """An EndpointSlice of Service `name` (None: without the label); endpoints in notation, separated by spaces."""
+    """An EndpointSlice of Service `name` (None: without the label); endpoints in notation, separated by spaces.
+
+    `triggered_at` is the time of the change that called for it, in the API's form.
+    """
     entries = [endpoint(text) for text in endpoints.split()] if isinstance(endpoints, str) else list(endpoints)
     if not address_type:
         address_type = "IPv6" if any(":" in entry["addresses"][0] for entry in entries) else "IPv4"
     labels = {SERVICE_NAME_LABEL: name, "endpointslice.kubernetes.io/managed-by": "conformance"} if name else {}
+    annotations = {"annotations": {TRIGGER_TIME_ANNOTATION: triggered_at}} if triggered_at else {}
     return _dump(
         "discovery.k8s.io/v1",
         "EndpointSlice",
-        {"name": slice_name or f"{name}-1", "namespace": "default", "labels": labels},
+        {"name": slice_name or f"{name}-1", "namespace": "default", "labels": labels, **annotations},
         addressType=address_type,
         endpoints=entries,
         ports=[_slice_port(port) for port in ports],
@@ -169,6 +175,8 @@ def node(
     zone: str | None = None,
     addresses: Sequence[str] = NODE_ADDRESSES[:4],
     pod_cidrs: Sequence[str] = POD_CIDRS,
+    taints: Sequence[str] = (),
+    deleted_at: str = "",
 ) -> str:
     """The Node object of the node under test: by default with primary and secondary address of both families."""
     labels = {"kubernetes.io/hostname": name} | ({ZONE_LABEL: zone} if zone is not None else {})
@@ -176,8 +184,12 @@ def node(
     return _dump(
         "v1",
         "Node",
-        {"name": name, "labels": labels},
-        spec={"podCIDR": pod_cidrs[0], "podCIDRs": list(pod_cidrs)},
+        {"name": name, "labels": labels, **({"deletionTimestamp": deleted_at} if deleted_at else {})},
+        spec={
+            "podCIDR": pod_cidrs[0],
+            "podCIDRs": list(pod_cidrs),
+            "taints": [{"key": key, "effect": "NoSchedule"} for key in taints],
+        },
         status={"addresses": [*listed, {"type": "Hostname", "address": name}]},
     )
 

@@ -43,25 +43,15 @@ def unaltered(plan: NodePlan) -> NodePlan:
     return plan
 
 
-class Cluster:
-    """An API server, as far as a watch can tell, and a planner behind a watcher of it."""
+class ApiServer:
+    """An API server, as far as a watch can tell, and the watcher's decoder behind it."""
 
-    def __init__(self, alter: Alteration = unaltered) -> None:
-        self._alter = alter
-        self._state = ClusterState()
+    def __init__(self) -> None:
         self._shown: set[tuple[str, str, str]] = set()
 
-    def apply(self, events: Iterable[Event]) -> None:
-        """Take in events that arrive together."""
-        self._state.apply([change for event in events for change in self._changes(event)])
-
-    def plan(self, node_name: str) -> NodePlan:
-        """The node's plan as it arrives there: every service encoded and decoded."""
-        planned = plan(node_name, self._state)
-        services = {key: decode_service_plan(encode_service_plan(one)) for key, one in planned.services.items()}
-        if services != planned.services:
-            raise ValueError("a service plan is not what its wire form decodes to")
-        return self._alter(NodePlan(facts=planned.facts, services=services))
+    def changes(self, events: Iterable[Event]) -> list[Change]:
+        """What a planner is told of these events."""
+        return [change for event in events for change in self._changes(event)]
 
     def _changes(self, event: Event) -> list[Change]:
         manifest = json.loads(event.manifest)
@@ -81,6 +71,27 @@ class Cluster:
         if observed.body is None:
             return [Change(key=observed.key, value=None)]
         return [change_from_pb(cluster_service_pb2.Change.FromString(observed.body))]
+
+
+class Cluster:
+    """An API server and a planner behind a watcher of it."""
+
+    def __init__(self, alter: Alteration = unaltered) -> None:
+        self._alter = alter
+        self._state = ClusterState()
+        self._server = ApiServer()
+
+    def apply(self, events: Iterable[Event]) -> None:
+        """Take in events that arrive together."""
+        self._state.apply(self._server.changes(events))
+
+    def plan(self, node_name: str) -> NodePlan:
+        """The node's plan as it arrives there: every service encoded and decoded."""
+        planned = plan(node_name, self._state)
+        services = {key: decode_service_plan(encode_service_plan(one)) for key, one in planned.services.items()}
+        if services != planned.services:
+            raise ValueError("a service plan is not what its wire form decodes to")
+        return self._alter(NodePlan(facts=planned.facts, services=services))
 
 
 def _passes_selectors(manifest: dict[str, Any]) -> bool:

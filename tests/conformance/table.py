@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from conformance.catalogue import (
-    listed_only,
     s01_cluster_ip,
     s02_no_endpoints,
     s03_source_ranges,
@@ -22,7 +21,11 @@ from conformance.catalogue import (
     s09_topology,
     s10_combined,
     s11_changes,
+    s12_timestamps,
+    s13_health,
+    s14_conntrack,
     s15_affinity,
+    s16_ipvs,
     s17_hygiene,
     s18_more,
 )
@@ -68,10 +71,13 @@ CATALOGUE: tuple[RowSource, ...] = (
     s09_topology.rows,
     s10_combined.rows,
     s11_changes.rows,
+    s12_timestamps.rows,
+    s13_health.rows,
+    s14_conntrack.rows,
     s15_affinity.rows,
+    s16_ipvs.rows,
     s17_hygiene.rows,
     s18_more.rows,
-    listed_only.rows,
 )
 
 

@@ -6,7 +6,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from conformance.addresses import CLIENT, POD, PRIMARY
-from conformance.build import DROP, NOT_NFTABLES, REJECT, listed, probe, sequence, to
+from conformance.build import DROP, NOT_NFTABLES, REJECT, checked, listed, probe, sequence, to
+from conformance.checks import hygiene
 from conformance.model import Disturbance, Row, Step
 from conformance.objects import Port, apply, service, slice_of
 
@@ -17,6 +18,8 @@ def rows() -> Iterator[Row]:
     later = "iptables and ipvs modes"
     yield from listed(17, "172", "passes a FORWARD policy DROP", modes=NOT_NFTABLES, later=later)
     yield from listed(17, "173", "packets of state INVALID are dropped", modes=NOT_NFTABLES, later=later)
+    yield from checked(17, "174", "the mark is gone after masquerade", hygiene.marks_are_cleared)
+    yield from checked(17, "175", "rules of others are left alone", hygiene.others_are_left_alone)
     yield from _damaged()
 
 

@@ -99,6 +99,11 @@ class Enforcer:
 
         self._dataplane.apply = refuse  # type: ignore[method-assign]  # one refusal instead of one change
 
+    def cleanup(self) -> None:
+        """Remove everything that is ours, and end."""
+        self._loop.run_until_complete(self._dataplane.cleanup())
+        self.close()
+
     def close(self) -> None:
         """End as a killed process does: what is programmed stays."""
         self._dataplane.close()

@@ -122,6 +122,12 @@ class KernelExecutor:
         """The node under test, for those who look at it from beside."""
         return self._topology.namespaces[topology.NODE]
 
+    def cleanup(self) -> None:
+        """The enforcer removes everything it made; the next row begins with another one."""
+        if self._enforcer is not None:
+            self._enforcer.cleanup()
+        self._enforcer, self._settings = None, None
+
     def _configure(self, settings: NodeSettings) -> None:
         """Other settings are another process: the enforcer reads its configuration once."""
         if settings == self._settings:
