@@ -7,6 +7,7 @@ PointsmanError
   NotInSyncError       asked too early: nothing is served before the first full state
   PeerError            the other side broke the protocol or sent a value nobody may send
   LocalProtocolError   we broke the protocol: a bug of ours
+  NotFoundError        the request names something that is not there
   UnavailableError     a dependency is away for now: retry
   SlowConsumerError    a reader fell behind its bound: it must resynchronise
   StaleVersionError    the request was built on a state that is gone: read again, then retry
@@ -61,6 +62,10 @@ class StaleVersionError(PointsmanError):
     """The request was based on a version that is no longer there."""
 
 
+class NotFoundError(PointsmanError):
+    """The request names something that is not there."""
+
+
 class ApplyError(PointsmanError):
     """The kernel refused a batch."""
 
@@ -78,6 +83,7 @@ _STATUS: Final[Mapping[type[PointsmanError], grpc.StatusCode]] = MappingProxyTyp
         LocalProtocolError: grpc.StatusCode.INTERNAL,
         UnavailableError: grpc.StatusCode.UNAVAILABLE,
         SlowConsumerError: grpc.StatusCode.RESOURCE_EXHAUSTED,
+        NotFoundError: grpc.StatusCode.NOT_FOUND,
         StaleVersionError: grpc.StatusCode.ABORTED,
         ApplyError: grpc.StatusCode.UNAVAILABLE,
     }

@@ -18,7 +18,7 @@ from pointsman_chassis.lifecycle import Stop, task_boundary
 from pointsman_chassis.metrics import Registry
 from pointsman_chassis.server import GrpcServer
 from pointsman_chassis.tracing import Tracing
-from pointsman_planner.api import control_service, plan_service
+from pointsman_planner.api import control_service, override_service, plan_service
 from pointsman_planner.api.control_service import ControlService
 from pointsman_planner.api.plan_service import PlanService
 from pointsman_planner.core.feed_state import GuardSettings, MassDeleteGuard
@@ -27,6 +27,7 @@ from pointsman_planner.core.planner import Batch, Planner
 from pointsman_planner.core.priority import Priority
 from pointsman_planner.feed.cluster_feed import ClusterFeed
 from pointsman_planner.metrics import PlannerMetrics, StoreMetrics
+from pointsman_planner.override_parts import OverrideOptions, OverrideParts
 from pointsman_planner.settings import PlannerSettings, shown_settings
 from pointsman_planner.store.connection import Topology, check_files, parse_store_url
 from pointsman_planner.store.memory_store import MemoryStore
@@ -66,6 +67,7 @@ class App:
             report=self._statuses.report,
             checks_identity=not settings.security.insecure,
         )
+        self._overrides = self._make_overrides()
         self._server = GrpcServer(
             address=settings.listen_address, security=settings.security, reflection_enabled=settings.reflection
         )
@@ -77,6 +79,7 @@ class App:
         control = ControlService(planner=self._planner, plans=self._plans, store=self._statuses)
         control_service_pb2_grpc.add_ControlServiceServicer_to_server(control, self._server.server)
         self._server.declare(control_service.SERVICE)
+        self._overrides.serve(self._server)
         port = await self._server.start()
         http = await self._start_http()
         structlog.get_logger("planner").info(
@@ -90,6 +93,7 @@ class App:
                     tasks.create_task(task_boundary("store", self._store.run())),
                     tasks.create_task(task_boundary("replicas", self._replicas.run())),
                     tasks.create_task(task_boundary("node status", self._statuses.run())),
+                    tasks.create_task(task_boundary("overrides", self._overrides.run())),
                     tasks.create_task(task_boundary("readiness", self._become_ready())),
                 ]
                 await stop.wait()
@@ -114,6 +118,22 @@ class App:
             settings=self._settings.redis,
             key_prefix=self._settings.redis_key_prefix,
             metrics=self._store_metrics,
+        )
+
+    def _make_overrides(self) -> OverrideParts:
+        wanted = self._settings.overrides
+        is_alone = isinstance(self._store, MemoryStore)
+        return OverrideParts(
+            planner=self._planner,
+            on_change=self._plans.override,
+            store=self._store,
+            replicas=self._replicas,
+            registry=self._registry,
+            store_metrics=self._store_metrics,
+            clock=SystemClock(),
+            options=OverrideOptions(
+                is_restored=is_alone or wanted.on_empty_store == "restore", state_file=wanted.state_file
+            ),
         )
 
     async def _run_feed(self) -> None:
@@ -148,7 +168,7 @@ class App:
         # a change that comes then waits for hundreds of milliseconds.
         gc.freeze()
         structlog.get_logger("planner").info("in sync", services=len(self._planner.cluster.services))
-        for service in (plan_service.SERVICE, control_service.SERVICE):
+        for service in (plan_service.SERVICE, control_service.SERVICE, override_service.SERVICE):
             await self._server.set_serving(service, serving=True)
 
     async def _start_http(self) -> HttpServer:

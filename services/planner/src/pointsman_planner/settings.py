@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
@@ -36,6 +36,16 @@ class MassDeleteGuardSettings(Settings, frozen=True, kw_only=True):
             raise ValueError(f"holdFor: {self.hold_for} is negative")
 
 
+class OverrideSettings(Settings, frozen=True, kw_only=True):
+    """Overrides of external controllers."""
+
+    on_empty_store: Literal["restore", "forget"] = "restore"
+    """What becomes of them when the store comes back empty, replaced or set back: planners write back what they hold,
+    or let go of it too. `memory://` is empty after each start, and is always given back what `stateFile` kept."""
+    state_file: str = ""
+    """Where this planner keeps them for its next start, before and without the store; empty = nowhere."""
+
+
 class PlannerSettings(Settings, frozen=True, kw_only=True):
     """PlannerConfiguration."""
 
@@ -52,6 +62,8 @@ class PlannerSettings(Settings, frozen=True, kw_only=True):
     """Begins every key that is written there; clusters that share a Redis need one each."""
     redis: RedisSettings = RedisSettings()
     """Logging in to Redis, its certificates and timeouts."""
+    overrides: OverrideSettings = OverrideSettings()
+    """How overrides outlive the store and this process."""
     planner_id: str = msgspec.field(default="", name="plannerID")
     """Name of this process in logs and to enforcers; empty = host name."""
     priority_namespaces: tuple[str, ...] = ("kube-system",)

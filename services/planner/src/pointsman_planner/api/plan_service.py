@@ -10,7 +10,7 @@ streams.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import grpc
@@ -28,6 +28,7 @@ from pointsman_planner.api.plan_codec import decode_message
 from pointsman_planner.core import framing
 from pointsman_planner.core.messages import Conditions, Hello, Nack, ProtocolViolationError, Resync
 from pointsman_planner.core.node_session import NodeSession
+from pointsman_planner.core.override import OverrideChange
 from pointsman_planner.core.planner import Applied, Batch, Planner
 from pointsman_planner.core.standing import Patience, connected_status, disconnected_status
 from pointsman_planner.core.status import NodeStatus
@@ -107,9 +108,16 @@ class PlanService:
 
     def apply(self, batch: Batch) -> Applied:
         """Take in a batch of the cluster and wake the streams it concerns."""
+        return self._taken(lambda: self._planner.apply(batch))
+
+    def override(self, changes: Sequence[OverrideChange]) -> Applied:
+        """Take in overrides and wake the streams they concern."""
+        return self._taken(lambda: self._planner.override(changes))
+
+    def _taken(self, take: Callable[[], Applied]) -> Applied:
         was_in_sync = self._planner.is_in_sync
         started_ns = self._clock.wall_ns()
-        applied = self._planner.apply(batch)
+        applied = take()
         ended_ns = self._clock.wall_ns()
         for session in applied.marked:
             stream = self._streams.get(session.node)

@@ -9,28 +9,22 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 
 import msgspec
 
 from pointsman_planner.core.override import Drain, Override, OverrideKey, Pin, Register, Weight
 from pointsman_planner.core.override_rules import OVERRIDES_MAX, problems
+from pointsman_planner.metrics import StoreMetrics
 from pointsman_planner.store.hostile_values import HostileValues
-from pointsman_planner.store.port import (
-    WRITES_MAX,
-    Area,
-    Head,
-    Outcome,
-    OutcomeKind,
-    Record,
-    Store,
-    Write,
-    list_area,
-)
+from pointsman_planner.store.port import Area, Head, OutcomeKind, Record, Store, StoreUnavailableError, Write
+from pointsman_planner.store.replica import Changes
+from pointsman_planner.store.replicas import Replicas
 
 AREA = Area(name="overrides", records_max=OVERRIDES_MAX)
 _TRACEPARENT = re.compile(r"00-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
+_IN_FORCE_SECONDS = 2.0
 _NANOSECONDS_MAX = 1 << 63
 
 
@@ -46,12 +40,8 @@ class StoredOverride:
     """The change that brought it, so that all planners' spans are of one trace."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StoredOverrides:
-    """Every override of the store."""
-
-    head: Head
-    overrides: dict[OverrideKey, StoredOverride]
+OverrideChanges = Mapping[OverrideKey, StoredOverride | None]
+"""Overrides by key; None = there is none any more."""
 
 
 class _Stored(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -130,78 +120,81 @@ def with_etag(override: Override) -> Override:
 
 
 class OverrideStore:
-    """The repository. Every method may raise StoreUnavailableError."""
+    """The repository: what is in force as this planner knows it, also while the store is away, and the writes."""
 
-    def __init__(self, store: Store, hostile: HostileValues) -> None:
+    def __init__(
+        self,
+        *,
+        store: Store,
+        replicas: Replicas,
+        metrics: StoreMetrics,
+        on_change: Callable[[OverrideChanges], None],
+        is_restored: bool = True,
+    ) -> None:
+        """`on_change` is called in the loop with what is different, and must not raise."""
         self._store = store
-        self._hostile = hostile
+        self._replicas = replicas
+        self._hostile = HostileValues(metrics)
+        self._on_change = on_change
+        self._held: dict[OverrideKey, StoredOverride] = {}
+        self._replica = replicas.add(AREA, self._take, is_restored=is_restored)
 
     @property
-    def store(self) -> Store:
-        """What it is kept in, for its log."""
-        return self._store
+    def held(self) -> Mapping[OverrideKey, StoredOverride]:
+        """Every override in force. Not to be changed by the caller."""
+        return self._held
 
-    async def head(self) -> Head:
-        """Where the area stands; made when it is not there."""
-        return (await self._store.heads((AREA,)))[0]
+    @property
+    def head(self) -> Head:
+        """The history that `held` is of."""
+        return self._replica.head
 
-    async def load(self) -> StoredOverrides:
-        """Everything, without what is not legal."""
-        found = await list_area(self._store, AREA)
-        return StoredOverrides(head=found.head, overrides=self._decoded(found.records.values()))
+    def seed(self, head: Head, held: Iterable[StoredOverride]) -> None:
+        """Begin with what an earlier process held; call it before the replicas run."""
+        self._replica.seed(head, [_record(each) for each in held])
 
-    async def read(self, keys: Sequence[OverrideKey]) -> dict[OverrideKey, StoredOverride]:
-        """Those of these that are there."""
-        found: dict[OverrideKey, StoredOverride] = {}
-        for start in range(0, len(keys), WRITES_MAX):
-            records = await self._store.read(AREA, [_text(key) for key in keys[start : start + WRITES_MAX]])
-            found.update(self._decoded(records.records.values()))
-        return found
+    async def read(self, key: OverrideKey) -> tuple[StoredOverride | None, int]:
+        """One override as the store has it now, and the version to replace: a record that is none of ours has one."""
+        text = _text(key)
+        record = (await self._store.read(AREA, [text])).records.get(text)
+        return (self._decoded(record), record.version) if record is not None else (None, 0)
 
     async def put(
         self, override: Override, *, if_version: int, lives_seconds: float | None, traceparent: str = ""
-    ) -> tuple[OutcomeKind, StoredOverride | None]:
-        """Write one if what is there has this version (0 = nothing is); what is there after it."""
-        write = Write(
-            key=_text(override.key),
-            value=encode(override, traceparent),
-            lives_seconds=lives_seconds,
-            if_version=if_version,
+    ) -> OutcomeKind:
+        """Write one if what is there has this version (0 = nothing is); returns once it is in force here."""
+        value = encode(override, traceparent)
+        return await self._commit(
+            Write(key=_text(override.key), value=value, lives_seconds=lives_seconds, if_version=if_version)
         )
-        outcome = (await self._store.commit(AREA, [write])).outcomes[0]
-        return outcome.kind, self._of(outcome)
-
-    async def restore(self, held: Sequence[tuple[StoredOverride, float | None]], *, version_floor: int) -> None:
-        """Write what a store lost, with the seconds each has left, where nobody else did."""
-        for start in range(0, len(held), WRITES_MAX):
-            writes = [
-                Write(
-                    key=_text(each.override.key),
-                    value=encode(each.override, each.traceparent),
-                    lives_seconds=left,
-                    if_version=0,
-                )
-                for each, left in held[start : start + WRITES_MAX]
-            ]
-            await self._store.commit(AREA, writes, version_floor=version_floor)
 
     async def remove(self, key: OverrideKey, *, if_version: int) -> OutcomeKind:
-        """Remove one if it has this version."""
-        write = Write(key=_text(key), value=None, if_version=if_version)
-        return (await self._store.commit(AREA, [write])).outcomes[0].kind
+        """Remove one if it has this version; returns once it is in force here no more."""
+        return await self._commit(Write(key=_text(key), value=None, if_version=if_version))
 
-    def _of(self, outcome: Outcome) -> StoredOverride | None:
-        return next(iter(self._decoded([outcome.record]).values()), None) if outcome.record is not None else None
+    async def _commit(self, write: Write) -> OutcomeKind:
+        done = await self._store.commit(AREA, [write])
+        kind = done.outcomes[0].kind
+        if kind is OutcomeKind.WRITTEN and not await self._replicas.reached(
+            self._replica, done.head.version, _IN_FORCE_SECONDS
+        ):
+            raise StoreUnavailableError("it is written, and will be in force when this planner reads the store again")
+        return kind
 
-    def _decoded(self, records: Iterable[Record]) -> dict[OverrideKey, StoredOverride]:
-        found: dict[OverrideKey, StoredOverride] = {}
-        for record in records:
-            each = self._stored(record)
-            if each is not None:
-                found[each.override.key] = each
-        return found
+    def _take(self, changes: Changes) -> None:
+        told: dict[OverrideKey, StoredOverride | None] = {}
+        for text, record in changes.items():
+            stored = self._decoded(record) if record is not None else None
+            key = stored.override.key if stored is not None else _key(text)
+            if stored is not None:
+                self._held[key] = stored
+                told[key] = stored
+            elif self._held.pop(key, None) is not None:
+                told[key] = None
+        if told:
+            self._on_change(told)
 
-    def _stored(self, record: Record) -> StoredOverride | None:
+    def _decoded(self, record: Record) -> StoredOverride | None:
         stored = self._hostile.decoded(AREA, record, _Stored)
         if stored is None:
             return None
@@ -214,11 +207,15 @@ class OverrideStore:
         )
 
 
+def _record(each: StoredOverride) -> Record:
+    value = encode(each.override, each.traceparent)
+    return Record(key=_text(each.override.key), value=value, version=each.version, expires_at=each.ends_at)
+
+
 def _text(key: OverrideKey) -> str:
     return f"{key.namespace}/{key.name}"
 
 
-def key_of(text: str) -> OverrideKey:
-    """The key in a record's key."""
+def _key(text: str) -> OverrideKey:
     namespace, _, name = text.rpartition("/")
     return OverrideKey(namespace, name)

@@ -26,8 +26,10 @@ Changes = Mapping[str, Record | None]
 class Replica:
     """The state of one area's copy, without IO: `replicas.py` asks the store and tells it the answers."""
 
-    def __init__(self, area: Area, on_change: Callable[[Changes], None]) -> None:
+    def __init__(self, area: Area, on_change: Callable[[Changes], None], *, is_restored: bool = True) -> None:
         self.area = area
+        self.is_restored = is_restored
+        """Whether a store that lost its state is given back what this holds; otherwise this loses it too."""
         self._on_change = on_change
         self._records: dict[str, Record] = {}
         self._ends: list[tuple[float, str]] = []
@@ -66,6 +68,11 @@ class Replica:
     def stale_keys(self) -> tuple[str, ...]:
         """Keys whose records must be read."""
         return tuple(self._stale)
+
+    def seed(self, head: Head, records: Iterable[Record]) -> None:
+        """Begin with what an earlier process held, which had followed the log to `head`; call it first."""
+        self._head = head
+        self._put({record.key: record for record in records})
 
     # -- the log -----------------------------------------------------------------------------------------------------
 

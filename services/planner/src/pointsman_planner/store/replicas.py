@@ -34,11 +34,11 @@ class Replicas:
         self._progress = asyncio.Event()
         self._must_find_end = True
 
-    def add(self, area: Area, on_change: Callable[[Changes], None]) -> Replica:
+    def add(self, area: Area, on_change: Callable[[Changes], None], *, is_restored: bool = True) -> Replica:
         """A replica of a followed area; `on_change` is called in the loop with what is different and must not raise."""
         if not area.is_followed or area.name in self._replicas:
             raise ValueError(f"area {area.name} is not followed, or has a replica already")
-        replica = self._replicas[area.name] = Replica(area, on_change)
+        replica = self._replicas[area.name] = Replica(area, on_change, is_restored=is_restored)
         return replica
 
     async def loaded(self, timeout_seconds: float) -> bool:
@@ -172,7 +172,7 @@ class Replicas:
         try:
             await self._store.heads([replica.area])
             listed = await list_area(self._store, replica.area)
-            if replica.is_lost(listed.head):
+            if replica.is_restored and replica.is_lost(listed.head):
                 await self._restore(replica)
                 listed = await list_area(self._store, replica.area)
         except BaseException:
