@@ -159,6 +159,34 @@ async def test_a_refused_update_keeps_the_last_good_state() -> None:
     assert world.reports[-1].programmed_digest == good
 
 
+async def test_what_is_refused_before_and_after_the_kernel_is_read_back_is_not_claimed() -> None:
+    world = World()
+    world.commit({key(1): numbered(1)})
+    await world.reconciler.run()
+    good = world.store.digest
+    await world.clock.advance(60.0)
+    world.kernel.refuse = lambda message: errno.EINVAL if "endpoints" in message.what else 0
+    world.commit({key(1): numbered(1, first=3), key(2): numbered(2)})
+    with pytest.raises(ServicesFailedError):
+        await world.reconciler.run()
+    assert world.reports[-1].digest == world.store.digest
+    assert world.reports[-1].programmed_digest == good
+
+
+async def test_what_was_as_planned_and_cannot_be_put_back_is_not_claimed() -> None:
+    world = World()
+    world.commit({key(1): numbered(1), key(2): numbered(2)})
+    await world.reconciler.run()
+    await world.clock.advance(60.0)
+    world.kernel.tables.clear()
+    world.kernel.refuse = refuses("172.30.0.1")
+    world.commit({key(2): numbered(2, first=3)})
+    with pytest.raises(ServicesFailedError):
+        await world.reconciler.run()
+    assert world.vips() == {"172.30.0.2"}
+    assert world.reports[-1].programmed_digest == plan_digest(key(2), encode_service_plan(numbered(2, first=3)))
+
+
 async def test_a_refused_service_is_tried_again_with_backoff_and_reported_when_it_works() -> None:
     world = World()
     world.kernel.refuse = refuses("172.30.0.1")

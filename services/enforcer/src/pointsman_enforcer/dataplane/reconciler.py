@@ -41,6 +41,7 @@ from pointsman_enforcer.dataplane.failures import NEVER, FailureBook
 from pointsman_enforcer.dataplane.flows import Flows, NoFlows
 from pointsman_enforcer.dataplane.programmer import Programmer
 from pointsman_enforcer.dataplane.work import ORIGINS_MAX, Pending, Step, Tally, chunks
+from pointsman_model.digest import plan_digest
 from pointsman_model.names import ServiceKey
 from pointsman_model.plan import NodeFacts, ServicePlan
 
@@ -95,6 +96,9 @@ class Reconciler(Generic[C]):
         self._flows: Flows = flows or NoFlows()
         self._limits = limits or ReconcilerLimits()
         self._dirty: dict[ServiceKey, int] = dict.fromkeys(store, 0)
+        """Services to program, with the digest of the plan that the kernel has of each."""
+        self._under_way: dict[ServiceKey, int] = {}
+        """The same of those that a sync has taken and not finished."""
         self.failures = FailureBook(
             retry_seconds_initial=self._limits.retry_seconds_initial, retry_seconds_max=self._limits.retry_seconds_max
         )
@@ -134,7 +138,7 @@ class Reconciler(Generic[C]):
         """Note what a transaction changed. Touches no kernel; follow with a request for a sync."""
         for change in commit.changes:
             if change.key not in self._dirty:
-                self._dirty[change.key] = self.failures.programmed(change.key, change.old_digest)
+                self._dirty[change.key] = self._programmed(change.key, change.old_digest)
         self._may_clean_up = self._may_clean_up or commit.in_sync
         pending = self._pending
         if pending is None or pending.stream is not stream:
@@ -240,11 +244,13 @@ class Reconciler(Generic[C]):
         steps.append(self._node_step(drop_unallocated=True))
         try:
             await self._programmer.apply_whole(steps, tally)
+            self._finish(steps)
         except ApplyError as error:
             log = structlog.get_logger("reconciler")
             log.warning("replacing the table in one transaction failed; going on by service", error=str(error))
             for step in steps[:-1]:
                 self._dirty[step.key] = step.programmed_digest
+            self._under_way.clear()
             await self._dataplane.prepare()
 
     async def _program_dirty(self, pending: Pending, tally: Tally) -> None:
@@ -291,6 +297,7 @@ class Reconciler(Generic[C]):
         self, steps: Sequence[Step[C]], tally: Tally, traced: frozenset[ServiceKey], times: tuple[int, int]
     ) -> None:
         await self._programmer.apply(steps, tally)
+        self._finish(steps)
         if traced:
             done = (*times, self._clock.wall_ns())
             tally.timings.update({step.key: done for step in steps if step.key in traced})
@@ -299,10 +306,25 @@ class Reconciler(Generic[C]):
         """What these services need, which from now on are dirty no more; those that failed are left out."""
         found = []
         for key in keys:
-            step = self._programmer.step(key, self._dirty.pop(key, 0), tally)
+            programmed = self._under_way[key] = self._dirty.pop(key, 0)
+            step = self._programmer.step(key, programmed, tally)
             if step is not None:
                 found.append(step)
+            else:
+                del self._under_way[key]
         return found
+
+    def _finish(self, steps: Sequence[Step[C]]) -> None:
+        """These are programmed or failed; those that became dirty meanwhile are compared with that from now on."""
+        for step in steps:
+            self._under_way.pop(step.key, None)
+            if step.key in self._dirty:
+                planned = 0 if step.plan is None else plan_digest(step.key, step.plan)
+                self._dirty[step.key] = self.failures.programmed(step.key, planned)
+
+    def _programmed(self, key: ServiceKey, otherwise: int) -> int:
+        """Digest of the plan that the kernel has of a service: known if it failed or is under way, else `otherwise`."""
+        return self._under_way.get(key, self.failures.programmed(key, otherwise))
 
     def _look_for_drift(self, error: KernelError) -> None:
         """What the kernel refused may be due to drift: read back, but not again and again for a service that is bad."""
@@ -338,9 +360,13 @@ class Reconciler(Generic[C]):
         structlog.get_logger("reconciler").info("removed what no plan asks for", elements=removed)
 
     def _mark_all(self) -> None:
-        """Everything has to be compared again: what is planned, and what is remembered of services since removed."""
-        for key in (*self._store, *self._programmer.remembered()):
-            self._dirty.setdefault(key, self.failures.programmed(key, self._store.digest_of(key)))
+        """Everything has to be compared again: what is planned, and what is remembered of services since removed.
+
+        What the kernel has of a service that was as planned is not known any more: should it fail now, nothing is claimed.
+        """
+        for key in (*self._store, *self._programmer.remembered(), *self._under_way):
+            self._dirty.setdefault(key, self._programmed(key, 0))
+        self._under_way.clear()
 
     def _restore(self, asked: Pending | None) -> None:
         """Nothing was reported: what was asked for is still owed, unless newer came meanwhile."""
