@@ -362,7 +362,7 @@ class Reconciler(Generic[C]):
     def _mark_all(self) -> None:
         """Everything has to be compared again: what is planned, and what is remembered of services since removed.
 
-        What the kernel has of a service that was as planned is not known any more: should it fail now, nothing is claimed.
+        What the kernel has of those that were as planned is not known any more: should one fail, nothing is claimed.
         """
         for key in (*self._store, *self._programmer.remembered(), *self._under_way):
             self._dirty.setdefault(key, self._programmed(key, 0))
