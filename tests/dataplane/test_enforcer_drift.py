@@ -129,14 +129,56 @@ async def test_traffic_fails_only_while_the_table_is_broken_and_flows_go_on(worl
             assert parse_reply(await asyncio.to_thread(flow.recv, 128)).name in {"pod1", "pod2"}
 
 
-async def test_one_element_is_mended_by_one_message_and_one_dump(world: World) -> None:
+@pytest.mark.parametrize(
+    ("damage", "gets", "messages"),
+    [
+        ("delete element ip pointsman endpoints {{ {vip} . tcp . 80 . 1 }}", 1, 1),
+        ("delete element ip pointsman service_ips {{ {vip} . tcp . 80 }}", 1, 1),
+        ("delete element ip pointsman cluster_ips {{ {vip} }}", 1, 1),
+        ("add element ip pointsman hairpin {{ 10.9.9.9 . 10.9.9.9 }}", 1, 1),
+        (
+            """delete element ip pointsman endpoints {{ {vip} . tcp . 80 . 0, 172.30.0.100 . tcp . 80 . 3 }}
+            add element ip pointsman endpoints {{ {vip} . tcp . 80 . 0 : 10.0.9.9 . 99 }}""",
+            2,
+            2,
+        ),
+        (
+            """delete element ip pointsman endpoints {{ {vip} . tcp . 80 . 1 }}
+            delete element ip pointsman service_ips {{ {vip} . tcp . 80 }}""",
+            2,
+            2,
+        ),
+    ],
+)
+async def test_elements_that_are_named_are_mended_without_reading_a_set(
+    world: World, damage: str, gets: int, messages: int
+) -> None:
+    """A question to the kernel for each, one message for each set and direction, a look whether tables are there."""
+    async with drift_node(world.node) as node:
+        node.plan({**plans(world), **{key(each): numbered(each) for each in range(100, 300)}})
+        await node.programmed()
+        before = await both_listings(node)
+        dumps_before, gets_before, sent_before = node.dataplane.dumps, node.dataplane.gets, node.dataplane.counters[0]
+        await node.nft(damage.format(vip=world.at.cluster_ip))
+        look = await node.looked(1)
+        assert (look.kinds, look.outcome) == (("element",), DriftOutcome.REPAIRED)
+        assert node.dataplane.gets - gets_before == gets
+        assert node.dataplane.counters[0] - sent_before == messages
+        tables = 2
+        assert node.dataplane.dumps - dumps_before == tables
+        assert await both_listings(node) == before
+
+
+async def test_many_elements_are_mended_by_reading_their_set_once(world: World) -> None:
     async with drift_node(world.node) as node:
         node.plan({**plans(world), **{key(each): numbered(each) for each in range(100, 300)}})
         await node.programmed()
         dumps, messages = node.dataplane.dumps, node.dataplane.counters[0]
-        await node.nft(f"delete element ip pointsman endpoints {{ {world.at.cluster_ip} . tcp . 80 . 1 }}")
+        gone = ", ".join(f"172.30.0.{each} . tcp . 80 . 0" for each in range(100, 150))
+        await node.nft(f"delete element ip pointsman endpoints {{ {gone} }}")
         look = await node.looked(1)
         assert (look.kinds, look.outcome) == (("element",), DriftOutcome.REPAIRED)
+        assert node.dataplane.gets == 0
         assert node.dataplane.counters[0] - messages == 1
         tables, sets = 2, 1
         assert node.dataplane.dumps - dumps == tables + sets
@@ -273,6 +315,6 @@ async def test_a_full_flush_of_ten_thousand_services_costs_no_more_than_loading_
             dumps = node.dataplane.dumps
             await node.nft("delete element ip pointsman endpoints { 172.30.0.1 . tcp . 80 . 3 }")
             look = await node.looked(2)
-            assert (look.outcome, node.dataplane.dumps - dumps) == (DriftOutcome.REPAIRED, 3)
+            assert (look.outcome, node.dataplane.dumps - dumps, node.dataplane.gets) == (DriftOutcome.REPAIRED, 2, 1)
             assert node.reconciler.drift.report is not None
             assert node.reconciler.drift.report.objects == 1

@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from pointsman_enforcer.dataplane.nftables import uapi
 from pointsman_enforcer.dataplane.nftables.attributes import parse, walk
-from pointsman_enforcer.dataplane.nftables.elements import Element, parse_elements
+from pointsman_enforcer.dataplane.nftables.elements import Element, Timed, parse_elements
 from pointsman_enforcer.dataplane.nftables.errors import NetlinkError
 from pointsman_enforcer.dataplane.nftables.message import Batch, Family, Message, Table
 from pointsman_enforcer.dataplane.nftables.netlink import Counters
@@ -139,6 +139,15 @@ class FakeNftables:
         self.counters.dumps += 1
         found = self.tables.get((table.family, table.name))
         yield from list(found.sets.get(spec.name, {}).values()) if found else ()
+
+    def get_element(self, table: Table, spec: SetSpec, key: bytes) -> Element | None:
+        self.counters.gets += 1
+        found = self.tables.get((table.family, table.name))
+        return found.sets.get(spec.name, {}).get((key, b"", False)) if found else None
+
+    def read_timed(self, table: Table, spec: SetSpec, most: int) -> Iterator[list[Timed]]:
+        found = list(self.dump_elements(table, spec))[:most]
+        yield [(each.key, each.data, each.timeout_ms, each.expiration_ms) for each in found]
 
     def settle(self) -> None:
         pass

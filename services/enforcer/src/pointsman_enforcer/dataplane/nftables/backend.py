@@ -37,9 +37,10 @@ from pointsman_enforcer.dataplane.nftables.kernel import NftKernel
 from pointsman_enforcer.dataplane.nftables.mend import (
     Repair,
     TableState,
-    by_section,
+    Wanted,
     compare,
     is_structure_suspect,
+    named_keys,
     rebuild,
     restructure,
     sections_to_compare,
@@ -105,6 +106,11 @@ class NftablesDataplane:
     def counters(self) -> tuple[int, int]:
         """Messages and bytes sent to the kernel since the start."""
         return self._nft.counters.messages, self._nft.counters.bytes
+
+    @property
+    def gets(self) -> int:
+        """How often a single element was asked for since the start."""
+        return self._nft.counters.gets
 
     @property
     def dumps(self) -> int:
@@ -306,11 +312,17 @@ class NftablesDataplane:
         return Applied(self.counters[0] - before[0], self.counters[1] - before[1])
 
     def _plan_repair(self, touched: Touched, renderings: Sequence[bytes], *, may_remove: bool) -> Repair:
-        repair, wanted = Repair(), by_section(renderings)
+        repair, wanted = Repair(), Wanted(renderings)
         for family, table in TABLES.items():
             for section in sections_to_compare(touched, family):
-                found = self._nft.dump_elements(table, section.spec, is_watched=True)
-                compare(repair, section, found, wanted.get(section.number, ()), may_remove=may_remove)
+                keys = named_keys(touched, section)
+                if keys:
+                    elements = [self._nft.get_element(table, section.spec, key) for key in sorted(keys)]
+                    found = [each for each in elements if each is not None]
+                    compare(repair, section, found, wanted.of_keys(section, keys), may_remove=may_remove)
+                else:
+                    dump = self._nft.dump_elements(table, section.spec, is_watched=True)
+                    compare(repair, section, dump, wanted.of(section), may_remove=may_remove)
             if is_structure_suspect(touched, family):
                 restructure(repair, touched, self._table_state(family))
         return repair

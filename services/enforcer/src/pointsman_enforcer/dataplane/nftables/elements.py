@@ -141,6 +141,12 @@ def _timed_bytes(key_bytes: int, data_bytes: int) -> int:
     return 4 + 8 + key_bytes + 8 + data_bytes + 12 + 12
 
 
+def element_question(table: Table, spec: SetSpec, key: bytes) -> bytes:
+    """The attributes of NFT_MSG_GETSETELEM for one element."""
+    head = text(uapi.NFTA_SET_ELEM_LIST_TABLE, table.name) + text(uapi.NFTA_SET_ELEM_LIST_SET, spec.name)
+    return head + nested(uapi.NFTA_SET_ELEM_LIST_ELEMENTS, nested(uapi.NFTA_LIST_ELEM, _key(key)))
+
+
 def flush_set(table: Table, spec: SetSpec) -> Message:
     """Delete all elements of a set or map."""
     payload = text(uapi.NFTA_SET_ELEM_LIST_TABLE, table.name) + text(uapi.NFTA_SET_ELEM_LIST_SET, spec.name)

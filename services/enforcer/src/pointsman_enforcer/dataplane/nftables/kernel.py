@@ -37,6 +37,9 @@ class NftKernel(Protocol):
     def dump_elements(self, table: Table, spec: SetSpec, *, is_watched: bool = False) -> Iterator[Element]:
         """All elements of a set."""
 
+    def get_element(self, table: Table, spec: SetSpec, key: bytes) -> Element | None:
+        """The element with this key."""
+
     def read_timed(self, table: Table, spec: SetSpec, most: int) -> Iterator[list[Timed]]:
         """Elements of a map whose elements expire, as they come; no more once `most` were seen."""
 

@@ -99,6 +99,14 @@ def sections_to_compare(touched: Touched, family: Family) -> list[Section]:
     ]
 
 
+def named_keys(touched: Touched, section: Section) -> frozenset[bytes]:
+    """The elements of a set that alone may differ, if they are known; else none, and all of them may."""
+    if touched.is_lost or section.family in touched.deleted or section.spec.interval:
+        return frozenset()
+    keys = touched.keys.get((section.family, section.spec.name), ())
+    return frozenset(keys) if all(len(key) == section.key_bytes for key in keys) else frozenset()
+
+
 def by_section(renderings: Iterable[bytes]) -> dict[int, list[bytes]]:
     """The sections of all renderings, still packed."""
     found: dict[int, list[bytes]] = {}
@@ -106,6 +114,29 @@ def by_section(renderings: Iterable[bytes]) -> dict[int, list[bytes]]:
         for number, body in bodies(rendering).items():
             found.setdefault(number, []).append(body)
     return found
+
+
+class Wanted:
+    """What all renderings together say of each section, as packed bodies; taken apart when first asked for."""
+
+    def __init__(self, renderings: Sequence[bytes]) -> None:
+        self._renderings = renderings
+        self._by_section: dict[int, list[bytes]] | None = None
+
+    def of(self, section: Section) -> Sequence[bytes]:
+        """All of a section."""
+        if self._by_section is None:
+            self._by_section = by_section(self._renderings)
+        return self._by_section.get(section.number, ())
+
+    def of_keys(self, section: Section, keys: AbstractSet[bytes]) -> Sequence[bytes]:
+        """Of a section only the elements with these keys. Most renderings are done with by a search of their bytes."""
+        found = []
+        for rendering in self._renderings:
+            if any(key in rendering for key in keys):
+                has = records(section.number, bodies(rendering).get(section.number, b""))
+                found += [key + has[key] for key in keys & has.keys()]
+        return found
 
 
 def compare(

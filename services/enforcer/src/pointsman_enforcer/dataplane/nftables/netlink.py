@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Final, Self
 from pointsman_enforcer.dataplane.nftables import uapi
 from pointsman_enforcer.dataplane.nftables.answers import Answer, read_answers, verdict_of
 from pointsman_enforcer.dataplane.nftables.attributes import name_of, parse, text
-from pointsman_enforcer.dataplane.nftables.elements import parse_elements, parse_timed
+from pointsman_enforcer.dataplane.nftables.elements import element_question, parse_elements, parse_timed
 from pointsman_enforcer.dataplane.nftables.errors import DumpInterruptedError, NetlinkError
 from pointsman_enforcer.dataplane.nftables.message import Batch, request
 
@@ -50,6 +50,8 @@ class Counters:
     messages: int = 0
     bytes: int = 0
     dumps: int = 0
+    gets: int = 0
+    """Single elements asked for."""
 
 
 class NftSocket:
@@ -179,6 +181,19 @@ class NftSocket:
         """
         with self._write_lock:
             self._send(Batch().encode(self._next_sequence(2)))
+
+    def get_element(self, table: Table, spec: SetSpec, key: bytes) -> Element | None:
+        """The element of a set or map that has this very key; None when there is none, or no such set."""
+        self.counters.gets += 1
+        payload = element_question(table, spec, key)
+        with self._read_lock:
+            try:
+                replies = list(self._ask(uapi.NFT_MSG_GETSETELEM, 0, table.family, payload, is_watched=True))
+            except NetlinkError as error:
+                if error.errno != errno.ENOENT:
+                    raise
+                return None
+        return next((each for _, reply in replies for each in parse_elements(reply) if each.key == key), None)
 
     def _names(self, kind: int, table: Table, of_table: int, of_name: int) -> list[str]:
         mine = table.name.encode("ascii") + b"\0"

@@ -9,12 +9,14 @@ that does not contain our table's name anywhere is done with one search of its b
 from __future__ import annotations
 
 import struct
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Final
 
 from pointsman_enforcer.dataplane.nftables import uapi
 from pointsman_enforcer.dataplane.nftables.answers import read_answers
 from pointsman_enforcer.dataplane.nftables.attributes import name_of, parse
+from pointsman_enforcer.dataplane.nftables.elements import parse_elements
 from pointsman_enforcer.dataplane.nftables.message import Family
 
 _NAME: Final = b"pointsman\0"
@@ -31,6 +33,8 @@ _ELEMENT_KINDS: Final = (uapi.NFT_MSG_NEWSETELEM, uapi.NFT_MSG_DELSETELEM)
 _CHAIN_KINDS: Final = (uapi.NFT_MSG_NEWCHAIN, uapi.NFT_MSG_DELCHAIN)
 _RULE_KINDS: Final = (uapi.NFT_MSG_NEWRULE, uapi.NFT_MSG_DELRULE)
 _TABLE_KINDS: Final = (uapi.NFT_MSG_NEWTABLE, uapi.NFT_MSG_DELTABLE)
+KEYS_MAX: Final = 32
+"""Most elements of one set that are looked at one by one: 3 ms each with ten thousand services, the whole set 0.6 s."""
 
 
 @dataclass(slots=True)
@@ -48,6 +52,8 @@ class Touched:
     """Chains made, changed, deleted, or with rules made or deleted."""
     sets: set[tuple[Family, str]] = field(default_factory=set)
     """Sets made or deleted, or with elements added or deleted."""
+    keys: dict[tuple[Family, str], set[bytes]] = field(default_factory=dict)
+    """The keys of the elements touched, for those of `sets` of which they are known and few."""
     is_lost: bool = False
     """Notifications did not fit the socket: anything may have been touched."""
     process: str = ""
@@ -58,10 +64,21 @@ class Touched:
         """Whether there is anything to look at."""
         return self.is_lost or bool(self.kinds)
 
+    def touch_elements(self, which: tuple[Family, str], keys: Collection[bytes]) -> None:
+        """Some elements of a set were touched; without `keys`, any of them may have been."""
+        are_named = bool(keys) and not self.is_lost and (which in self.keys or which not in self.sets)
+        known = self.keys.get(which, set()).union(keys)
+        if are_named and len(known) <= KEYS_MAX:
+            self.keys[which] = known
+        else:
+            self.keys.pop(which, None)
+        self.sets.add(which)
+
     def lose(self) -> None:
         """Some notifications are missing."""
         self.is_lost = True
         self.kinds.add("lost")
+        self.keys.clear()
 
     def without(self, families: set[Family]) -> Touched:
         """What is left to be looked at when these families' tables are made anew: nothing if both are."""
@@ -70,6 +87,7 @@ class Touched:
             structure=self.structure - families,
             chains={each for each in self.chains if each[0] not in families},
             sets={each for each in self.sets if each[0] not in families},
+            keys={each: keys for each, keys in self.keys.items() if each[0] not in families},
             is_lost=self.is_lost and families != set(Family),
             process=self.process,
             process_id=self.process_id,
@@ -84,7 +102,8 @@ class Touched:
         self.deleted |= other.deleted
         self.structure |= other.structure
         self.chains |= other.chains
-        self.sets |= other.sets
+        for which in other.sets:
+            self.touch_elements(which, other.keys.get(which, ()))
         self.is_lost = self.is_lost or other.is_lost
         self.is_recreated = self.is_recreated or other.is_recreated
         if other.process_id:
@@ -143,12 +162,14 @@ class Notifications:
         touched, self._is_ours = self.touched, True
         if kind in _ELEMENT_KINDS:
             touched.kinds.add("element")
-            touched.sets.add((family, name_of(attributes[uapi.NFTA_SET_ELEM_LIST_SET])))
+            which = (family, name_of(attributes[uapi.NFTA_SET_ELEM_LIST_SET]))
+            is_whole = which in touched.sets and which not in touched.keys
+            touched.touch_elements(which, () if is_whole else _keys(payload))
             return
         touched.structure.add(family)
         if kind in _SET_KINDS:
             touched.kinds.add("set")
-            touched.sets.add((family, name_of(attributes[uapi.NFTA_SET_NAME])))
+            touched.touch_elements((family, name_of(attributes[uapi.NFTA_SET_NAME])), ())
         elif kind in _CHAIN_KINDS:
             touched.kinds.add("chain")
             touched.chains.add((family, name_of(attributes[uapi.NFTA_CHAIN_NAME])))
@@ -173,3 +194,10 @@ class Notifications:
                 self.touched.process = process.decode("utf-8", "replace")
                 self.touched.process_id = int.from_bytes(attributes.get(uapi.NFTA_GEN_PROC_PID, b""), "big")
                 self._is_ours = False
+
+
+def _keys(payload: bytes) -> set[bytes]:
+    """The keys of the elements that a message names; none when one of them is part of a range."""
+    elements = list(parse_elements(payload))
+    is_plain = all(each.key and not (each.key_end or each.interval_end) for each in elements)
+    return {each.key for each in elements} if is_plain else set()
