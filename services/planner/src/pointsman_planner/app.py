@@ -191,6 +191,7 @@ class App:
         self._metrics.cached_plans.set(statistics.entries)
         self._metrics.cached_bytes.set(statistics.bytes)
         self._metrics.encoded_plans.set(statistics.encoded)
+        self._metrics.oversized_plans.set(statistics.oversized)
         content_type, body = self._registry.render(request.headers.get("accept", ""))
         return Response(body=body, content_type=content_type)
 

@@ -54,8 +54,8 @@ class PlannerMetrics:
         self.rejected = registry.counter(
             f"{prefix}_streams_closed_total", "Streams that the planner closed.", ["reason"]
         )
-        self.oversized = registry.counter(
-            f"{prefix}_oversized_messages_total", "Messages above 1 MiB: one service larger than that."
+        self.oversized_plans = registry.gauge(
+            f"{prefix}_oversized_plans", "Of the encoded plans, those too large for a message: nodes refuse the Service."
         )
         self.cached_plans = registry.gauge(f"{prefix}_cached_plans", "Encoded plans in memory.")
         self.cached_bytes = registry.gauge(f"{prefix}_cached_bytes", "Their size.")

@@ -229,8 +229,6 @@ class PlanService:
         size = 0
         for part in frame.parts():
             size += len(part)
-            if len(part) > framing.MESSAGE_BYTES_MAX:
-                self._metrics.oversized.inc()
             await context.write(part)
         self._metrics.transactions.inc()
         self._metrics.bytes_sent.inc(size)

@@ -10,8 +10,9 @@ message back with the stubs.
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from enum import IntEnum
 
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -21,11 +22,12 @@ from pointsman.types.v1 import types_pb2
 from pointsman_model.cluster import ClusterPosition
 from pointsman_model.names import Family, ServiceKey
 from pointsman_model.wire.positions import position_to_pb
+from pointsman_planner.core.ownership import Member
 
 MESSAGE_BYTES_MAX = 1 << 20
 CAPABILITIES = ("conditions",)
 """Of this planner, as proto/README.md names them."""
-_PART_ITEM_BYTES_MAX = MESSAGE_BYTES_MAX - (32 << 10)
+ITEM_BYTES_MAX = MESSAGE_BYTES_MAX - (32 << 10)
 """Room for fields in one part; the rest is for the head: buckets (3 KiB), node facts and 64 origins."""
 
 _TAG_RESPONSE_TRANSACTION = b"\x12"
@@ -103,12 +105,49 @@ def position_field(position: ClusterPosition) -> bytes:
     return _field(_TAG_POSITION, position_to_pb(position).SerializeToString())
 
 
-def welcome(planner_id: str, heartbeat_interval_seconds: float, capabilities: Sequence[str] = ()) -> bytes:
+def welcome(
+    planner_id: str,
+    heartbeat_interval_seconds: float,
+    capabilities: Sequence[str] = (),
+    candidates: Iterable[Member] = (),
+) -> bytes:
     """The first message of a stream."""
-    interval = Duration()
-    interval.FromNanoseconds(round(heartbeat_interval_seconds * 1e9))
-    message = pb.Welcome(planner_id=planner_id, heartbeat_interval=interval, capabilities=capabilities)
+    message = pb.Welcome(
+        planner_id=planner_id,
+        heartbeat_interval=_duration(heartbeat_interval_seconds),
+        capabilities=capabilities,
+        candidates=map(_candidate, candidates),
+    )
     return pb.StreamNodePlanResponse(welcome=message).SerializeToString()
+
+
+class RedirectReason(IntEnum):
+    """Why a node is sent elsewhere (equals `pointsman.plan.v1.Redirect.Reason`)."""
+
+    NOT_OWNER = 1
+    DRAINING = 2
+    OVERLOADED = 3
+
+
+def redirect(
+    candidates: Iterable[Member], reason: RedirectReason, *, grace_seconds: float, delay_seconds: float = 0.0
+) -> bytes:
+    """Go elsewhere: to these, not before the delay; the stream is served for the grace."""
+    message = pb.Redirect(candidates=map(_candidate, candidates), grace=_duration(grace_seconds))
+    message.reason = pb.Redirect.Reason.ValueType(reason)
+    if delay_seconds:
+        message.delay.CopyFrom(_duration(delay_seconds))
+    return pb.StreamNodePlanResponse(redirect=message).SerializeToString()
+
+
+def _candidate(member: Member) -> pb.Candidate:
+    return pb.Candidate(planner_id=member.planner_id, address=member.address)
+
+
+def _duration(seconds: float) -> Duration:
+    duration = Duration()
+    duration.FromNanoseconds(round(seconds * 1e9))
+    return duration
 
 
 def heartbeat(now_ns: int, position: ClusterPosition | None) -> bytes:
@@ -141,7 +180,7 @@ class TransactionFrame:
     """`origins` fields."""
 
     def parts(self) -> Iterator[bytes]:
-        """The messages, each at most MESSAGE_BYTES_MAX unless a single service is larger; made as they are asked for.
+        """The messages, each at most MESSAGE_BYTES_MAX as no item is above ITEM_BYTES_MAX; made as they are asked for.
 
         A caller that writes one part at a time therefore holds one part, and not a whole cold start for each node.
         """
@@ -176,7 +215,7 @@ def _part_end(items: Sequence[bytes], start: int) -> int:
     size, end = 0, start
     while end < len(items):
         size += len(items[end])
-        if size > _PART_ITEM_BYTES_MAX and end > start:
+        if size > ITEM_BYTES_MAX and end > start:
             break
         end += 1
     return end

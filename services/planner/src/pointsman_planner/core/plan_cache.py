@@ -13,13 +13,17 @@ from typing import NamedTuple
 
 from pointsman_model.digest import plan_digest
 from pointsman_model.names import ServiceKey
+from pointsman_model.plan import ServicePlan
 from pointsman_model.wire.plan import encode_service_plan
 from pointsman_planner.core.assignment import plan_service
 from pointsman_planner.core.cluster_state import PlannedService
-from pointsman_planner.core.framing import update_field
+from pointsman_planner.core.framing import ITEM_BYTES_MAX, update_field
 from pointsman_planner.core.view import View
 
 Digests = dict[View, int]
+_TOO_LARGE = encode_service_plan(ServicePlan(required_capabilities=("plan-above-1-mib",)))
+"""In the place of a plan that does not fit a message. No enforcer can do what it requires, so each refuses the Service
+by name and keeps what it has of it; a message above the limit would end its stream and hold up all other services."""
 
 _ENTRY_OVERHEAD_BYTES = 450
 """Python's own cost of a cached entry (tuples, bytes header, dict slots), counted so that the budget is honest."""
@@ -32,17 +36,20 @@ class CacheStatistics(NamedTuple):
     bytes: int
     encoded: int
     """Plans computed and encoded since the start."""
+    oversized: int
+    """Of these, plans that did not fit a message."""
 
 
 class PlanCache:
     """Encoded plans by service and view."""
 
-    __slots__ = ("_bytes", "_bytes_max", "_digests", "_encoded", "_sizes", "_updates")
+    __slots__ = ("_bytes", "_bytes_max", "_digests", "_encoded", "_oversized", "_sizes", "_updates")
 
     def __init__(self, *, bytes_max: int = 256 << 20) -> None:
         self._bytes_max = bytes_max
         self._bytes = 0
         self._encoded = 0
+        self._oversized = 0
         self._updates: dict[ServiceKey, dict[View, bytes]] = {}
         self._digests: dict[ServiceKey, Digests] = {}
         self._sizes: OrderedDict[tuple[ServiceKey, View], int] = OrderedDict()
@@ -51,7 +58,7 @@ class PlanCache:
     @property
     def statistics(self) -> CacheStatistics:
         """What the cache holds now."""
-        return CacheStatistics(len(self._sizes), self._bytes, self._encoded)
+        return CacheStatistics(len(self._sizes), self._bytes, self._encoded, self._oversized)
 
     def digest(self, planned: PlannedService, view: View) -> int:
         """Digest of the plan for a view."""
@@ -94,9 +101,13 @@ class PlanCache:
     def _encode(self, planned: PlannedService, view: View) -> bytes:
         key = planned.state.key
         plan = encode_service_plan(plan_service(planned.state, view, planned.lost))
-        self._encoded += 1
-        self._digests.setdefault(key, {})[view] = plan_digest(key, plan)
         data = update_field(key, plan)
+        self._encoded += 1
+        if len(data) > ITEM_BYTES_MAX:
+            self._oversized += 1
+            plan = _TOO_LARGE
+            data = update_field(key, plan)
+        self._digests.setdefault(key, {})[view] = plan_digest(key, plan)
         self._updates.setdefault(key, {})[view] = data
         size = self._sizes[key, view] = len(data) + _ENTRY_OVERHEAD_BYTES
         self._bytes += size
