@@ -262,8 +262,11 @@ class ClusterPosition:
     resource_versions: ResourceVersions = field(default=ResourceVersions(), compare=False)
     """What of the API server it includes. Grows with the server's bookmarks too, so it tells no two positions apart."""
 
+    overrides: int = field(default=0, compare=False)
+    """Fingerprint of the overrides it includes: equal for equal ones; 0 for none."""
+
     def includes(self, wanted: ClusterPosition) -> bool:
-        """Whether what this position stands for is proved to include what `wanted` stands for."""
+        """Whether this position is proved to include what `wanted` includes of the API server."""
         if self.epoch and self.epoch == wanted.epoch:
             return self.revision >= wanted.revision
         return self.resource_versions.includes(wanted.resource_versions)

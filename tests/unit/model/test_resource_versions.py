@@ -43,7 +43,7 @@ def test_bookmarks_do_not_tell_positions_apart() -> None:
 def test_the_wire_form_keeps_everything() -> None:
     versions = ResourceVersions(services=1, endpoint_slices=2, nodes=3, service_cidrs=1 << 63)
     assert resource_versions_from_pb(resource_versions_to_pb(versions)) == versions
-    position = ClusterPosition(epoch="a", revision=5, resource_versions=versions)
+    position = ClusterPosition(epoch="a", revision=5, resource_versions=versions, overrides=(1 << 64) - 1)
     back = position_from_pb(position_to_pb(position))
-    assert (back, back.resource_versions) == (position, versions)
+    assert (back, back.resource_versions, back.overrides) == (position, versions, (1 << 64) - 1)
     assert not position_to_pb(ClusterPosition(epoch="a", revision=1)).HasField("resource_versions")

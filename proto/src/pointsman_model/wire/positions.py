@@ -20,7 +20,7 @@ def resource_versions_from_pb(message: types_pb2.ResourceVersions) -> ResourceVe
 
 def position_to_pb(position: ClusterPosition) -> plan_service_pb2.Position:
     """The message of a position; without resource versions when all are unknown."""
-    message = plan_service_pb2.Position(epoch=position.epoch, revision=position.revision)
+    message = plan_service_pb2.Position(epoch=position.epoch, revision=position.revision, overrides=position.overrides)
     if any(position.resource_versions):
         message.resource_versions.CopyFrom(resource_versions_to_pb(position.resource_versions))
     return message
@@ -32,4 +32,5 @@ def position_from_pb(message: plan_service_pb2.Position) -> ClusterPosition:
         epoch=message.epoch,
         revision=message.revision,
         resource_versions=resource_versions_from_pb(message.resource_versions),
+        overrides=message.overrides,
     )

@@ -364,10 +364,13 @@ class Position(_message.Message):
     EPOCH_FIELD_NUMBER: _builtins.int
     REVISION_FIELD_NUMBER: _builtins.int
     RESOURCE_VERSIONS_FIELD_NUMBER: _builtins.int
+    OVERRIDES_FIELD_NUMBER: _builtins.int
     epoch: _builtins.str
     """History; revisions of different epochs are not comparable."""
     revision: _builtins.int
     """Revision."""
+    overrides: _builtins.int
+    """Fingerprint of the overrides that it includes: equal for equal overrides, whichever planner computed it; 0 for none."""
     @_builtins.property
     def resource_versions(self) -> _types_pb2.ResourceVersions:
         """What of the API server this revision includes."""
@@ -378,10 +381,11 @@ class Position(_message.Message):
         epoch: _builtins.str = ...,
         revision: _builtins.int = ...,
         resource_versions: _types_pb2.ResourceVersions | None = ...,
+        overrides: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["resource_versions", b"resource_versions"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["epoch", b"epoch", "resource_versions", b"resource_versions", "revision", b"revision"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["epoch", b"epoch", "overrides", b"overrides", "resource_versions", b"resource_versions", "revision", b"revision"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

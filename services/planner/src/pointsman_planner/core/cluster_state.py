@@ -52,6 +52,10 @@ class Effects:
     """Services whose input to planning changed, with what it was before; None = it did not exist."""
     nodes: dict[str, NodeView] = field(default_factory=dict)
     """Nodes whose zone, addresses or other facts changed, with what they were before."""
+    touched_services: set[ServiceKey] = field(default_factory=set)
+    """Services of which any fact changed, also one that planning does not use."""
+    touched_nodes: set[str] = field(default_factory=set)
+    """Nodes of which any fact changed."""
     are_all_nodes_changed: bool = False
     """The service CIDRs changed, which are among every node's facts."""
 
@@ -215,6 +219,7 @@ class ClusterState:
         if change.value == self._nodes.get(name):
             return
         before = self.node_view(name)
+        effects.touched_nodes.add(name)
         if isinstance(change.value, Node):
             self._nodes[name] = change.value
         else:
@@ -234,6 +239,7 @@ class ClusterState:
             touched.update((key, None) for key in self._overrides.registering())
 
     def _join_again(self, touched: dict[ServiceKey, None], effects: Effects) -> None:
+        effects.touched_services.update(touched)
         states: dict[ServiceKey, ServiceState | None] = {}
         rivals: set[ServiceKey] = set()
         for key in touched:

@@ -7,8 +7,10 @@ marked. Nothing here waits, so the order of events is the order of calls.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from hashlib import blake2b
+from itertools import islice
 
 from pointsman_model.cluster import Change, ClusterPosition, EndpointSlice, ObjectKind, SliceKey
 from pointsman_model.digest import BUCKET_COUNT, DigestBuckets, bucket_of
@@ -18,7 +20,7 @@ from pointsman_planner.core.cluster_state import ClusterState, Effects, PlannedS
 from pointsman_planner.core.messages import Hello
 from pointsman_planner.core.node_session import NodeSession
 from pointsman_planner.core.origins import Origin
-from pointsman_planner.core.override import OverrideChange
+from pointsman_planner.core.override import Override, OverrideChange
 from pointsman_planner.core.plan_cache import PlanCache
 from pointsman_planner.core.plan_index import PlanIndex
 from pointsman_planner.core.priority import Priority
@@ -42,6 +44,10 @@ class Applied:
     """Sessions that were given something to send."""
     traceparents: tuple[str, ...]
     """Sampled traces of the batch, each once."""
+    touched_services: frozenset[ServiceKey] = frozenset()
+    """Services of which any fact changed."""
+    changed_nodes: frozenset[str] = frozenset()
+    """Nodes of which any fact changed, and attached nodes whose plan did."""
 
 
 class Planner:
@@ -55,7 +61,11 @@ class Planner:
         self._position = ClusterPosition()
         self._is_in_sync = False
         self._sessions: dict[str, NodeSession] = {}
+        self._observed: set[str] = set()
+        self._is_observing = False
         self._ordered: list[ServiceKey] | None = None
+        self.on_applied: Callable[[Applied], None] | None = None
+        """Told of everything that was taken in, when it is; for whoever watches."""
 
     @property
     def position(self) -> ClusterPosition:
@@ -78,63 +88,94 @@ class Planner:
         """Take in a batch. The first one is a complete view: it opens the start gate."""
         origins = self._origins(batch.changes) if self._sessions else {}
         effects = self.cluster.apply(batch.changes)
-        self._position = batch.position
+        self._position = replace(batch.position, overrides=self._position.overrides)
         marked: set[NodeSession] = set()
+        changed = set(effects.touched_nodes)
         for key, before in effects.services.items():
-            self._refresh(key, before, origins.get(key, ()), marked)
-        self._refresh_nodes(effects, marked)
+            changed |= self._refresh(key, before, origins.get(key, ()), marked)
+        changed |= self._refresh_nodes(effects, marked)
         if not self._is_in_sync:
             self._is_in_sync = True
             for session in self._sessions.values():
                 self._go_live(session)
             marked.update(self._sessions.values())
         traces = (change.traceparent for change in batch.changes if change.traceparent.endswith("01"))
-        return Applied(
-            services=len(effects.services), marked=frozenset(marked), traceparents=tuple(dict.fromkeys(traces))
+        return self._applied(effects, marked, changed, traces)
+
+    def _applied(self, effects: Effects, marked: set[NodeSession], changed: set[str], traces: Iterable[str]) -> Applied:
+        applied = Applied(
+            services=len(effects.services),
+            marked=frozenset(marked),
+            traceparents=tuple(dict.fromkeys(traces)),
+            touched_services=frozenset(effects.touched_services),
+            changed_nodes=frozenset(changed),
         )
+        if self.on_applied is not None:
+            self.on_applied(applied)
+        return applied
 
     def override(self, changes: Sequence[OverrideChange]) -> Applied:
         """Take in overrides: plans change as by a change of the cluster, and the position does not."""
         concerned = [(change, self.cluster.overrides.get(change.key)) for change in changes]
         effects = self.cluster.override(changes)
+        self._position = replace(self._position, overrides=self._fingerprint(concerned))
         marked: set[NodeSession] = set()
+        changed: set[str] = set()
         for key, before in effects.services.items():
             origins = [
                 Origin(key, change.traceparent, 0, change.observed_at_ns)
                 for change, older in concerned
                 if any(each is not None and each.concerns(key) for each in (older, change.value))
             ]
-            self._refresh(key, before, origins, marked)
+            changed |= self._refresh(key, before, origins, marked)
         traces = (change.traceparent for change in changes if change.traceparent.endswith("01"))
-        return Applied(
-            services=len(effects.services), marked=frozenset(marked), traceparents=tuple(dict.fromkeys(traces))
-        )
+        return self._applied(effects, marked, changed, traces)
+
+    def _fingerprint(self, concerned: Iterable[tuple[OverrideChange, Override | None]]) -> int:
+        """Of the overrides in force: what came is added to it, and what went is taken off."""
+        fingerprint = self._position.overrides
+        for change, older in concerned:
+            fingerprint += _fingerprint_of(change.value) - _fingerprint_of(older)
+        return fingerprint % (1 << 64)
 
     def _refresh(
         self, key: ServiceKey, before: PlannedService | None, origins: Sequence[Origin], marked: set[NodeSession]
-    ) -> None:
+    ) -> set[str]:
+        """Mark the sessions whose plan changed; all attached nodes with another plan than before."""
         nodes = self.index.refresh_service(key, before)
         after = self.cluster.services.get(key)
         if before is None or after is None:
             self._ordered = None
         if not nodes:
-            return
+            return nodes
         is_shrinking = before is not None and _loses_endpoints(before, after)
         for name in nodes:
-            session = self._sessions[name]
+            session = self._sessions.get(name)
+            if session is None:
+                continue
             session.mark(key, is_shrinking=is_shrinking, origin=origins[0] if origins else None)
             for origin in origins[1:]:
                 session.add_origin(origin)
             marked.add(session)
+        return nodes
 
-    def _refresh_nodes(self, effects: Effects, marked: set[NodeSession]) -> None:
-        names = self._sessions.keys() if effects.are_all_nodes_changed else effects.nodes.keys() & self._sessions.keys()
+    def _refresh_nodes(self, effects: Effects, marked: set[NodeSession]) -> set[str]:
+        """Take in changed facts of nodes; the attached nodes they concern."""
+        attached = self._sessions.keys() | self._observed
+        names = attached if effects.are_all_nodes_changed else effects.nodes.keys() & attached
         for name in names:
-            session = self._sessions[name]
-            for key in self.index.refresh_node(name):
+            keys = self.index.refresh_node(name)
+            session = self._sessions.get(name)
+            if session is None:
+                continue
+            for key in keys:
                 session.mark(key, is_shrinking=False, origin=None)
             session.mark_facts()
             marked.add(session)
+        if self._is_observing:
+            for name in effects.touched_nodes:
+                self._follow(name)
+        return names
 
     def _origins(self, changes: Iterable[Change]) -> dict[ServiceKey, list[Origin]]:
         """What stands behind each service's change; call it before the changes are taken in.
@@ -182,7 +223,34 @@ class Planner:
         """End a session; what was sent stays with the node."""
         if self._sessions.get(session.node) is session:
             del self._sessions[session.node]
-            self.index.detach(session.node)
+            if session.node not in self._observed:
+                self.index.detach(session.node)
+
+    # -- nodes of other planners -------------------------------------------------------------------------------------
+
+    def observe(self, count: int) -> bool:
+        """Keep the digest of every node of the cluster from now on; says whether that is so already.
+
+        Each node costs its own services once, so a caller takes `count` at a time and lets others run in between.
+        """
+        self._is_observing = True
+        missing = [name for name in self.cluster.nodes if name not in self._observed]
+        for name in islice(missing, count):
+            self._follow(name)
+        return len(missing) <= count
+
+    def _follow(self, name: str) -> None:
+        if name in self.cluster.nodes:
+            self._observed.add(name)
+            self.index.attach(name)
+        elif name in self._observed:
+            self._observed.discard(name)
+            if name not in self._sessions:
+                self.index.detach(name)
+
+    def desired_digest(self, name: str) -> int:
+        """Digest of what any node should have; cheap for one that has a session or is observed."""
+        return self.index.digest_once(name)
 
     def _go_live(self, session: NodeSession) -> None:
         self.index.attach(session.node)
@@ -222,6 +290,13 @@ class Planner:
     def facts(self, node: str) -> bytes:
         """An attached node's facts, encoded."""
         return node_facts_to_pb(self.index.node_view(node).facts).SerializeToString()
+
+
+def _fingerprint_of(override: Override | None) -> int:
+    if override is None:
+        return 0
+    name = f"{override.key.namespace}\0{override.key.name}\0{override.etag}".encode()
+    return int.from_bytes(blake2b(name, digest_size=8).digest(), "little")
 
 
 def _loses_endpoints(before: PlannedService, after: PlannedService | None) -> bool:
