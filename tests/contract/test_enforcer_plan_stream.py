@@ -3,58 +3,18 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 
 from pointsman.plan.v1 import plan_service_pb2 as pb
-from pointsman_chassis.lifecycle import Stop
-from pointsman_chassis.tls import TransportSecurity
-from pointsman_enforcer.app import Enforcer
-from pointsman_enforcer.dataplane.nftables.backend import NftablesDataplane
-from pointsman_enforcer.dataplane.nftables.message import Family
-from pointsman_enforcer.settings import EnforcerConfiguration
 from pointsman_model.digest import bucket_of
 from pointsman_model.plan import ServicePlan
 from pointsman_model.wire.plan import encode_service_plan
+from support.enforcer_node import Node
 from support.enforcer_plans import digest_of, key, numbered
-from support.fake_nftables import FakeNftables
 from support.scripted_planner import eventually, scripted_planner
 
 ONE = encode_service_plan(numbered(1))
 TWO = encode_service_plan(numbered(2))
-
-
-class Node:
-    """A kernel and a disk that outlive the enforcers started on them."""
-
-    def __init__(self, directory: Path) -> None:
-        self.kernel = FakeNftables()
-        self.directory = directory
-
-    @asynccontextmanager
-    async def enforcer(self, *addresses: str) -> AsyncIterator[None]:
-        config = EnforcerConfiguration(
-            planner_addresses=addresses,
-            state_directory=str(self.directory),
-            cluster_cidr="10.0.0.0/8",
-            healthz_bind_address="",
-            metrics_bind_address="",
-            security=TransportSecurity(insecure=True),
-        )
-        dataplane = NftablesDataplane(node_settings=config.node_settings(), kernel=self.kernel)
-        stop = Stop()
-        task = asyncio.create_task(Enforcer(config, "node-1", dataplane=dataplane).run(stop))
-        try:
-            yield
-        finally:
-            stop.set("the test is over")
-            assert await task == 0
-
-    def vips(self) -> set[str]:
-        found = self.kernel.elements().get((Family.IPV4, "pointsman", "service_ips"), frozenset())
-        return {".".join(map(str, element.key[:4])) for element in found}
 
 
 async def test_hello_then_transaction_then_ack_of_what_the_kernel_has(tmp_path: Path) -> None:

@@ -39,22 +39,31 @@ class ScriptedStream:
         self.is_closed = False
         self.held: dict[ServiceKey, bytes] = {}
 
-    async def welcome(self, *, heartbeat_seconds: float = 30.0, capabilities: Sequence[str] = ()) -> pb.Hello:
+    async def welcome(
+        self,
+        *,
+        heartbeat_seconds: float = 30.0,
+        capabilities: Sequence[str] = (),
+        planner_id: str = "scripted",
+        candidates: Sequence[pb.Candidate] = (),
+    ) -> pb.Hello:
         """Take the hello, which must come first, and answer it."""
         hello = await self.receive("hello")
-        message = pb.StreamNodePlanResponse(welcome=pb.Welcome(planner_id="scripted", capabilities=capabilities))
+        message = pb.StreamNodePlanResponse(
+            welcome=pb.Welcome(planner_id=planner_id, capabilities=capabilities, candidates=candidates)
+        )
         message.welcome.heartbeat_interval.FromNanoseconds(round(heartbeat_seconds * 1e9))
         await self._context.write(message)
         return hello.hello
 
-    async def receive(self, field: str) -> pb.StreamNodePlanRequest:
-        """The next message, which must be of this kind; heartbeats are passed over unless asked for."""
+    async def receive(self, field: str, *, passing: Sequence[str] = ()) -> pb.StreamNodePlanRequest:
+        """The next message, which must be of this kind; heartbeats, and those of `passing`, are passed over."""
         while True:
             message = await self.next()
             kind = message.WhichOneof("message")
             if kind == field:
                 return message
-            assert kind == "heartbeat", f"{kind} came where {field} was due: {message}"
+            assert kind in {"heartbeat", *passing}, f"{kind} came where {field} was due: {message}"
 
     async def next(self) -> pb.StreamNodePlanRequest:
         """The next message, whatever it is."""
@@ -90,6 +99,21 @@ class ScriptedStream:
                 setattr(part, field, value)
         await self._context.write(pb.StreamNodePlanResponse(transaction=part))
 
+    async def redirect(
+        self,
+        *candidates: pb.Candidate,
+        reason: pb.Redirect.Reason.ValueType = pb.Redirect.REASON_NOT_OWNER,
+        grace_seconds: float = 0.0,
+    ) -> None:
+        """Send the enforcer to others."""
+        message = pb.StreamNodePlanResponse(redirect=pb.Redirect(candidates=candidates, reason=reason))
+        message.redirect.grace.FromNanoseconds(round(grace_seconds * 1e9))
+        await self._context.write(message)
+
+    async def beat(self) -> None:
+        """Send a heartbeat."""
+        await self._context.write(pb.StreamNodePlanResponse(heartbeat=pb.Heartbeat()))
+
     def end(self) -> None:
         """Close the stream from the planner's side."""
         self._over.set()
@@ -122,6 +146,15 @@ class ScriptedPlanner(pb_grpc.PlanServiceServicer):
         stream = ScriptedStream(context)
         self._streams.put_nowait(stream)
         await stream.take_all(request_iterator)
+
+    def candidate(self, planner_id: str = "scripted") -> pb.Candidate:
+        """This planner, as another would tell of it."""
+        return pb.Candidate(planner_id=planner_id, address=self.address)
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether no stream waits to be taken."""
+        return self._streams.empty()
 
     async def stream(self) -> ScriptedStream:
         """The next stream an enforcer opens."""

@@ -64,12 +64,14 @@ async def _cleanup(config: EnforcerConfiguration) -> int:
     """Remove what is ours from kernel and disk; needs no plan and may be repeated."""
     from pointsman_enforcer.app import make_dataplane  # noqa: PLC0415 - as above
     from pointsman_enforcer.disk.plan_journal import remove_plan  # noqa: PLC0415 - as above
+    from pointsman_enforcer.disk.planner_file import remove_planners  # noqa: PLC0415 - as above
 
     dataplane = make_dataplane(config)
     await dataplane.cleanup()
     dataplane.close()
     try:
         remove_plan(Path(config.state_directory))
+        remove_planners(Path(config.state_directory))
     except OSError as error:
         raise ConfigError(f"cannot remove the plan in {config.state_directory}: {error}") from error
     return 0

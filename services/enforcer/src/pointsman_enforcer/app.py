@@ -13,7 +13,7 @@ import gc
 import os
 import secrets
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -37,6 +37,7 @@ from pointsman_enforcer.dataplane.conntrack.table import ConntrackTable
 from pointsman_enforcer.dataplane.reconciler import LeftoversError, Reconciler, ServicesFailedError
 from pointsman_enforcer.dataplane.work import Pending, Tally
 from pointsman_enforcer.disk.plan_journal import PlanJournal, load_plan
+from pointsman_enforcer.feed.known_planners import known_planners
 from pointsman_enforcer.health.serving import Serving
 from pointsman_enforcer.metrics import EnforcerMetrics
 from pointsman_enforcer.observability import SyncObserver
@@ -154,8 +155,9 @@ class Enforcer:
 
     async def _follow(self) -> None:
         """Follow a planner, once the plan on disk is programmed or will not be."""
-        if not self._config.planner_addresses:
-            structlog.get_logger("app").warning("no plannerAddresses; holding the plan on disk")
+        planners = known_planners(self._config, self._node)
+        if planners.is_empty:
+            structlog.get_logger("app").warning("no plannerAddresses and no plannerLookup; holding the plan on disk")
             return
         if self._store.facts is not None:
             with contextlib.suppress(TimeoutError):
@@ -165,6 +167,7 @@ class Enforcer:
 
         self._stream = await connect.make_stream(
             config=self._config,
+            directory=planners,
             node=self._node,
             instance=self._instance,
             dataplane=self._dataplane,
@@ -175,6 +178,7 @@ class Enforcer:
                 connected=self._connected,
                 resync=self._metrics.resyncs.inc,
                 overflow=self._metrics.outbox_overflows.inc,
+                redirected=self._metrics.redirects.inc,
             ),
             clock=self._clock,
         )
@@ -203,6 +207,8 @@ class Enforcer:
         """The kernel has it: answer the planner first, then count."""
         if self._stream is not None:
             self._stream.report(pending.stream, programmed)
+            for stream, (nonce, position) in pending.others.items():
+                self._stream.report(stream, replace(programmed, nonce=nonce, position=position, failures=()))
         self._first_sync.set()
         self._health.synced(self._clock.monotonic())
         self._changes.synced(self._reconciler.is_dirty)

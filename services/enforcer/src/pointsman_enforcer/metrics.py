@@ -99,6 +99,9 @@ class EnforcerMetrics:
         )  # fmt: skip
         self.connected = registry.gauge("pointsman_enforcer_connected", "1 while a planner's stream is in sync")
         self.disconnects = registry.counter("pointsman_enforcer_disconnects_total", "Streams that ended")
+        self.redirects = registry.counter(
+            "pointsman_enforcer_redirects_total", "Times a planner sent this node to another"
+        )
         self.resyncs = registry.counter(
             "pointsman_enforcer_resyncs_total", "Times the plan's digest was not the planner's"
         )

@@ -91,6 +91,35 @@ class ConntrackSettings(Settings, frozen=True):
         )
 
 
+class PlannerLookupSettings(Settings, frozen=True):
+    """Finding planners in the slices of their Service, when no address that is known leads to one."""
+
+    kubeconfig: str = ""
+    """File whose current context says where the API server is and who we are; the one of the node's kubelet or of
+    kube-proxy will do. Credential plugins are not run."""
+    api_servers: tuple[str, ...] = ()
+    """host:port of API servers, tried in order, in the place of the server of the kubeconfig; without a kubeconfig they
+    are asked with the service account of the pod. Not the address of the Service `kubernetes`: that is programmed
+    by us. Without this and a kubeconfig nothing is looked up."""
+    namespace: str = "pointsman-system"
+    """Namespace of the planners' Service."""
+    service: str = "pointsman-planner"
+    """Name of the planners' Service."""
+    port: str = "grpc"
+    """Name of its port."""
+
+    @property
+    def is_possible(self) -> bool:
+        """Whether it is known whom to ask."""
+        return bool(self.kubeconfig or self.api_servers)
+
+    def problems(self) -> Iterator[str]:
+        """See `Settings.problems`."""
+        yield from validation.api_server_problems(self.api_servers)
+        for name, text in (("namespace", self.namespace), ("service", self.service)):
+            yield from validation.object_name_problems(name, text)
+
+
 class EnforcerConfiguration(Settings, frozen=True):
     """The whole file."""
 
@@ -102,7 +131,9 @@ class EnforcerConfiguration(Settings, frozen=True):
     """A specific address takes the place of the node's primary address of its family, for nodePortAddresses
     `primary`; 0.0.0.0 and :: leave it to the Node object. Nothing is bound to it."""
     planner_addresses: tuple[str, ...] = ()
-    """host:port of each planner. Not a Service address: it must work before any Service does."""
+    """host:port of each planner, or dns:host:port for all addresses behind a name. Not a Service's address or name: it
+    must work before any Service does. Planners tell of each other, so a few of them are enough."""
+    planner_lookup: PlannerLookupSettings = PlannerLookupSettings()
     state_directory: str = "/var/lib/pointsman"
     """Where the plan is kept, so that a rebooted node programs it before it has reached a planner."""
     detect_local_mode: Literal["ClusterCIDR", "NodeCIDR", "BridgeInterface", "InterfaceNamePrefix"] = "ClusterCIDR"
@@ -133,6 +164,7 @@ class EnforcerConfiguration(Settings, frozen=True):
         """See `Settings.problems`."""
         detect_local = self.detect_local
         yield from validation.address_problems("bindAddress", self.bind_address)
+        yield from validation.planner_address_problems(self.planner_addresses)
         yield from validation.cluster_cidr_problems(self.cluster_cidr)
         yield from validation.detect_local_problems(
             DetectLocalMode(self.detect_local_mode),

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Final
 
+from pointsman_enforcer.core.candidates import is_address
 from pointsman_enforcer.dataplane.node_settings import DetectLocalMode
 from pointsman_enforcer.health.bind_address import parse_bind_address
 from pointsman_model.names import Prefix, parse_address, parse_prefix
@@ -19,6 +20,9 @@ _INTERFACE_FIELDS: Final = {
     DetectLocalMode.INTERFACE_NAME_PREFIX: "interfaceNamePrefix",
 }
 _INTERFACE_CHARACTERS_MAX: Final = 15
+DNS: Final = "dns:"
+"""Prefix of a planner address that stands for all addresses behind a name."""
+_OBJECT_NAME_CHARACTERS: Final = frozenset("abcdefghijklmnopqrstuvwxyz0123456789-.")
 
 
 def split_cidrs(text: str) -> list[str]:
@@ -103,3 +107,23 @@ def range_problems(name: str, value: int, low: int, high: int) -> Iterator[str]:
     """An integer within bounds."""
     if not low <= value <= high:
         yield f"{name}: {value} is not within {low}..{high}"
+
+
+def planner_address_problems(texts: Sequence[str]) -> Iterator[str]:
+    """`plannerAddresses`: `host:port`, `[v6]:port` or `dns:host:port`."""
+    for index, text in enumerate(texts):
+        if not is_address(text.removeprefix(DNS)):
+            yield f"plannerAddresses[{index}]: {text!r} is not host:port, [address]:port or dns:host:port"
+
+
+def api_server_problems(texts: Sequence[str]) -> Iterator[str]:
+    """`apiServers`: `host:port`, with or without `https://` in front."""
+    for index, text in enumerate(texts):
+        if not is_address(text.removeprefix("https://").rstrip("/")):
+            yield f"apiServers[{index}]: {text!r} is not host:port"
+
+
+def object_name_problems(name: str, text: str) -> Iterator[str]:
+    """The name of a Kubernetes object."""
+    if not (0 < len(text) <= 253 and set(text) <= _OBJECT_NAME_CHARACTERS):
+        yield f"{name}: {text!r} is not the name of an object"

@@ -79,7 +79,7 @@ def candidates_from_pb(messages: Iterable[pb.Candidate]) -> tuple[Candidate, ...
 
 def redirect_from_pb(message: pb.Redirect) -> Redirect:
     """A redirect, checked; a reason that is not known counts as NOT_OWNER, as the protocol says."""
-    known = message.reason in set(RedirectReason)
+    known = int(message.reason) in set(map(int, RedirectReason))
     return Redirect(
         candidates=candidates_from_pb(message.candidates),
         reason=RedirectReason(message.reason) if known else RedirectReason.NOT_OWNER,

@@ -4,6 +4,7 @@
     open()      -> Send(hello)
     receive(..) -> Commit(transaction, changes)  program this, then call `programmed`
                    Send(resync)                  our digest is not what the planner says it must be
+                   Redirected(redirect)          go to another planner
                    raises PlanProtocolError      close the stream and dial again
     programmed(..) -> Send(nack) for what could not be programmed, then Send(ack)
     tell_conditions() -> Send(conditions)        to a planner that knows them
@@ -14,6 +15,10 @@ States: OPENING --welcome--> WELCOMED --first commit with in_sync and the right 
 A transaction whose digest turns out different is still applied to the plan held: what it names is certain, only
 whether something else is missing is not. It does not bring the stream in sync, so nothing is cleaned up, and the
 planner is asked for the buckets that differ, at most RESYNCS_MAX times in a row.
+
+While a node moves from one planner to another, two sessions share one plan. Once the new one has brought its first
+transaction, the old one is told to `retire`: it is applied still, but what the plan should be is the new one's to say.
+When the old stream is closed the new one `confirm`s that the plan is what its planner takes it for.
 """
 
 from __future__ import annotations
@@ -23,9 +28,10 @@ from dataclasses import dataclass
 from typing import Final, TypeAlias
 
 from pointsman.plan.v1 import plan_service_pb2 as pb
+from pointsman_enforcer.core.candidates import Candidate, Redirect, candidates_from_pb, redirect_from_pb
 from pointsman_enforcer.core.conditions import ServiceConditions
 from pointsman_enforcer.core.drift import DriftReport
-from pointsman_enforcer.core.errors import PlanProtocolError
+from pointsman_enforcer.core.errors import PlannerSilentError, PlanProtocolError
 from pointsman_enforcer.core.messages import (
     TransactionBuilder,
     conditions_to_pb,
@@ -42,6 +48,8 @@ HEARTBEAT_SECONDS_DEFAULT: Final = 10.0
 HEARTBEAT_SECONDS_MIN: Final = 0.05
 HEARTBEAT_SECONDS_MAX: Final = 300.0
 SILENT_INTERVALS_MAX: Final = 3
+WELCOME_SECONDS: Final = 6.0
+"""Longest time from our hello to the welcome: a planner answers at once, whatever it is waiting for itself."""
 RESYNCS_MAX: Final = 3
 FAILURES_PER_NACK: Final = 500
 FAILURE_CHARACTERS_MAX: Final = 1000
@@ -68,7 +76,14 @@ class Commit:
     in_sync: bool
 
 
-Action: TypeAlias = Send | Commit
+@dataclass(frozen=True, slots=True)
+class Redirected:
+    """The planner sends us to others."""
+
+    redirect: Redirect
+
+
+Action: TypeAlias = Send | Commit | Redirected
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -122,8 +137,14 @@ class PlanSession:
         self._nonce = 0
         self._resyncs = 0
         self._position = NO_POSITION
+        self._expected = 0
+        """Digest that the planner takes the plan held to have."""
+        self._is_retiring = False
+        self._in_sync_nonce = 0
         self.is_in_sync = False
         self.planner_id = ""
+        self.candidates: tuple[Candidate, ...] = ()
+        """Planners of this node, best first, as the welcome says."""
         self.acknowledged_nonce = 0
 
     def open(self, now: float) -> list[Action]:
@@ -155,7 +176,29 @@ class PlanSession:
             raise PlanProtocolError("a second welcome")
         if message.HasField("transaction"):
             return self._receive_part(message.transaction, now)
+        if message.HasField("redirect"):
+            return [Redirected(redirect_from_pb(message.redirect))]
         return []
+
+    @property
+    def is_served(self) -> bool:
+        """Whether this planner's whole plan has been in the kernel."""
+        return self.is_in_sync and self.acknowledged_nonce >= self._in_sync_nonce
+
+    def retire(self) -> None:
+        """Another stream has brought the whole plan: what this one brings is applied, and nothing is asked of it."""
+        self._is_retiring = True
+
+    def confirm(self, now: float) -> list[Action]:
+        """Other streams are gone: if one of them has changed the plan behind this planner's back, ask for what differs.
+
+        Raises:
+            PlanProtocolError: it was asked too often in a row.
+        """
+        self._is_retiring = False
+        if not self.is_in_sync or self._store.digest == self._expected:
+            return []
+        return [self._resync(self._expected, now)]
 
     def programmed(self, result: Programmed, now: float) -> list[Action]:
         """Report the kernel's state: failures first, then the ack that covers everything up to the nonce."""
@@ -180,8 +223,8 @@ class PlanSession:
             PlanProtocolError: the planner has been silent for three intervals.
         """
         silence = now - self._heard_at
-        if silence >= SILENT_INTERVALS_MAX * self._interval:
-            raise PlanProtocolError(f"the planner has been silent for {silence:.1f} s")
+        if silence >= self._silence_max:
+            raise PlannerSilentError(f"the planner has been silent for {silence:.1f} s")
         if now - self._sent_at < self._interval:
             return []
         heartbeat = pb.Heartbeat(position=position_to_pb(self._position), digest=self._store.digest)
@@ -189,13 +232,18 @@ class PlanSession:
 
     def next_tick(self) -> float:
         """When `tick` should be called next."""
-        return min(self._sent_at + self._interval, self._heard_at + SILENT_INTERVALS_MAX * self._interval)
+        return min(self._sent_at + self._interval, self._heard_at + self._silence_max)
+
+    @property
+    def _silence_max(self) -> float:
+        return SILENT_INTERVALS_MAX * self._interval if self._is_welcomed else WELCOME_SECONDS
 
     def _receive_welcome(self, message: pb.StreamNodePlanResponse, now: float) -> list[Action]:
         if not message.HasField("welcome"):
             raise PlanProtocolError("the first message is not a welcome")
         self._is_welcomed = True
         self.planner_id = message.welcome.planner_id
+        self.candidates = candidates_from_pb(message.welcome.candidates)
         wanted = message.welcome.heartbeat_interval
         seconds = wanted.seconds + wanted.nanos / 1e9
         if seconds > 0:
@@ -219,18 +267,21 @@ class PlanSession:
         if transaction.facts is None and self._store.facts is None:
             raise PlanProtocolError(f"transaction {transaction.nonce}: the first one carries the facts about the node")
         changes = tuple(self._store.apply(transaction))
+        self._expected = transaction.digest
         is_equal = self._store.digest == transaction.digest
         if is_equal:
             self._resyncs = 0
-            self.is_in_sync = self.is_in_sync or transaction.in_sync
+            if transaction.in_sync and not self.is_in_sync:
+                self.is_in_sync, self._in_sync_nonce = True, transaction.nonce
         commit = Commit(transaction, changes, self.is_in_sync and is_equal)
-        return [commit] if is_equal else [commit, self._resync(transaction, now)]
+        is_settled = is_equal or self._is_retiring
+        return [commit] if is_settled else [commit, self._resync(transaction.digest, now)]
 
-    def _resync(self, transaction: Transaction, now: float) -> Send:
+    def _resync(self, expected: int, now: float) -> Send:
         if self._resyncs >= RESYNCS_MAX:
             raise PlanProtocolError(
                 f"after {RESYNCS_MAX} resyncs the plan's digest is {self._store.digest:016x} and the planner still "
-                f"says {transaction.digest:016x}"
+                f"says {expected:016x}"
             )
         self._resyncs += 1
         resync = pb.Resync(bucket_digests=self._store.bucket_digests)

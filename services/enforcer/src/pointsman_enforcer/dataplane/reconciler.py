@@ -141,8 +141,9 @@ class Reconciler(Generic[C]):
                 self._dirty[change.key] = self._programmed(change.key, change.old_digest)
         self._may_clean_up = self._may_clean_up or commit.in_sync
         pending = self._pending
-        if pending is None or pending.stream is not stream:
+        if pending is None:
             pending = self._pending = Pending(stream=stream, received_at=received_at, received_ns=received_ns)
+        pending.take_over(stream)
         transaction = commit.transaction
         pending.nonce, pending.position, pending.digest = transaction.nonce, transaction.position, self._store.digest
         pending.services += len(commit.changes)
@@ -372,6 +373,8 @@ class Reconciler(Generic[C]):
         """Nothing was reported: what was asked for is still owed, unless newer came meanwhile."""
         if self._pending is None:
             self._pending = asked
+        elif asked is not None:
+            self._pending.include(asked)
 
     def _report(self, pending: Pending, tally: Tally, started: float) -> None:
         now = self._clock.monotonic()

@@ -23,7 +23,7 @@ class Pending:
     """Transactions taken over and not yet reported. Not frozen: later ones are merged in, acks being cumulative."""
 
     stream: object = None
-    """Which stream they came by: the report goes there or nowhere."""
+    """Which stream the newest came by: the report goes there or nowhere."""
     nonce: int = 0
     position: Position = NO_POSITION
     digest: int = 0
@@ -32,6 +32,21 @@ class Pending:
     received_ns: int = 0
     services: int = 0
     origins: list[ChangeOrigin] = field(default_factory=list)
+    others: dict[object, tuple[int, Position]] = field(default_factory=dict)
+    """Nonce and position for other streams: while a node moves from planner to planner it has two."""
+
+    def take_over(self, stream: object) -> None:
+        """From now on the newest transaction is of this stream."""
+        if stream is not self.stream:
+            self.others.pop(stream, None)
+            self.others[self.stream] = (self.nonce, self.position)
+            self.stream = stream
+
+    def include(self, older: Pending) -> None:
+        """What was owed before is owed still, save where this has newer."""
+        for stream, answer in (*older.others.items(), (older.stream, (older.nonce, older.position))):
+            if stream is not self.stream:
+                self.others.setdefault(stream, answer)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

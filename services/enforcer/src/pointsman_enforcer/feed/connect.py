@@ -4,9 +4,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from os import uname
+from pathlib import Path
+from random import SystemRandom
 from typing import Any, Final
 
 import grpc.aio
@@ -15,10 +17,15 @@ from pointsman.plan.v1 import plan_service_pb2 as pb
 from pointsman_chassis.channel import open_channel
 from pointsman_chassis.clock import Clock
 from pointsman_enforcer.core.conditions import ServiceConditions
+from pointsman_enforcer.core.dialing import Dialer
 from pointsman_enforcer.core.plan_store import PlanStore
+from pointsman_enforcer.core.planner_directory import PlannerDirectory, PlannerMemory
 from pointsman_enforcer.dataplane import exec  # noqa: A004 - the door is named after what passes it
 from pointsman_enforcer.dataplane.base import Dataplane, ProxyMode
-from pointsman_enforcer.feed.plan_stream import PlanStream, StreamEvents, dial_order
+from pointsman_enforcer.disk.planner_file import save_planners
+from pointsman_enforcer.feed.known_planners import names_to_resolve
+from pointsman_enforcer.feed.plan_stream import PlanStream, StreamEvents
+from pointsman_enforcer.feed.planner_lookup import PlannerFinder
 from pointsman_enforcer.settings import EnforcerConfiguration
 from pointsman_model.wire.plan import settings_to_pb
 
@@ -35,6 +42,7 @@ _MODES: Final = {
 async def make_stream(
     *,
     config: EnforcerConfiguration,
+    directory: PlannerDirectory,
     node: str,
     instance: str,
     dataplane: Dataplane[Any],
@@ -43,16 +51,22 @@ async def make_stream(
     events: StreamEvents,
     clock: Clock,
 ) -> PlanStream:
-    """The stream of this node to the configured planners."""
+    """The stream of this node to the planners of a directory, see `planner_directory`."""
     host = {"kernel": uname().release, "nft": await asyncio.to_thread(_tool_version, "nft")}
 
     def channel(address: str) -> grpc.aio.Channel:
         return open_channel(address, security=config.security)
 
+    async def remember(memory: PlannerMemory) -> None:
+        await asyncio.to_thread(save_planners, Path(config.state_directory), memory)
+
+    finder = PlannerFinder(names=names_to_resolve(config), lookup=config.planner_lookup)
     return PlanStream(
-        addresses=dial_order(config.planner_addresses, node),
+        dialer=Dialer(directory, random=SystemRandom()),
         open_channel=channel,
         make_hello=make_hello(node=node, instance=instance, dataplane=dataplane, host=host),
+        look_up=finder.look_up,
+        remember=remember,
         store=store,
         conditions=conditions,
         events=events,
@@ -60,10 +74,12 @@ async def make_stream(
     )
 
 
-def make_hello(*, node: str, instance: str, dataplane: Dataplane[Any], host: dict[str, str]) -> Callable[[], pb.Hello]:
-    """A function that says who we are; the settings in effect may change with the node's facts."""
+def make_hello(
+    *, node: str, instance: str, dataplane: Dataplane[Any], host: dict[str, str]
+) -> Callable[[Sequence[str]], pb.Hello]:
+    """A function that says who we are, and whom we cannot reach; the settings in effect may change with the facts."""
 
-    def hello() -> pb.Hello:
+    def hello(unreachable: Sequence[str]) -> pb.Hello:
         return pb.Hello(
             node_name=node,
             instance_id=instance,
@@ -72,6 +88,7 @@ def make_hello(*, node: str, instance: str, dataplane: Dataplane[Any], host: dic
             capabilities=sorted(dataplane.capabilities),
             settings=settings_to_pb(dataplane.settings),
             host=host,
+            unreachable_planners=unreachable,
         )
 
     return hello

@@ -1,17 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The client of StreamNodePlan: moves bytes between a planner and a PlanSession, and dials again for ever.
+"""The client of StreamNodePlan: opens and closes streams as the Dialer says, for ever.
 
-Losing the stream removes nothing and forgets nothing: the plan held is the next stream's starting point. With several
-planners, nodes begin at different ones (by a hash of the node's name) and go on to the next when one fails.
+Losing a stream removes nothing and forgets nothing: the plan held is the next stream's starting point. While the node
+moves from one planner to another there are two streams, and both change the one plan.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
+import math
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from hashlib import blake2b
-from typing import Any, Final
 
 import grpc
 import grpc.aio
@@ -19,18 +18,16 @@ import structlog
 
 from pointsman.plan.v1 import plan_service_pb2 as pb
 from pointsman.plan.v1 import plan_service_pb2_grpc as pb_grpc
-from pointsman_chassis.backoff import Backoff
 from pointsman_chassis.clock import Clock, Timer
+from pointsman_chassis.errors import PointsmanError
+from pointsman_enforcer.core.candidates import Redirect
 from pointsman_enforcer.core.conditions import ServiceConditions
-from pointsman_enforcer.core.errors import PlanProtocolError
-from pointsman_enforcer.core.plan_session import Action, Commit, PlanSession, Programmed, Send
+from pointsman_enforcer.core.dialing import Action, Close, Dialer, Ending, LookUp, Open
+from pointsman_enforcer.core.errors import PlannerSilentError, PlanProtocolError
+from pointsman_enforcer.core.plan_session import Commit, PlanSession, Programmed
 from pointsman_enforcer.core.plan_store import PlanStore
-
-OUTBOX_MAX: Final = 1024
-"""Messages that may wait for a planner that does not read; then the stream is ended, and the next one catches up."""
-_HEALTHY_SECONDS: Final = 10.0
-"""A stream that lived this long resets the backoff, even if it never came in sync."""
-_TICK_SECONDS_MIN: Final = 0.01
+from pointsman_enforcer.core.planner_directory import PlannerMemory, Source
+from pointsman_enforcer.feed.connection import Connection, ConnectionEvents
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,184 +37,202 @@ class StreamEvents:
     committed: Callable[[Commit, object, float, int], None]
     """A transaction: with the stream, and when it came (monotonic seconds, wall clock nanoseconds)."""
     connected: Callable[[bool], None]
-    """A stream came in sync, or the one that was ended."""
+    """A stream came in sync, or one ended and no other is in sync."""
     resync: Callable[[], None]
     overflow: Callable[[], None]
-
-
-def dial_order(addresses: Sequence[str], node: str) -> tuple[str, ...]:
-    """The addresses in the order in which a node tries them: its own, and the same after each restart."""
-    return tuple(sorted(addresses, key=lambda each: blake2b(f"{node}\0{each}".encode(), digest_size=8).digest()))
+    redirected: Callable[[], None]
+    """A planner sent us to another."""
 
 
 class PlanStream:
-    """Keeps one stream to one of several planners."""
+    """Keeps a stream to one of the planners, and a second one while it moves."""
 
     def __init__(
         self,
         *,
-        addresses: Sequence[str],
+        dialer: Dialer,
         open_channel: Callable[[str], grpc.aio.Channel],
-        make_hello: Callable[[], pb.Hello],
+        make_hello: Callable[[Sequence[str]], pb.Hello],
+        look_up: Callable[[Source], Awaitable[Sequence[str]]],
+        remember: Callable[[PlannerMemory], Awaitable[None]],
         store: PlanStore,
         events: StreamEvents,
         clock: Clock,
         conditions: ServiceConditions | None = None,
-        backoff: Backoff | None = None,
     ) -> None:
-        self._addresses = tuple(addresses)
+        """`make_hello` takes the ids of planners that cannot be reached; `remember` keeps what is known on disk."""
+        self._dialer = dialer
         self._open_channel = open_channel
         self._make_hello = make_hello
+        self._look_up = look_up
+        self._remember = remember
         self._store = store
         self._events = events
         self._clock = clock
         self._conditions = conditions
-        self._backoff = backoff or Backoff(initial_seconds=0.1, maximum_seconds=10.0)
-        self._connection: _Connection | None = None
+        self._connections: dict[int, Connection] = {}
+        self._tasks: dict[int, asyncio.Task[None]] = {}
+        self._group = asyncio.TaskGroup()
+        self._timer: Timer | None = None
+        self._kept_memory = dialer.directory.memory
+        self._is_saving = False
+        self._log = structlog.get_logger("plan-stream")
+        self._connection_events = ConnectionEvents(
+            committed=self._committed,
+            welcomed=self._welcomed,
+            redirected=self._redirected,
+            resync=events.resync,
+            overflow=events.overflow,
+        )
 
     @property
     def planner_id(self) -> str:
-        """The planner of the present stream, empty when there is none."""
-        return self._connection.session.planner_id if self._connection is not None else ""
+        """The planner of the stream that is kept, empty when there is none."""
+        kept = self._connections.get(self._dialer.kept)
+        return "" if kept is None else kept.session.planner_id
 
     @property
     def is_in_sync(self) -> bool:
-        """Whether the present stream has brought the whole plan."""
-        return self._connection is not None and self._connection.session.is_in_sync
+        """Whether a present stream has brought the whole plan."""
+        return any(connection.session.is_in_sync for connection in self._connections.values())
 
     async def run(self) -> None:
         """Stream until cancelled."""
-        attempt = 0
-        while True:
-            address = self._addresses[attempt % len(self._addresses)]
-            started = self._clock.monotonic()
-            log = structlog.get_logger("plan-stream")
+        async with self._group:
+            self._perform(self._dialer.begin(self._clock.monotonic()))
             try:
-                await self._stream(address)
-                reason = "the planner ended the stream"
-            except grpc.aio.AioRpcError as error:
-                reason = f"{error.code().name}: {error.details()}"
-            except PlanProtocolError as error:
-                reason = str(error)
-            was_in_sync = self.is_in_sync
-            self._connection = None
-            self._events.connected(False)
-            if was_in_sync or self._clock.monotonic() - started > _HEALTHY_SECONDS:
-                self._backoff.reset()
-            else:
-                attempt += 1
-            delay = self._backoff.next_seconds()
-            log.warning("no plan stream; keeping what is programmed", planner=address, reason=reason, retry_in=delay)
-            await self._clock.sleep(delay)
+                await asyncio.get_running_loop().create_future()
+            finally:
+                if self._timer is not None:
+                    self._timer.cancel()
 
     def report(self, stream: object, programmed: Programmed) -> None:
-        """Send what the kernel has; of a transaction only to the stream that brought it, `stream` None to any."""
-        connection = self._connection
-        if connection is None or (stream is not None and stream is not connection):
-            return
-        if stream is None and not connection.session.is_in_sync:
-            return
-        connection.perform(connection.session.programmed(programmed, self._clock.monotonic()))
+        """Send what the kernel has: of a transaction only to the stream that brought it, `stream` None to all."""
+        for connection in list(self._connections.values()):
+            if stream is None and not connection.session.is_in_sync:
+                continue
+            if stream is None or stream is connection:
+                connection.perform(connection.session.programmed(programmed, self._clock.monotonic()))
+            if stream is connection and connection.session.is_served:
+                self._perform(self._dialer.served(connection.number, self._clock.monotonic()))
 
     def tell_conditions(self) -> None:
         """Send the conditions, which have changed; a stream that opens later tells of them by itself."""
-        if self._connection is not None:
-            self._connection.perform(self._connection.session.tell_conditions(self._clock.monotonic()))
+        for connection in self._connections.values():
+            connection.perform(connection.session.tell_conditions(self._clock.monotonic()))
 
-    async def _stream(self, address: str) -> None:
-        channel = self._open_channel(address)
-        try:
-            call = pb_grpc.PlanServiceStub(channel).StreamNodePlan()
-            now = self._clock.monotonic()
-            session = PlanSession(hello=self._make_hello(), store=self._store, now=now, conditions=self._conditions)
-            connection = self._connection = _Connection(call, session, self._events, self._clock)
-            await connection.serve()
-        finally:
-            await channel.close()
+    # -- what streams say --------------------------------------------------------------------------------------------
 
+    def _committed(self, connection: Connection, commit: Commit) -> None:
+        self._events.committed(commit, connection, self._clock.monotonic(), self._clock.wall_ns())
+        if not commit.in_sync:
+            return
+        self._events.connected(True)
+        for other in self._connections.values():
+            if other.number < connection.number:
+                other.session.retire()
 
-class _Connection:
-    """One stream while it lives; its identity names it in reports."""
+    def _welcomed(self, connection: Connection) -> None:
+        session = connection.session
+        self._log.info("planner reached", planner=session.planner_id, candidates=len(session.candidates))
+        now = self._clock.monotonic()
+        self._perform(self._dialer.welcomed(connection.number, session.planner_id, session.candidates, now))
 
-    def __init__(self, call: Any, session: PlanSession, events: StreamEvents, clock: Clock) -> None:
-        self._call = call
-        self.session = session
-        self._events = events
-        self._clock = clock
-        self._outbox: list[pb.StreamNodePlanRequest] = []
-        self._wake = asyncio.Event()
-        self._silence: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._timer: Timer | None = None
+    def _redirected(self, connection: Connection, redirect: Redirect) -> None:
+        self._events.redirected()
+        self._log.info(
+            "a planner sends us on",
+            planner=connection.session.planner_id,
+            to=[each.address for each in redirect.candidates],
+            reason=redirect.reason.name,
+            delay=redirect.delay_seconds,
+        )
+        self._perform(self._dialer.redirected(connection.number, redirect, self._clock.monotonic()))
 
-    async def serve(self) -> None:
-        """Run the stream to its end; raises what ended it."""
-        self._schedule_tick()
-        self.perform(self.session.open(self._clock.monotonic()))
-        tasks = [asyncio.create_task(work) for work in (self._read(), self._write())]
-        try:
-            done, _ = await asyncio.wait([*tasks, self._silence], return_when=asyncio.FIRST_COMPLETED)
-            for each in done:
-                each.result()
-        finally:
-            if self._timer is not None:
-                self._timer.cancel()
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
-            self._silence.cancel()
-            self._call.cancel()
+    # -- what the dialer says ----------------------------------------------------------------------------------------
 
-    def perform(self, actions: Sequence[Action]) -> None:
-        """Do what the session says: queue messages, hand over transactions."""
+    def _perform(self, actions: Sequence[Action]) -> None:
         for action in actions:
-            if isinstance(action, Send):
-                if action.message.HasField("resync"):
-                    self._events.resync()
-                self._outbox.append(action.message)
+            if isinstance(action, Open):
+                self._tasks[action.stream] = self._group.create_task(self._stream(action))
+            elif isinstance(action, Close):
+                self._close(action.stream)
             else:
-                self._events.committed(action, self, self._clock.monotonic(), self._clock.wall_ns())
-                if action.in_sync:
-                    self._events.connected(True)
-        if self._outbox:
-            self._wake.set()
+                self._group.create_task(self._find(action))
+        self._schedule()
+        if self._dialer.directory.memory != self._kept_memory and not self._is_saving:
+            self._is_saving = True
+            self._group.create_task(self._save())
 
-    async def _read(self) -> None:
-        async for message in _messages(self._call):
-            self.perform(self.session.receive(message, self._clock.monotonic()))
-            if message.HasField("welcome"):
-                self._schedule_tick()
+    def _close(self, number: int) -> None:
+        """Leave a stream; what is left of two is the one whose plan it has to be."""
+        self._connections.pop(number, None)
+        self._tasks.pop(number).cancel()
+        for connection in self._connections.values():
+            connection.confirm()
 
-    async def _write(self) -> None:
-        while True:
-            await self._wake.wait()
-            self._wake.clear()
-            while self._outbox:
-                if len(self._outbox) > OUTBOX_MAX:
-                    self._events.overflow()
-                    raise PlanProtocolError(f"the planner has not read {OUTBOX_MAX} messages")
-                await self._call.write(self._outbox.pop(0))
-
-    def _schedule_tick(self) -> None:
-        """Look at the session again when it wants to be; the welcome changes when that is."""
+    def _schedule(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
-        delay = max(self.session.next_tick() - self._clock.monotonic(), _TICK_SECONDS_MIN)
-        self._timer = self._clock.call_later(delay, self._tick)
+            self._timer = None
+        due = self._dialer.next_tick()
+        if due < math.inf:
+            delay = max(due - self._clock.monotonic(), 0.0)
+            self._timer = self._clock.call_later(delay, self._tick)
 
     def _tick(self) -> None:
+        self._perform(self._dialer.tick(self._clock.monotonic()))
+
+    async def _stream(self, opening: Open) -> None:
+        """One stream to its end, which the dialer is told of."""
+        ending, reason = await self._serve(opening)
+        connection = self._connections.pop(opening.stream, None)
+        self._tasks.pop(opening.stream, None)
+        for other in self._connections.values():
+            other.confirm()
+        if not self.is_in_sync:
+            self._events.connected(False)
+        self._log.warning(
+            "a plan stream ended; what is programmed stays",
+            planner=opening.target.address,
+            reason=reason,
+            was_in_sync=connection is not None and connection.session.is_in_sync,
+        )
+        self._perform(self._dialer.ended(opening.stream, ending, self._clock.monotonic()))
+
+    async def _serve(self, opening: Open) -> tuple[Ending, str]:
+        """How a stream ended, and why."""
         try:
-            self.perform(self.session.tick(self._clock.monotonic()))
+            channel = self._open_channel(opening.target.address)
+        except PointsmanError as error:
+            return Ending.LOST, str(error)
+        try:
+            call = pb_grpc.PlanServiceStub(channel).StreamNodePlan()
+            hello = self._make_hello(opening.unreachable)
+            now = self._clock.monotonic()
+            session = PlanSession(hello=hello, store=self._store, now=now, conditions=self._conditions)
+            connection = Connection(opening.stream, call, session, self._connection_events, self._clock)
+            self._connections[opening.stream] = connection
+            await connection.serve()
+        except grpc.aio.AioRpcError as error:
+            return Ending.LOST, f"{error.code().name}: {error.details()}"
+        except PlannerSilentError as error:
+            return Ending.SILENT, str(error)
         except PlanProtocolError as error:
-            if not self._silence.done():
-                self._silence.set_exception(error)
-            return
-        self._schedule_tick()
+            return Ending.FAULTY, str(error)
+        finally:
+            await channel.close()
+        return Ending.LOST, "the planner ended the stream"
 
+    async def _find(self, action: LookUp) -> None:
+        addresses = await self._look_up(action.source)
+        self._log.info("looked for planners", source=action.source.name, found=list(addresses))
+        self._perform(self._dialer.found(action.source, addresses, self._clock.monotonic()))
 
-async def _messages(call: Any) -> AsyncIterator[pb.StreamNodePlanResponse]:
-    """The messages of a call until it ends; AioRpcError when it ended badly."""
-    while True:
-        message = await call.read()
-        if message is grpc.aio.EOF:
-            return
-        yield message
+    async def _save(self) -> None:
+        try:
+            while (memory := self._dialer.directory.memory) != self._kept_memory:
+                self._kept_memory = memory
+                await self._remember(memory)
+        finally:
+            self._is_saving = False

@@ -1,0 +1,124 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Asks where planners are: the API server for the slices of their Service, name servers for their addresses.
+
+Neither needs a Service to work on this node: the API server is asked at a direct address, names are those that the
+node's own resolver answers. Whatever fails is logged and is an empty answer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+from urllib.parse import quote
+
+import msgspec
+import structlog
+
+from pointsman_chassis.errors import PointsmanError
+from pointsman_enforcer.core.candidates import is_address
+from pointsman_enforcer.core.planner_directory import Source
+from pointsman_enforcer.settings import PlannerLookupSettings
+
+_NAMES_TIMEOUT_SECONDS: Final = 5.0
+
+
+class _Conditions(msgspec.Struct, frozen=True):
+    ready: bool | None = None
+    terminating: bool | None = None
+
+
+class _Endpoint(msgspec.Struct, frozen=True):
+    addresses: list[str] = []
+    conditions: _Conditions = _Conditions()
+
+
+class _Port(msgspec.Struct, frozen=True):
+    name: str | None = None
+    port: int | None = None
+
+
+class _Slice(msgspec.Struct, frozen=True, rename={"address_type": "addressType"}):
+    address_type: str
+    endpoints: list[_Endpoint] | None = None
+    ports: list[_Port] | None = None
+
+
+class _SliceList(msgspec.Struct, frozen=True):
+    items: list[_Slice]
+
+
+class PlannerFinder:
+    """Makes the lookups of one node."""
+
+    def __init__(self, *, names: Sequence[str], lookup: PlannerLookupSettings) -> None:
+        """`names`: `host:port` each, to be resolved."""
+        self._names = tuple(names)
+        self._lookup = lookup
+
+    async def look_up(self, source: Source) -> list[str]:
+        """What a source says now, as `host:port`."""
+        try:
+            if source is Source.NAMES:
+                return await self._resolve()
+            return await asyncio.to_thread(self._read_slices)
+        except (PointsmanError, msgspec.DecodeError) as error:
+            log = structlog.get_logger("planner-lookup")
+            log.warning("planners could not be looked up", source=source.name, error=str(error))
+            return []
+
+    def _read_slices(self) -> list[str]:
+        # TLS and HTTP cost a megabyte or two that most nodes never need.
+        from pointsman_enforcer.feed import api_access  # noqa: PLC0415 - see above
+
+        lookup = self._lookup
+        if lookup.kubeconfig:
+            access = api_access.kubeconfig(Path(lookup.kubeconfig), lookup.api_servers)
+        else:
+            access = api_access.service_account(lookup.api_servers)
+        selector = quote(f"kubernetes.io/service-name={lookup.service}", safe="")
+        # Version 0 is answered from the API server's memory, not from etcd: nodes ask all at once after an outage.
+        path = f"/apis/discovery.k8s.io/v1/namespaces/{quote(lookup.namespace, safe='')}/endpointslices"
+        body = access.get(f"{path}?labelSelector={selector}&resourceVersion=0")
+        return addresses_of(body, lookup.port)
+
+    async def _resolve(self) -> list[str]:
+        found: dict[str, None] = {}
+        for name in self._names:
+            host, _, port = name.rpartition(":")
+            try:
+                async with asyncio.timeout(_NAMES_TIMEOUT_SECONDS):
+                    answers = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
+            except (OSError, UnicodeError, TimeoutError) as error:
+                log = structlog.get_logger("planner-lookup")
+                log.warning(
+                    "name of planners could not be resolved", name=host, error=str(error) or "no answer in time"
+                )
+                continue
+            for family, _, _, _, address in answers:
+                text = f"[{address[0]}]" if family == socket.AF_INET6 else str(address[0])
+                found[f"{text}:{port}"] = None
+        return [each for each in found if is_address(each)]
+
+
+def addresses_of(body: bytes, port_name: str) -> list[str]:
+    """The ready endpoints of a list of slices, at the port of this name; if none is ready, those not terminating.
+
+    Raises:
+        msgspec.DecodeError: this is no such list.
+    """
+    ready: dict[str, None] = {}
+    others: dict[str, None] = {}
+    for each in msgspec.json.decode(body, type=_SliceList).items:
+        ports = [port.port for port in each.ports or () if (port.name or "") == port_name and port.port]
+        for endpoint in each.endpoints or ():
+            is_ready = endpoint.conditions.ready is not False
+            if endpoint.conditions.terminating:
+                continue
+            for host in endpoint.addresses[:1]:
+                text = f"[{host}]" if each.address_type == "IPv6" else host
+                found = {f"{text}:{port}": None for port in ports if is_address(f"{text}:{port}")}
+                (ready if is_ready else others).update(found)
+    return list(ready or others)
