@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """One GET to the API server at a direct address, with the standard library.
 
-A client library would cost more memory than the rest of the enforcer, for one request after a cold boot. What a kubeconfig or a service account offers is read anew for each request, so rotated files are taken up.
+A client library would cost more memory than the rest of the enforcer, for one request after a cold boot. What a
+kubeconfig or a service account offers is read anew for each request, so rotated files are taken up.
 """
 
 from __future__ import annotations
