@@ -18,10 +18,13 @@ from pointsman_chassis.tracing import Tracing
 from pointsman_model.cluster import Change, ClusterObject, ClusterPosition, ObjectKey, key_of
 from pointsman_planner.api import control_service, plan_service
 from pointsman_planner.api.control_service import ControlService
+from pointsman_planner.api.entrance import Entrance
+from pointsman_planner.api.handover import Handover, HandoverPace
 from pointsman_planner.api.plan_service import PlanService
+from pointsman_planner.core.admission import AdmissionLimits
 from pointsman_planner.core.planner import Batch, Planner
 from pointsman_planner.core.priority import Priority
-from pointsman_planner.metrics import PlannerMetrics, StoreMetrics
+from pointsman_planner.metrics import PlannerMetrics, ShardingMetrics, StoreMetrics
 from pointsman_planner.store.memory_store import MemoryStore
 from pointsman_planner.store.node_status_store import NodeStatusStore
 from support.model_enforcer import ModelEnforcer
@@ -41,18 +44,35 @@ async def eventually(condition: Callable[[], bool], what: str) -> None:
 class PlanServer:
     """The server side: `put` and `remove` are the cluster."""
 
-    def __init__(self, *, heartbeat_seconds: float = 5.0, checks_identity: bool = False) -> None:
+    def __init__(
+        self,
+        *,
+        planner_id: str = "planner-under-test",
+        heartbeat_seconds: float = 5.0,
+        checks_identity: bool = False,
+        limits: AdmissionLimits | None = None,
+        pace: HandoverPace | None = None,
+    ) -> None:
         self.registry = Registry(process=False)
         self.planner = Planner(priority=Priority(["kube-system"]))
         self.store = NodeStatusStore(store=MemoryStore(), metrics=StoreMetrics(self.registry))
+        sharding = ShardingMetrics(self.registry)
+        self.handover = Handover(
+            planner_id=planner_id,
+            pace=pace or HandoverPace(),
+            metrics=sharding,
+            clock=SystemClock(),
+        )
         self.plans = PlanService(
             planner=self.planner,
-            planner_id="planner-under-test",
+            planner_id=planner_id,
             heartbeat_interval_seconds=heartbeat_seconds,
             metrics=PlannerMetrics(self.registry),
             tracing=Tracing(),
             clock=SystemClock(),
             report=self.store.report,
+            handover=self.handover,
+            entrance=Entrance(limits=limits or AdmissionLimits(), metrics=sharding, clock=SystemClock()),
             checks_identity=checks_identity,
         )
         self.revision = 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import os
 import socket
 
 import msgspec
@@ -26,9 +27,10 @@ from pointsman_planner.core.freshness import FreshnessSettings
 from pointsman_planner.core.planner import Batch, Planner
 from pointsman_planner.core.priority import Priority
 from pointsman_planner.feed.cluster_feed import ClusterFeed
-from pointsman_planner.metrics import PlannerMetrics, StoreMetrics
+from pointsman_planner.metrics import PlannerMetrics, ShardingMetrics, StoreMetrics
 from pointsman_planner.override_parts import OverrideOptions, OverrideParts
 from pointsman_planner.settings import PlannerSettings, shown_settings
+from pointsman_planner.shard import Shard, advertised_address
 from pointsman_planner.store.connection import Topology, check_files, parse_store_url
 from pointsman_planner.store.memory_store import MemoryStore
 from pointsman_planner.store.node_status_store import NodeStatusStore
@@ -57,6 +59,15 @@ class App:
         self._store = self._make_store()
         self._replicas = Replicas(store=self._store, metrics=self._store_metrics)
         self._statuses = NodeStatusStore(store=self._store, metrics=self._store_metrics)
+        self._shard = Shard(
+            settings=settings,
+            planner_id=self._planner_id,
+            store=self._store,
+            replicas=self._replicas,
+            metrics=ShardingMetrics(self._registry),
+            store_metrics=self._store_metrics,
+            clock=SystemClock(),
+        )
         self._plans = PlanService(
             planner=self._planner,
             planner_id=self._planner_id,
@@ -65,6 +76,8 @@ class App:
             tracing=self._tracing,
             clock=SystemClock(),
             report=self._statuses.report,
+            handover=self._shard.handover,
+            entrance=self._shard.entrance,
             checks_identity=not settings.security.insecure,
         )
         self._overrides = self._make_overrides()
@@ -81,6 +94,7 @@ class App:
         self._server.declare(control_service.SERVICE)
         self._overrides.serve(self._server)
         port = await self._server.start()
+        address = advertised_address(self._settings, port=port, pod_ip=os.environ.get("POD_IP", ""))
         http = await self._start_http()
         structlog.get_logger("planner").info(
             "listening", address=self._settings.listen_address, port=port, planner=self._planner_id
@@ -94,9 +108,11 @@ class App:
                     tasks.create_task(task_boundary("replicas", self._replicas.run())),
                     tasks.create_task(task_boundary("node status", self._statuses.run())),
                     tasks.create_task(task_boundary("overrides", self._overrides.run())),
-                    tasks.create_task(task_boundary("readiness", self._become_ready())),
+                    tasks.create_task(task_boundary("readiness", self._become_ready(address))),
+                    tasks.create_task(task_boundary("shard", self._shard.run(lambda: self._plans.streams))),
                 ]
                 await stop.wait()
+                await self._drain()
                 for task in running:
                     task.cancel()
         finally:
@@ -161,7 +177,13 @@ class App:
         self._plans.apply(batch)
         self._in_sync.set()
 
-    async def _become_ready(self) -> None:
+    async def _drain(self) -> None:
+        """Give the nodes away before anything is torn down."""
+        for service in (plan_service.SERVICE, control_service.SERVICE):
+            await self._server.set_serving(service, serving=False)
+        await self._shard.drain(lambda: self._plans.streams)
+
+    async def _become_ready(self, address: str) -> None:
         """Serve once the first complete view is in; never back, because a planner without watchers still serves."""
         await self._in_sync.wait()
         # The cluster's objects are here to stay: without this, each full garbage collection walks millions of them, and
@@ -170,6 +192,7 @@ class App:
         structlog.get_logger("planner").info("in sync", services=len(self._planner.cluster.services))
         for service in (plan_service.SERVICE, control_service.SERVICE, override_service.SERVICE):
             await self._server.set_serving(service, serving=True)
+        self._shard.join(address)
 
     async def _start_http(self) -> HttpServer:
         http = HttpServer(
@@ -196,6 +219,8 @@ class App:
         return Response(body=body, content_type=content_type)
 
     def _ready(self, _request: Request) -> Response:
+        if self._shard.is_draining:
+            return Response(body=b"gives its nodes to other planners, to end\n", status=503)
         if self._planner.is_in_sync:
             return Response(body=b"ok\n")
         return Response(body=b"not in sync with any watcher yet\n", status=503)

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any, Literal
 
 import msgspec
@@ -14,6 +15,7 @@ from pointsman_chassis.tls import TransportSecurity
 from pointsman_planner.store.connection import RedisSettings, shown_url
 
 KIND = "PlannerConfiguration"
+_HOST_AND_PORT = re.compile(r"[A-Za-z0-9._\-\[\]:%]{1,300}:[0-9]{1,5}")
 
 
 class MassDeleteGuardSettings(Settings, frozen=True, kw_only=True):
@@ -46,6 +48,42 @@ class OverrideSettings(Settings, frozen=True, kw_only=True):
     """Where this planner keeps them for its next start, before and without the store; empty = nowhere."""
 
 
+class ShardingSettings(Settings, frozen=True, kw_only=True):
+    """How planners share the nodes."""
+
+    lease: Duration = Duration(10)
+    """A planner not heard of for so long is dead, and its nodes belong to others; renewed three times in it."""
+    nodes_per_second: float = 20.0
+    """Nodes that are sent to another planner, after one joined."""
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot work."""
+        if not 0.2 <= self.lease <= 600:
+            raise ValueError(f"lease: {self.lease} is not within 200ms and 10m")
+        if not 0.1 <= self.nodes_per_second <= 10_000:
+            raise ValueError(f"nodesPerSecond: {self.nodes_per_second} is not within 0.1 and 10000")
+
+
+class AdmissionSettings(Settings, frozen=True, kw_only=True):
+    """How many nodes are brought up to date at once; the others keep what they have and wait."""
+
+    slots: int = 16
+    """So many at once."""
+    waiting_max: int = 1_000
+    """So many wait; more are told to come back."""
+    free_buckets: int = 64
+    """A node of whose 1,024 buckets no more than this differ needs no slot."""
+    slot_timeout: Duration = Duration(30)
+    """A node that needs longer goes on without its slot."""
+
+    def __post_init__(self) -> None:
+        """Refuse what would let nobody in."""
+        if self.slots < 1 or self.waiting_max < 0 or self.free_buckets < 0:
+            raise ValueError("slots must be at least 1, waitingMax and freeBuckets at least 0")
+        if self.slot_timeout <= 0:
+            raise ValueError(f"slotTimeout: {self.slot_timeout} is not positive")
+
+
 class PlannerSettings(Settings, frozen=True, kw_only=True):
     """PlannerConfiguration."""
 
@@ -53,6 +91,14 @@ class PlannerSettings(Settings, frozen=True, kw_only=True):
     """`host:port` of the watchers, any of which will do; tried in turn."""
     listen_address: str = "127.0.0.1:7402"
     """Where enforcers and controllers connect (gRPC)."""
+    advertise_address: str = ""
+    """`host:port` where enforcers reach this planner; empty = listenAddress, with $POD_IP if that is 0.0.0.0."""
+    drain_period: Duration = Duration(10)
+    """Before it ends, a planner gives its nodes to the others, spread over most of this; 0s = ends at once."""
+    sharding: ShardingSettings = ShardingSettings()
+    """Leases, and the pace of moves."""
+    admission: AdmissionSettings = AdmissionSettings()
+    """Nodes that reconnect all at once."""
     metrics_bind_address: str = "127.0.0.1:9402"
     """Where /metrics, /healthz, /readyz and /configz are served; empty = nowhere."""
     redis_url: str = msgspec.field(default="memory://", name="redisURL")
@@ -87,6 +133,10 @@ class PlannerSettings(Settings, frozen=True, kw_only=True):
         """Refuse what cannot work."""
         if not self.watcher_addresses:
             raise ValueError("watcherAddresses: at least one watcher is needed")
+        if self.advertise_address and _HOST_AND_PORT.fullmatch(self.advertise_address) is None:
+            raise ValueError(f"advertiseAddress: {self.advertise_address} is not host:port")
+        if not 0 <= self.drain_period <= 600:
+            raise ValueError(f"drainPeriod: {self.drain_period} is longer than 10m")
         if not 0.05 <= self.heartbeat_interval <= 300:
             raise ValueError(f"heartbeatInterval: {self.heartbeat_interval} is not within 50ms and 5m")
         if self.older_state_hold_for < 0:

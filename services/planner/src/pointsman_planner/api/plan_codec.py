@@ -37,6 +37,7 @@ _KINDS_MAX = 16
 _RECOVERED_MAX = 1000
 _CONDITIONS_MAX = 500
 _CAPABILITIES_MAX = 256
+_UNREACHABLE_MAX = 64
 _NODE_NAME = re.compile(r"[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?")
 
 
@@ -80,6 +81,7 @@ def _hello(message: pb.Hello) -> Hello:
         bucket_digests=_buckets(message.bucket_digests, "hello"),
         settings=settings_from_pb(message.settings) if message.HasField("settings") else None,
         position=ClusterPosition(epoch=message.position.epoch[:_TEXT_MAX], revision=message.position.revision),
+        unreachable_planners=frozenset(name[:_TEXT_MAX] for name in message.unreachable_planners[:_UNREACHABLE_MAX]),
     )
 
 

@@ -1,10 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""StreamNodePlan on gRPC: reads bytes into the session, writes the bytes it gives, keeps time.
+"""StreamNodePlan on gRPC: who is let in, what becomes of what enforcers say, and time.
 
-All decisions are the core's. Each stream is two tasks. The handler writes: it waits to be woken, then writes whatever
-the session wants to send, one part at a time, so flow control of a slow node holds up only that node, and its changes
-pile up as a set of keys. A reader feeds the session. One timer for all streams asks for heartbeats and ends silent
-streams.
+All decisions are the core's. `plan_stream` moves the bytes of a stream, `handover` says whether its node belongs here,
+`entrance` when it gets its first transaction. One timer for all streams asks for heartbeats and ends silent streams.
 """
 
 from __future__ import annotations
@@ -20,15 +18,19 @@ import structlog
 from pointsman_chassis.clock import Clock
 from pointsman_chassis.errors import PeerError, PointsmanError, StaleVersionError, UnavailableError, grpc_status
 from pointsman_chassis.server import raw_stream_stream
-from pointsman_chassis.tracing import AttributeValue, Tracing
+from pointsman_chassis.tracing import Tracing
 from pointsman_model.wire import WireError
 from pointsman_planner.api.condition_report import ConditionReport
+from pointsman_planner.api.entrance import Entrance
+from pointsman_planner.api.handover import Handover
 from pointsman_planner.api.node_identity import identities, may_stream
 from pointsman_planner.api.plan_codec import decode_message
+from pointsman_planner.api.plan_stream import Context, PlanStream
 from pointsman_planner.core import framing
-from pointsman_planner.core.messages import Conditions, Hello, Nack, ProtocolViolationError, Resync
+from pointsman_planner.core.messages import Conditions, Hello, Nack, Resync
 from pointsman_planner.core.node_session import NodeSession
 from pointsman_planner.core.override import OverrideChange
+from pointsman_planner.core.ownership import Verdict
 from pointsman_planner.core.planner import Applied, Batch, Planner
 from pointsman_planner.core.standing import Patience, connected_status, disconnected_status
 from pointsman_planner.core.status import NodeStatus
@@ -37,32 +39,8 @@ from pointsman_planner.metrics import PlannerMetrics
 SERVICE = "pointsman.plan.v1.PlanService"
 _HELLO_TIMEOUT_SECONDS = 10.0
 _SILENT_INTERVALS_MAX = 3
-
-_Context = Any
-"""grpc.aio's servicer context; its class is not public."""
-
-
-class _Stream:
-    """One open stream: its session, the wish to write, and why it must end."""
-
-    __slots__ = ("failure", "handler", "heard_at", "is_heartbeat_due", "is_over", "sent_at", "session", "wake")
-
-    def __init__(self, session: NodeSession, now: float) -> None:
-        self.session = session
-        self.wake = asyncio.Event()
-        self.is_heartbeat_due = False
-        self.is_over = False
-        """The enforcer closed its side."""
-        self.failure: PointsmanError | None = None
-        self.handler = asyncio.current_task()
-        self.heard_at = self.sent_at = now
-
-    def fail(self, error: PointsmanError) -> None:
-        """End the stream with this error, also when a write is stuck."""
-        if self.failure is None:
-            self.failure = error
-            if self.handler is not None:
-                self.handler.cancel()
+_TURNED_AWAY_SECONDS = 5.0
+"""Time for an enforcer that is not served to hang up."""
 
 
 class PlanService:
@@ -78,11 +56,12 @@ class PlanService:
         tracing: Tracing,
         clock: Clock,
         report: Callable[[NodeStatus], None],
+        handover: Handover,
+        entrance: Entrance,
         checks_identity: bool = False,
     ) -> None:
         self._planner = planner
         self._planner_id = planner_id
-        self._welcome = framing.welcome(planner_id, heartbeat_interval_seconds, framing.CAPABILITIES)
         self._interval = heartbeat_interval_seconds
         self._metrics = metrics
         self._conditions = ConditionReport(metrics)
@@ -90,11 +69,18 @@ class PlanService:
         self._clock = clock
         self._report = report
         self._checks_identity = checks_identity
-        self._streams: dict[str, _Stream] = {}
+        self._handover = handover
+        self._entrance = entrance
+        self._streams: dict[str, PlanStream] = {}
 
     def methods(self) -> Mapping[str, grpc.RpcMethodHandler[Any, Any]]:
         """For `GrpcServer.add_raw_service`."""
         return {"StreamNodePlan": raw_stream_stream(self.stream_node_plan, request_deserializer=None)}
+
+    @property
+    def streams(self) -> Mapping[str, PlanStream]:
+        """Open streams by node. Not to be changed by the caller."""
+        return self._streams
 
     def status(self, session: NodeSession) -> NodeStatus:
         """How far a connected node has come."""
@@ -122,7 +108,10 @@ class PlanService:
         for session in applied.marked:
             stream = self._streams.get(session.node)
             if stream is not None:
-                stream.wake.set()
+                stream.wake()
+        if not was_in_sync and self._planner.is_in_sync:
+            for stream in self._streams.values():
+                self._let_in(stream)
         if was_in_sync:
             self._metrics.compute.observe((ended_ns - started_ns) / 1e9)
         for traceparent in applied.traceparents:
@@ -132,7 +121,7 @@ class PlanService:
             )
         return applied
 
-    async def stream_node_plan(self, _requests: Any, context: _Context) -> None:
+    async def stream_node_plan(self, _requests: Any, context: Context) -> None:
         """One stream, from hello to its end."""
         try:
             hello = await self._hello(context)
@@ -146,22 +135,35 @@ class PlanService:
                 grpc.StatusCode.PERMISSION_DENIED, f"the certificate does not name node {hello.node_name}"
             )
             return
-        stream = self._open(hello)
-        reader = asyncio.create_task(self._read(stream, context), name=f"reader {hello.node_name}")
+        verdict = self._handover.judge(hello.node_name, hello.unreachable_planners)
+        if verdict is not Verdict.SERVE:
+            await self._turn_away(context, hello, verdict)
+            return
+        stream = self._open(hello, context)
         try:
-            await self._write(stream, context)
-        except asyncio.CancelledError:
-            if stream.failure is None:
-                raise
-            if stream.handler is not None:
-                stream.handler.uncancel()
+            await stream.carry(self._welcome(hello.node_name), lambda data: self._receive(stream, data))
         finally:
-            reader.cancel()
             self._close(stream)
         if stream.failure is not None:
             await context.abort(grpc_status(stream.failure), str(stream.failure))
 
-    async def _hello(self, context: _Context) -> Hello:
+    async def _turn_away(self, context: Context, hello: Hello, verdict: Verdict) -> None:
+        """Say where to go, and wait a while for the enforcer to hang up."""
+        structlog.get_logger("plan_service").info("enforcer sent on", node=hello.node_name, reason=verdict.value)
+        await context.write(self._welcome(hello.node_name))
+        await context.write(self._handover.redirect(hello.node_name, verdict, grace_seconds=_TURNED_AWAY_SECONDS))
+        try:
+            async with asyncio.timeout(_TURNED_AWAY_SECONDS):
+                while await context.read() is not grpc.aio.EOF:
+                    pass
+        except TimeoutError:
+            return
+
+    def _welcome(self, node: str) -> bytes:
+        candidates = self._handover.candidates(node)
+        return framing.welcome(self._planner_id, self._interval, framing.CAPABILITIES, candidates)
+
+    async def _hello(self, context: Context) -> Hello:
         try:
             async with asyncio.timeout(_HELLO_TIMEOUT_SECONDS):
                 data = await context.read()
@@ -176,23 +178,35 @@ class PlanService:
             raise PeerError(f"the first message must be hello, got {type(message).__name__.lower()}")
         return message
 
-    def _open(self, hello: Hello) -> _Stream:
+    def _open(self, hello: Hello, context: Context) -> PlanStream:
         older = self._streams.get(hello.node_name)
         if older is not None:
             self._metrics.rejected.labels("superseded").inc()
             older.fail(StaleVersionError(f"a newer stream of node {hello.node_name} took over"))
         session = self._planner.open(hello, now_ns=self._clock.wall_ns())
-        stream = self._streams[hello.node_name] = _Stream(session, self._clock.monotonic())
-        stream.wake.set()
+        session.hold()
+        stream = self._streams[hello.node_name] = PlanStream(
+            session, context, clock=self._clock, metrics=self._metrics, tracing=self._tracing
+        )
         self._metrics.streams.set(len(self._streams))
         self._report(self.status(session))
         structlog.get_logger("plan_service").info(
             "enforcer connected", node=hello.node_name, instance=hello.instance_id, version=hello.version
         )
+        if self._planner.is_in_sync:
+            self._let_in(stream)
         return stream
 
-    def _close(self, stream: _Stream) -> None:
+    def _let_in(self, stream: PlanStream) -> None:
+        """Its first transaction, now or when it is its turn; or another time."""
+        if not self._entrance.ask(stream):
+            message = self._handover.overloaded(stream.session.node, waiting=self._entrance.waiting)
+            stream.send(message)
+            stream.ends_at = self._clock.monotonic() + _TURNED_AWAY_SECONDS
+
+    def _close(self, stream: PlanStream) -> None:
         node = stream.session.node
+        self._entrance.done(stream)
         self._conditions.gone(stream.session.conditions)
         if self._streams.get(node) is stream:
             del self._streams[node]
@@ -206,68 +220,15 @@ class PlanService:
         self._report(disconnected_status(status, reason))
         structlog.get_logger("plan_service").info("enforcer disconnected", node=node, reason=reason)
 
-    async def _write(self, stream: _Stream, context: _Context) -> None:
-        await context.write(self._welcome)
-        session = stream.session
-        while not stream.is_over:
-            await stream.wake.wait()
-            stream.wake.clear()
-            while session.has_work:
-                await self._write_transaction(stream, context)
-            if stream.is_heartbeat_due:
-                stream.is_heartbeat_due = False
-                await context.write(session.heartbeat(now_ns=self._clock.wall_ns()))
-                stream.sent_at = self._clock.monotonic()
-
-    async def _write_transaction(self, stream: _Stream, context: _Context) -> None:
-        session = stream.session
-        started_ns = self._clock.wall_ns()
-        frame = session.next_transaction(now_ns=started_ns)
-        if frame is None:
-            return
-        traceparents = session.traces_in_flight
-        size = 0
-        for part in frame.parts():
-            size += len(part)
-            await context.write(part)
-        self._metrics.transactions.inc()
-        self._metrics.bytes_sent.inc(size)
-        stream.sent_at = self._clock.monotonic()
-        ended_ns = self._clock.wall_ns()
-        for traceparent in traceparents:
-            attributes: dict[str, AttributeValue] = {
-                "k8s.node.name": session.node,
-                "pointsman.nonce": frame.nonce,
-                "pointsman.bytes": size,
-            }
-            self._tracing.span("plan.send", parent=traceparent, start_ns=started_ns, attributes=attributes).end(
-                ended_ns
-            )
-
-    async def _read(self, stream: _Stream, context: _Context) -> None:
-        try:
-            while True:
-                data = await context.read()
-                if data is grpc.aio.EOF:
-                    stream.is_over = True
-                    stream.wake.set()
-                    return
-                self._receive(stream, data)
-        except (WireError, ProtocolViolationError) as error:
-            self._metrics.rejected.labels("protocol").inc()
-            stream.fail(PeerError(f"node {stream.session.node}: {error}"))
-        except grpc.aio.BaseError as error:
-            stream.fail(UnavailableError(f"node {stream.session.node}: the stream broke: {error}"))
-
-    def _receive(self, stream: _Stream, data: bytes) -> None:
+    def _receive(self, stream: PlanStream, data: bytes) -> None:
         session, now_ns = stream.session, self._clock.wall_ns()
-        stream.heard_at = self._clock.monotonic()
         message = decode_message(data)
         mismatches, conditions = session.mismatches, session.conditions
         acknowledged = session.receive(message, now_ns=now_ns)
         if session.mismatches != mismatches:
             self._metrics.mismatches.inc(session.mismatches - mismatches)
         if acknowledged is not None:
+            self._entrance.done(stream)
             self._metrics.acknowledged.observe(max(now_ns - acknowledged.built_ns, 0) / 1e9)
             for traceparent in acknowledged.traceparents:
                 self._tracing.span(
@@ -285,7 +246,7 @@ class PlanService:
             self._metrics.resyncs.inc()
             structlog.get_logger("plan_service").warning("node asked for a resync", node=session.node)
         if session.has_work:
-            stream.wake.set()
+            stream.wake()
         self._report(self.status(session))
 
     def _log_nack(self, node: str, nack: Nack) -> None:
@@ -304,10 +265,12 @@ class PlanService:
         while True:
             await self._clock.sleep(self._interval / 4)
             now = self._clock.monotonic()
+            self._entrance.keep_time()
             for stream in list(self._streams.values()):
-                if now - stream.heard_at > _SILENT_INTERVALS_MAX * self._interval:
+                if stream.ends_at is not None and now >= stream.ends_at:
+                    stream.finish()
+                elif now - stream.heard_at > _SILENT_INTERVALS_MAX * self._interval:
                     self._metrics.rejected.labels("silence").inc()
                     stream.fail(UnavailableError(f"node {stream.session.node} was silent for three intervals"))
                 elif now - stream.sent_at >= 0.75 * self._interval:
-                    stream.is_heartbeat_due = True
-                    stream.wake.set()
+                    stream.ask_heartbeat()

@@ -44,6 +44,8 @@ class Hello:
     capabilities: tuple[str, ...] = ()
     settings: DataplaneSettings | None = None
     position: ClusterPosition = field(default_factory=ClusterPosition)
+    unreachable_planners: frozenset[str] = frozenset()
+    """Ids of candidates that the enforcer could not reach."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

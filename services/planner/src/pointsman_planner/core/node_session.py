@@ -17,12 +17,11 @@ acknowledged is a digest, and the planner's digest for it at the new position is
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 from pointsman_model.cluster import ClusterPosition
-from pointsman_model.digest import DigestBuckets, bucket_of
+from pointsman_model.digest import bucket_of
 from pointsman_model.names import ServiceKey
 from pointsman_planner.core import framing
 from pointsman_planner.core.framing import TransactionFrame
@@ -40,38 +39,13 @@ from pointsman_planner.core.messages import (
     Resync,
 )
 from pointsman_planner.core.origins import Origin, Origins
+from pointsman_planner.core.plan_source import PlanSource
 from pointsman_planner.core.reached import ReachedLevels
 
 WINDOW = 2
 """Transactions in flight."""
 FAILURES_MAX = 1000
 """Refused services that are remembered for a node; more are counted only."""
-
-
-class PlanSource(Protocol):
-    """What a session reads; `core/planner.py` is the real one."""
-
-    @property
-    def position(self) -> ClusterPosition:
-        """What the plans below speak of."""
-
-    def digest(self, node: str) -> int:
-        """Digest of the node's plan now."""
-
-    def buckets(self, node: str) -> DigestBuckets:
-        """Its bucket sums."""
-
-    def services_in(self, buckets: Iterable[int]) -> list[ServiceKey]:
-        """All services of some buckets, in the order in which they should be programmed."""
-
-    def in_order(self, dirty: dict[ServiceKey, bool]) -> list[ServiceKey]:
-        """Dirty services (True = it lost endpoints) in the order in which they should be programmed."""
-
-    def update(self, key: ServiceKey, node: str) -> bytes | None:
-        """The node's plan of a service as an `updates` field; None when there is no such service."""
-
-    def facts(self, node: str) -> bytes:
-        """The node's facts, encoded."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +80,7 @@ class NodeSession:
         """Set when a newer stream of the same node took over."""
         self._source = source
         self._is_live = False
+        self._is_held = False
         self._first: Sequence[int] | None = hello.bucket_digests
         self._resync: Sequence[int] | None = None
         self._dirty: dict[ServiceKey, bool] = {}
@@ -132,6 +107,19 @@ class NodeSession:
     def go_live(self) -> None:
         """The planner is in sync and has attached the node: the first transaction may be built."""
         self._is_live = True
+
+    def hold(self) -> None:
+        """Build no transaction before `admit`; marks are taken in all the same."""
+        self._is_held = True
+
+    def admit(self) -> None:
+        """The first transaction may be built."""
+        self._is_held = False
+
+    @property
+    def differing_buckets(self) -> int:
+        """How much of the node's plan the first transaction has to bring, in buckets; once the session is live."""
+        return len(self._differing(self._first or None)[0]) if self._first is not None else 0
 
     def mark(self, key: ServiceKey, *, is_shrinking: bool, origin: Origin | None) -> None:
         """A service's plan for this node changed."""
@@ -251,7 +239,7 @@ class NodeSession:
     @property
     def has_work(self) -> bool:
         """Whether `next_transaction` would give one."""
-        if not self._is_live or len(self._in_flight) >= WINDOW:
+        if not self._is_live or self._is_held or len(self._in_flight) >= WINDOW:
             return False
         return self._first is not None or self._resync is not None or bool(self._dirty) or self._are_facts_dirty
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import replace
 
 import msgspec
@@ -38,16 +39,17 @@ class MemberStore:
     def __init__(
         self,
         *,
-        own: Member,
+        planner_id: str,
         store: Store,
         replicas: Replicas,
         lease_seconds: float,
         clock: Clock,
         metrics: ShardingMetrics,
         store_metrics: StoreMetrics,
-        on_change: Callable[[], None],
+        on_change: Callable[[tuple[Member, ...]], None],
     ) -> None:
-        self._own = own
+        self._planner_id = planner_id
+        self._own: Member | None = None
         self._store = store
         self._lease_seconds = lease_seconds
         self._clock = clock
@@ -55,31 +57,27 @@ class MemberStore:
         self._hostile = HostileValues(store_metrics)
         self._on_change = on_change
         self._membership = Membership(lease_seconds=lease_seconds)
-        self._has_joined = False
         self._joined_version = 0
         self._wake = asyncio.Event()
         # Only a hint: who lives is read from the store, since a replica lets records end while the store is away.
         replicas.add(PLANNERS, self._hear)
 
     @property
-    def own(self) -> Member:
-        """This planner."""
-        return self._own
-
-    @property
     def members(self) -> tuple[Member, ...]:
         """The planners that serve, as far as is known; frozen while the store is away."""
         return self._membership.members
 
-    def join(self) -> None:
+    def join(self, own: Member) -> None:
         """This planner is in sync: others may send nodes to it."""
-        self._has_joined = True
+        self._own = own
         self._wake.set()
 
-    def drain(self) -> None:
-        """This planner is going away: no node belongs to it any more."""
-        self._own = replace(self._own, is_draining=True)
-        self._wake.set()
+    async def drain(self) -> None:
+        """This planner is going away: no node belongs to it any more. Returns when that is known, or cannot be."""
+        if self._own is not None:
+            self._own = replace(self._own, is_draining=True)
+            with suppress(StoreUnavailableError):
+                await self._renew()
 
     async def run(self) -> None:
         """Renew the lease and read the members, for ever."""
@@ -98,12 +96,12 @@ class MemberStore:
 
     async def leave(self) -> None:
         """Give the lease back, if that is possible at once."""
-        if not self._has_joined:
+        if self._own is None:
             return
-        self._has_joined = False
+        self._own = None
         try:
             async with asyncio.timeout(_LEAVE_SECONDS):
-                await self._store.commit(PLANNERS, [Write(key=self._own.planner_id, value=None)])
+                await self._store.commit(PLANNERS, [Write(key=self._planner_id, value=None)])
         except (StoreUnavailableError, TimeoutError):
             structlog.get_logger("membership").warning("the lease could not be given back; it ends by itself")
 
@@ -115,9 +113,9 @@ class MemberStore:
             return
 
     async def _renew(self) -> None:
-        if self._has_joined:
+        if self._own is not None:
             value = msgspec.json.encode(self._own)
-            own = Write(key=self._own.planner_id, value=value, lives_seconds=self._lease_seconds)
+            own = Write(key=self._planner_id, value=value, lives_seconds=self._lease_seconds)
             done = await self._store.commit(PLANNERS, [own])
             self._joined_version = self._joined_version or done.head.version
         listed = await list_area(self._store, PLANNERS)
@@ -129,7 +127,7 @@ class MemberStore:
                 members=[member.planner_id for member in self.members if not member.is_draining],
                 draining=[member.planner_id for member in self.members if member.is_draining],
             )
-            self._on_change()
+            self._on_change(self.members)
 
     def _valid(self, records: Iterable[Record]) -> Iterator[Member]:
         for record in records:
@@ -143,13 +141,13 @@ class MemberStore:
 
     def _hear(self, changes: Changes) -> None:
         """The log told of a planner. Two processes of one id would take the nodes from each other."""
-        record = changes.get(self._own.planner_id)
-        other = self._hostile.decoded(PLANNERS, record, Member) if record is not None and self._has_joined else None
-        is_other = other is not None and other.instance_id != self._own.instance_id
-        if is_other and record is not None and 0 < self._joined_version < record.version:
-            structlog.get_logger("membership").error(
-                "another planner has the same plannerID; each needs its own", planner=self._own.planner_id
-            )
+        record, own = changes.get(self._planner_id), self._own
+        if record is not None and own is not None and 0 < self._joined_version < record.version:
+            other = self._hostile.decoded(PLANNERS, record, Member)
+            if other is not None and other.instance_id != own.instance_id:
+                structlog.get_logger("membership").error(
+                    "another planner has the same plannerID; each needs its own", planner=self._planner_id
+                )
         self._wake.set()
 
 

@@ -8,6 +8,7 @@ so only if no other planner has spoken of it since: the new owner's word must no
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 
 import msgspec
 
@@ -52,13 +53,11 @@ class NodeStatusStore:
         """Last known status; what is not known, or not readable now, is left out."""
         names = list(nodes)
         found: dict[str, NodeStatus] = {}
-        try:
+        with suppress(StoreUnavailableError):
             for start in range(0, len(names), WRITES_MAX):
                 records = (await self._store.read(NODES, names[start : start + WRITES_MAX])).records
                 found.update((name, status) for name, status in map(self._decoded, records.values()) if status)
-        except StoreUnavailableError:
-            return {}
-        return found
+        return found | {name: self._behind[name] for name in names if name in self._behind}
 
     async def run(self) -> None:
         """Write what was reported, for ever."""

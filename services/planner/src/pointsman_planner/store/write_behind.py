@@ -39,6 +39,12 @@ class WriteBehind(Generic[_T]):
     def __len__(self) -> int:
         return len(self._pending)
 
+    def __contains__(self, key: str) -> bool:
+        return key in self._pending
+
+    def __getitem__(self, key: str) -> _T:
+        return self._pending[key]
+
     def put(self, key: str, value: _T) -> None:
         """Keep the newest value of a key until it is written; more keys than fit are left out and counted."""
         if key not in self._pending and len(self._pending) >= self._keys_max:
