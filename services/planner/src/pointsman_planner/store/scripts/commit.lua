@@ -1,3 +1,4 @@
+-- SPDX-License-Identifier: Apache-2.0
 -- KEYS: hash and index of the area, log.
 -- ARGV: epoch of an area to be made, most records, 1 if the area evicts, longest log (0 = not told), version floor, then for each write
 --   key, condition ("" = none, else a version, "0" = absent), milliseconds to live (0 = for ever), "=" .. value or "-".

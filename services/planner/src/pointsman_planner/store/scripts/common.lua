@@ -1,3 +1,4 @@
+-- SPDX-License-Identifier: Apache-2.0
 -- What all scripts share. An area is a hash: ":epoch", ":version", and "/key" -> "version ends_at_ms value" for each record.
 -- Beside it stands an index of the records that end, by the moment at which they do.
 -- Everything under our prefix is ours: a key of another type, or a head that makes no sense, is removed and made anew.

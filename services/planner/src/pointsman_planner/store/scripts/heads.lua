@@ -1,3 +1,4 @@
+-- SPDX-License-Identifier: Apache-2.0
 -- KEYS: probe, log, then hash and index of each area. ARGV: epoch of areas to be made.
 -- Writes the probe, so that a store that refuses writes is noticed. Gives epoch and version of each area.
 redis.call('SET', KEYS[1], ARGV[1], 'PX', 60000)

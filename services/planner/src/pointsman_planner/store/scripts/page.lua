@@ -1,3 +1,4 @@
+-- SPDX-License-Identifier: Apache-2.0
 -- KEYS: hash and index of the area. ARGV: cursor.
 -- As read.lua, for the next records in the hash's own order, and the next cursor, and how many values are not ours.
 local epoch, version = head_of(KEYS[1])

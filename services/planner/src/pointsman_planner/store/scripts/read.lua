@@ -1,3 +1,4 @@
+-- SPDX-License-Identifier: Apache-2.0
 -- KEYS: hash of the area. ARGV: keys of records.
 -- Gives epoch, version and a list of key, version, milliseconds left (0 = never ends), value. Writes nothing.
 local epoch, version = head_of(KEYS[1])
