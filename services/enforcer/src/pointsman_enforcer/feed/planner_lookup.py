@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeAlias
 from urllib.parse import quote
 
 import msgspec
@@ -23,6 +23,8 @@ from pointsman_enforcer.core.planner_directory import Source
 from pointsman_enforcer.settings import PlannerLookupSettings
 
 _NAMES_TIMEOUT_SECONDS: Final = 5.0
+Resolve: TypeAlias = Callable[[str], Awaitable[Sequence[str]]]
+"""All addresses of a name; OSError or UnicodeError when there are none."""
 
 
 class _Conditions(msgspec.Struct, frozen=True):
@@ -53,10 +55,11 @@ class _SliceList(msgspec.Struct, frozen=True):
 class PlannerFinder:
     """Makes the lookups of one node."""
 
-    def __init__(self, *, names: Sequence[str], lookup: PlannerLookupSettings) -> None:
-        """`names`: `host:port` each, to be resolved."""
+    def __init__(self, *, names: Sequence[str], lookup: PlannerLookupSettings, resolve: Resolve | None = None) -> None:
+        """`names`: `host:port` each, to be resolved, by the node's resolver unless `resolve` is given."""
         self._names = tuple(names)
         self._lookup = lookup
+        self._resolve_name = resolve or resolve_name
 
     async def look_up(self, source: Source) -> list[str]:
         """What a source says now, as `host:port`."""
@@ -90,17 +93,22 @@ class PlannerFinder:
             host, _, port = name.rpartition(":")
             try:
                 async with asyncio.timeout(_NAMES_TIMEOUT_SECONDS):
-                    answers = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
+                    addresses = await self._resolve_name(host)
             except (OSError, UnicodeError, TimeoutError) as error:
                 log = structlog.get_logger("planner-lookup")
                 log.warning(
                     "name of planners could not be resolved", name=host, error=str(error) or "no answer in time"
                 )
                 continue
-            for family, _, _, _, address in answers:
-                text = f"[{address[0]}]" if family == socket.AF_INET6 else str(address[0])
-                found[f"{text}:{port}"] = None
-        return [each for each in found if is_address(each)]
+            texts = (f"[{each}]:{port}" if ":" in each else f"{each}:{port}" for each in addresses)
+            found.update((text, None) for text in texts if is_address(text))
+        return list(found)
+
+
+async def resolve_name(host: str) -> list[str]:
+    """All addresses of both families that the node's resolver has for a name."""
+    answers = await asyncio.get_running_loop().getaddrinfo(host, None, type=socket.SOCK_STREAM)
+    return [str(address[0]) for _, _, _, _, address in answers]
 
 
 def addresses_of(body: bytes, port_name: str) -> list[str]:
