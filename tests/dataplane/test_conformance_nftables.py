@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from conformance import generated
+from conformance import generated, report, systematic
 from conformance.alterations import ALTERATIONS
 from conformance.executors import pure
 from conformance.executors.kernel import KernelExecutor, groups
@@ -18,6 +18,8 @@ from conformance.table import all_rows, runnable
 pytestmark = pytest.mark.root
 ROWS = [row for row in runnable(all_rows(), "nftables") if row.check is None]
 GENERATED = tuple(generated.rows(8, seed=2026))
+SYSTEMATIC = tuple(systematic.some_worlds(systematic.covering(), 8))
+ROWS_MIN = 1000
 ALTERED_ROWS = [
     row
     for row in ROWS
@@ -75,9 +77,15 @@ def test_packets_go_where_the_catalogue_says(run: CatalogueRun, row: Row) -> Non
 
 
 @pytest.mark.parametrize("row", GENERATED, ids=[row.id for row in GENERATED])
-def test_the_kernel_does_what_the_plan_says_of_random_clusters(run: CatalogueRun, row: Row) -> None:
+def test_the_kernel_does_what_the_specification_says_of_random_clusters(run: CatalogueRun, row: Row) -> None:
     (result,) = run.executor.run_group([row])
     assert result.is_passed, "\n".join([row.summary, *map(str, result.failures)])
+
+
+def test_the_kernel_does_what_the_specification_says_when_everything_is_mixed(run: CatalogueRun) -> None:
+    results = [result for group in groups(SYSTEMATIC) for result in run.executor.run_group(group)]
+    assert len(results) >= ROWS_MIN
+    assert list(report.failures(results)) == []
 
 
 @pytest.mark.parametrize("fault", ALTERATIONS)

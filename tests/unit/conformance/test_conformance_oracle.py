@@ -20,6 +20,8 @@ SESSION_AFFINITY = 15
 """A choice that depends on earlier ones: its rows foretell it by themselves."""
 ROWS = [row for row in runnable(all_rows(), "nftables") if row.check is None and row.section != SESSION_AFFINITY]
 
+COVERING = list(systematic.covering())
+
 
 def blank(row: Row) -> Row:
     """The row without its expectations."""
@@ -27,10 +29,11 @@ def blank(row: Row) -> Row:
     return replace(row, steps=tuple(steps))
 
 
-@pytest.mark.parametrize("row", ROWS, ids=[row.id for row in ROWS])
-def test_the_oracle_says_what_the_catalogue_says(row: Row) -> None:
-    judged = oracle.judge(blank(row))
-    assert [step.probes for step in judged.steps] == [step.probes for step in row.steps]
+@pytest.mark.parametrize("section", sorted({row.section for row in ROWS}))
+def test_the_oracle_says_what_the_catalogue_says(section: int) -> None:
+    for row in (row for row in ROWS if row.section == section):
+        judged = oracle.judge(blank(row))
+        assert [step.probes for step in judged.steps] == [step.probes for step in row.steps], row.id
 
 
 @pytest.mark.parametrize("module", ["oracle", "oracle_endpoints", "oracle_addresses"])
@@ -62,11 +65,10 @@ def test_each_two_values_of_any_two_factors_meet_in_some_world() -> None:
 
 
 def test_generated_rows_are_the_same_each_time_and_enough_for_a_kernel() -> None:
-    first, again = (list(systematic.covering()) for _ in range(2))
-    assert first == again
-    assert len(list(systematic.for_kernel(first))) >= 1000
-    assert len({row.id for row in first}) == len(first)
-    outcomes = {row.steps[0].probes[0].expect.outcome for row in first}
+    assert list(systematic.covering()) == COVERING
+    assert len(list(systematic.for_kernel(COVERING))) >= 1000
+    assert len({row.id for row in COVERING}) == len(COVERING)
+    outcomes = {row.steps[0].probes[0].expect.outcome for row in COVERING}
     assert outcomes == set(Outcome)
 
 
@@ -77,8 +79,8 @@ def test_a_kernel_is_asked_a_fixed_part_of_each_product() -> None:
     assert len(rows) // 20 < len(chosen) < len(rows) // 5
 
 
-SAMPLE = [*systematic.sample(systematic.covering(), 4), *systematic.sample(systematic.topology(), 12)]
-SAMPLE += generated.rows(20, seed=2026)
+SAMPLE = [*systematic.some_worlds(COVERING, 3), *generated.rows(20, seed=2026)]
+"""Whole worlds, as a world costs more than to ask it something."""
 
 
 def test_the_plan_of_generated_clusters_is_what_the_specification_says() -> None:
