@@ -12,6 +12,8 @@ MODE ?= nftables
 KEEP ?=
 FULL ?=
 SECONDS ?= 60
+SEED ?= 1
+COUNT ?= 1000
 PYTEST_ARGS ?=
 
 .PHONY: help
@@ -77,6 +79,10 @@ conformance: $(SETUP) ## the packet-flow matrix against a real kernel: MODE=nfta
 .PHONY: fuzz
 fuzz: $(SETUP) ## hostile bytes into everything that takes bytes, with new values each time: SECONDS=60
 	$(BIN)/python tests/fuzz/run.py --seconds $(SECONDS)
+
+.PHONY: simulate
+simulate: $(SETUP) ## planners, streams and nodes in virtual time, seed by seed, against invariants: SEED=1 COUNT=1000
+	$(BIN)/python tests/simulation/run.py --seed $(SEED) --count $(COUNT)
 
 .PHONY: demo
 demo: $(SETUP) ## a cluster on this machine, put to the test (root); KEEP=1 leaves it up

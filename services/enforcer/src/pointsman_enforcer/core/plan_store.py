@@ -37,11 +37,6 @@ class PlanStore:
         """The plan of a service, None when the node holds none."""
         return self._plans.get(key)
 
-    def digest_of(self, key: ServiceKey) -> int:
-        """Digest of one service's plan, 0 when the node holds none."""
-        plan = self._plans.get(key)
-        return 0 if plan is None else plan_digest(key, plan)
-
     @property
     def digest(self) -> int:
         """Digest of the whole plan."""
