@@ -110,5 +110,10 @@ def explanation_to_pb(explanation: Explanation, position: ClusterPosition) -> pb
             masquerade=candidate.masquerade,
         )
     for excluded in explanation.exclusions:
-        message.exclusions.add(address=excluded.address, port=excluded.port, reason=excluded.reason)
+        message.exclusions.add(
+            address=excluded.address,
+            port=excluded.port,
+            reason=excluded.reason,
+            cause=pb.Exclusion.Cause.ValueType(excluded.cause),
+        )
     return message

@@ -9,10 +9,11 @@ from pointsman_model.names import ServiceKey, family_of
 from pointsman_model.packet import Fate, Outcome, Packet, trace_packet
 from pointsman_model.plan import DataplaneSettings, FrontendKind, NodePlan
 from pointsman_planner.core.assignment import plan_service, policy_of
-from pointsman_planner.core.categorize import Categorized, TopologyMode, categorize_endpoints, is_available
+from pointsman_planner.core.categorize import Categorized, categorize_endpoints
 from pointsman_planner.core.claims import Claim
 from pointsman_planner.core.cluster_state import ClusterState, PlannedService
-from pointsman_planner.core.service_state import PortEndpoint, PortState
+from pointsman_planner.core.exclusions import Cause, why_not
+from pointsman_planner.core.service_state import PortState
 from pointsman_planner.core.view import NodeView, view_of
 
 
@@ -21,6 +22,7 @@ class ExcludedEndpoint(NamedTuple):
 
     address: bytes
     port: int
+    cause: Cause
     reason: str
 
 
@@ -84,7 +86,7 @@ def _exclusions(
         sets = categorize_endpoints(port.endpoints, policy_of(planned.state, port), view.node_name, view.zone)
         is_local = _is_local_only(planned, port, outcome, chosen, sets)
         return tuple(
-            ExcludedEndpoint(e.address, e.port, _reason(e, node, sets, is_local=is_local))
+            ExcludedEndpoint(e.address, e.port, *why_not(e, node, sets, is_local=is_local))
             for e in port.endpoints
             if (e.address, e.port) not in chosen
         )
@@ -102,23 +104,3 @@ def _is_local_only(
     if is_internal or outcome.fate is Fate.DROP:
         return True
     return chosen == {(e.address, e.port) for e in sets.local}
-
-
-def _reason(endpoint: PortEndpoint, node: NodeView, sets: Categorized, *, is_local: bool) -> str:
-    name = node.facts.name
-    if not endpoint.ready and not (endpoint.serving and endpoint.terminating):
-        return endpoint.held_back or _unusable(endpoint)
-    if is_local and endpoint.node_name != name:
-        where = f"is on node {endpoint.node_name}" if endpoint.node_name is not None else "names no node"
-        return f"traffic policy is Local, and the endpoint {where}"
-    if not endpoint.ready:
-        return endpoint.held_back or "terminating, and there are ready endpoints"
-    if not is_local and not is_available(endpoint, sets.topology, name, node.zone):
-        if sets.topology is TopologyMode.NODE:
-            return f"its node hints ({', '.join(endpoint.node_hints)}) do not name node {name}"
-        return f"its zone hints ({', '.join(endpoint.zone_hints)}) do not name zone {node.zone}"
-    return "the packet is not forwarded"
-
-
-def _unusable(endpoint: PortEndpoint) -> str:
-    return "terminating and no longer serving" if endpoint.terminating else "not ready"

@@ -14,7 +14,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from pointsman_model.cluster import EndpointSlice, LoadBalancerMode, Service, ServicePort, SliceKey
+from pointsman_model.cluster import Endpoint, EndpointSlice, LoadBalancerMode, Service, ServicePort, SliceKey
 from pointsman_model.names import Family, Prefix, Protocol, ServiceKey, family_of, make_prefix
 
 
@@ -108,6 +108,11 @@ def captured_load_balancer_ips(service: Service, family: Family) -> tuple[bytes,
     )
 
 
+def endpoint_rank(endpoint: Endpoint, name: SliceKey, index: int) -> tuple[bool, bool, bool, SliceKey, int]:
+    """Of the endpoints that slices have for one address and port, the lowest counts; `index`: place in its slice."""
+    return (endpoint.terminating, not endpoint.ready, not endpoint.serving, name, index)
+
+
 def _port_state(port: ServicePort, family: Family, slices: list[EndpointSlice]) -> PortState:
     best: dict[tuple[bytes, int], tuple[tuple[bool, bool, bool, SliceKey, int], PortEndpoint]] = {}
     for item in slices:
@@ -116,7 +121,7 @@ def _port_state(port: ServicePort, family: Family, slices: list[EndpointSlice]) 
         numbers = {p.port for p in item.ports if p.name == port.name and p.protocol is port.protocol and p.port}
         for number in sorted(numbers):
             for index, e in enumerate(item.endpoints):
-                rank = (e.terminating, not e.ready, not e.serving, item.key, index)
+                rank = endpoint_rank(e, item.key, index)
                 pair = (e.address, number)
                 held = best.get(pair)
                 if held is None or rank < held[0]:
