@@ -108,8 +108,22 @@ def test_several_messages_of_one_datagram_are_all_read() -> None:
 def test_a_table_made_anew_by_others_is_not_to_be_trusted() -> None:
     gone = message(uapi.NFT_MSG_DELTABLE, V4, OURS)
     made = message(uapi.NFT_MSG_NEWTABLE, V4, OURS)
-    assert touched(gone, made).is_recreated
-    assert not touched(made, gone).is_recreated
+    assert touched(gone, made).remade == {V4}
+    assert touched(made, gone).remade == set()
+
+
+def test_a_set_of_ours_made_anew_by_others_is_not_to_be_trusted() -> None:
+    gone = message(uapi.NFT_MSG_DELSET, V4, OURS, text(2, "endpoints"))
+    made = message(uapi.NFT_MSG_NEWSET, V4, OURS, text(2, "endpoints"))
+    assert touched(gone, made).remade == {V4}
+    assert touched(made, gone).remade == set()
+    assert touched(made).remade == set(), "made again without having been deleted, it is as it was"
+
+
+def test_a_set_of_theirs_made_anew_is_only_removed() -> None:
+    gone = message(uapi.NFT_MSG_DELSET, V4, OURS, text(2, "__set0"))
+    made = message(uapi.NFT_MSG_NEWSET, V4, OURS, text(2, "__set0"))
+    assert touched(gone, made).remade == set()
 
 
 def test_what_cannot_be_read_counts_as_lost() -> None:

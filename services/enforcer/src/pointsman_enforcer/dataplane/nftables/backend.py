@@ -234,8 +234,7 @@ class NftablesDataplane:
         found = Mended(tuple(sorted(touched.kinds)), touched.process, touched.process_id)
         try:
             gone = {family for family, table in TABLES.items() if not self._nft.table_exists(table)}
-            if touched.is_recreated:
-                gone |= touched.deleted
+            gone |= touched.remade
             if gone:
                 applied = await self._rebuild(gone, renderings)
                 self._look_again_at(touched.without(gone))
@@ -243,7 +242,8 @@ class NftablesDataplane:
             repair = await asyncio.to_thread(self._plan_repair, touched, renderings, may_remove=may_remove)
             applied = await self._commit(repair.messages) if repair.messages else found.applied
             clients = await self.affinity.restore(family for family in Family if is_touched(touched, [family]))
-        except (KernelError, NftablesError) as error:
+        except (KernelError, NftablesError, ValueError) as error:
+            # ValueError: a set of ours has elements that are not of its kind, as somebody else made it.
             self._refusals += 1
             self._is_condemned = self._refusals > 1
             self._look_again_at(touched)

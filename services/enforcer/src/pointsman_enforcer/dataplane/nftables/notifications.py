@@ -13,7 +13,7 @@ from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Final
 
-from pointsman_enforcer.dataplane.nftables import uapi
+from pointsman_enforcer.dataplane.nftables import layout, uapi
 from pointsman_enforcer.dataplane.nftables.answers import read_answers
 from pointsman_enforcer.dataplane.nftables.attributes import name_of, parse
 from pointsman_enforcer.dataplane.nftables.elements import parse_elements
@@ -33,6 +33,7 @@ _ELEMENT_KINDS: Final = (uapi.NFT_MSG_NEWSETELEM, uapi.NFT_MSG_DELSETELEM)
 _CHAIN_KINDS: Final = (uapi.NFT_MSG_NEWCHAIN, uapi.NFT_MSG_DELCHAIN)
 _RULE_KINDS: Final = (uapi.NFT_MSG_NEWRULE, uapi.NFT_MSG_DELRULE)
 _TABLE_KINDS: Final = (uapi.NFT_MSG_NEWTABLE, uapi.NFT_MSG_DELTABLE)
+_OUR_SETS: Final = frozenset(spec.name for spec in layout.ALL_SETS)
 KEYS_MAX: Final = 32
 """Most elements of one set that are looked at one by one: 3 ms each with ten thousand services, the whole set 0.6 s."""
 
@@ -44,8 +45,10 @@ class Touched:
     kinds: set[str] = field(default_factory=set)
     deleted: set[Family] = field(default_factory=set)
     """Tables that were deleted."""
-    is_recreated: bool = False
-    """Whether a table was deleted and made anew by somebody else: nothing in it can be trusted, its sets included."""
+    remade: set[Family] = field(default_factory=set)
+    """Tables that somebody else deleted and made anew, or one of our sets in them: they may be of another kind."""
+    deleted_sets: set[tuple[Family, str]] = field(default_factory=set)
+    """Those of our sets that were deleted."""
     structure: set[Family] = field(default_factory=set)
     """Tables of which anything but elements was touched."""
     chains: set[tuple[Family, str]] = field(default_factory=set)
@@ -74,6 +77,16 @@ class Touched:
             self.keys.pop(which, None)
         self.sets.add(which)
 
+    def touch_set(self, which: tuple[Family, str], *, is_deleted: bool) -> None:
+        """A set was deleted, or made or changed."""
+        self.touch_elements(which, ())
+        if which[1] not in _OUR_SETS:
+            return
+        if is_deleted:
+            self.deleted_sets.add(which)
+        elif which in self.deleted_sets:
+            self.remade.add(which[0])
+
     def lose(self) -> None:
         """Some notifications are missing."""
         self.is_lost = True
@@ -84,6 +97,8 @@ class Touched:
         """What is left to be looked at when these families' tables are made anew: nothing if both are."""
         rest = Touched(
             deleted=self.deleted - families,
+            remade=self.remade - families,
+            deleted_sets={each for each in self.deleted_sets if each[0] not in families},
             structure=self.structure - families,
             chains={each for each in self.chains if each[0] not in families},
             sets={each for each in self.sets if each[0] not in families},
@@ -100,12 +115,13 @@ class Touched:
         """Also what `other` knows."""
         self.kinds |= other.kinds
         self.deleted |= other.deleted
+        self.remade |= other.remade
+        self.deleted_sets |= other.deleted_sets
         self.structure |= other.structure
         self.chains |= other.chains
         for which in other.sets:
             self.touch_elements(which, other.keys.get(which, ()))
         self.is_lost = self.is_lost or other.is_lost
-        self.is_recreated = self.is_recreated or other.is_recreated
         if other.process_id:
             self.process, self.process_id = other.process, other.process_id
 
@@ -169,7 +185,8 @@ class Notifications:
         touched.structure.add(family)
         if kind in _SET_KINDS:
             touched.kinds.add("set")
-            touched.touch_elements((family, name_of(attributes[uapi.NFTA_SET_NAME])), ())
+            which = (family, name_of(attributes[uapi.NFTA_SET_NAME]))
+            touched.touch_set(which, is_deleted=kind == uapi.NFT_MSG_DELSET)
         elif kind in _CHAIN_KINDS:
             touched.kinds.add("chain")
             touched.chains.add((family, name_of(attributes[uapi.NFTA_CHAIN_NAME])))
@@ -181,7 +198,7 @@ class Notifications:
             if kind == uapi.NFT_MSG_DELTABLE:
                 touched.deleted.add(family)
             elif family in touched.deleted:
-                touched.is_recreated = True
+                touched.remade.add(family)
         else:
             touched.kinds.add("other")
 
