@@ -41,12 +41,13 @@ class OverrideServiceStub:
       4. Optimistic concurrency: `etag` changes with every change of `spec` or `owner`, and with nothing else. A change that does not name the present
          etag fails with ABORTED and changes nothing; so nobody overwrites what he has not read.
       5. An override ends when it is deleted, or at `expire_time`. Lapsed ones are gone: renewing one fails with NOT_FOUND.
-      6. Calls that change something are answered when the store has it and the answering planner has it in its plans. While the store is away they
-         fail with UNAVAILABLE, and everything that was in force stays in force until it expires.
+      6. Calls that change something are answered when the store has it and the answering planner has it in its plans; ControlService.WaitConverged
+         then says when nodes have it. While the store is away they fail with UNAVAILABLE, and what was in force stays in force until it expires.
       7. What breaks a rule is refused with INVALID_ARGUMENT and every problem in words; nothing is corrected silently.
       8. Protocol of WatchOverrides: the server MUST send every override that matches as `applied`, then exactly one `synced`, then each change as it
-         happens: `applied` for one that is new or changed (renewed ones too), `removed` for one that is gone. A change MAY be left out when a newer one
-         of the same override follows. A client that reads too slowly is ended with RESOURCE_EXHAUSTED; to resume, open anew.
+         happens: `applied` for one that is new or changed (renewed ones too), `removed` for one that is gone. A client that reads slowly gets the newest
+         state of each override, and not each state. When the stream ends, the client opens it anew and drops what is not named before `synced`.
+      9. A traceparent (W3C) in the metadata of a call is the trace of the change, up to the kernel of each node.
     Before the planner is in sync calls fail with FAILED_PRECONDITION.
     """
 
@@ -83,12 +84,13 @@ class OverrideServiceAsyncStub(OverrideServiceStub):
       4. Optimistic concurrency: `etag` changes with every change of `spec` or `owner`, and with nothing else. A change that does not name the present
          etag fails with ABORTED and changes nothing; so nobody overwrites what he has not read.
       5. An override ends when it is deleted, or at `expire_time`. Lapsed ones are gone: renewing one fails with NOT_FOUND.
-      6. Calls that change something are answered when the store has it and the answering planner has it in its plans. While the store is away they
-         fail with UNAVAILABLE, and everything that was in force stays in force until it expires.
+      6. Calls that change something are answered when the store has it and the answering planner has it in its plans; ControlService.WaitConverged
+         then says when nodes have it. While the store is away they fail with UNAVAILABLE, and what was in force stays in force until it expires.
       7. What breaks a rule is refused with INVALID_ARGUMENT and every problem in words; nothing is corrected silently.
       8. Protocol of WatchOverrides: the server MUST send every override that matches as `applied`, then exactly one `synced`, then each change as it
-         happens: `applied` for one that is new or changed (renewed ones too), `removed` for one that is gone. A change MAY be left out when a newer one
-         of the same override follows. A client that reads too slowly is ended with RESOURCE_EXHAUSTED; to resume, open anew.
+         happens: `applied` for one that is new or changed (renewed ones too), `removed` for one that is gone. A client that reads slowly gets the newest
+         state of each override, and not each state. When the stream ends, the client opens it anew and drops what is not named before `synced`.
+      9. A traceparent (W3C) in the metadata of a call is the trace of the change, up to the kernel of each node.
     Before the planner is in sync calls fail with FAILED_PRECONDITION.
     """
 
@@ -121,12 +123,13 @@ class OverrideServiceServicer(metaclass=_abc_1.ABCMeta):
       4. Optimistic concurrency: `etag` changes with every change of `spec` or `owner`, and with nothing else. A change that does not name the present
          etag fails with ABORTED and changes nothing; so nobody overwrites what he has not read.
       5. An override ends when it is deleted, or at `expire_time`. Lapsed ones are gone: renewing one fails with NOT_FOUND.
-      6. Calls that change something are answered when the store has it and the answering planner has it in its plans. While the store is away they
-         fail with UNAVAILABLE, and everything that was in force stays in force until it expires.
+      6. Calls that change something are answered when the store has it and the answering planner has it in its plans; ControlService.WaitConverged
+         then says when nodes have it. While the store is away they fail with UNAVAILABLE, and what was in force stays in force until it expires.
       7. What breaks a rule is refused with INVALID_ARGUMENT and every problem in words; nothing is corrected silently.
       8. Protocol of WatchOverrides: the server MUST send every override that matches as `applied`, then exactly one `synced`, then each change as it
-         happens: `applied` for one that is new or changed (renewed ones too), `removed` for one that is gone. A change MAY be left out when a newer one
-         of the same override follows. A client that reads too slowly is ended with RESOURCE_EXHAUSTED; to resume, open anew.
+         happens: `applied` for one that is new or changed (renewed ones too), `removed` for one that is gone. A client that reads slowly gets the newest
+         state of each override, and not each state. When the stream ends, the client opens it anew and drops what is not named before `synced`.
+      9. A traceparent (W3C) in the metadata of a call is the trace of the change, up to the kernel of each node.
     Before the planner is in sync calls fail with FAILED_PRECONDITION.
     """
 

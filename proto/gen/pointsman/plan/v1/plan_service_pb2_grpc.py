@@ -65,7 +65,7 @@ class PlanServiceStub:
     new client of that address would get (the exceptions), and seeds into its kernel what it is sent, unless it remembers that client already, or
     the endpoint is in no set of its plan. Nothing breaks when a message of these is lost: a report is repeated as long as the exception lives.
     16. Order within a transaction: updates are sent in the order in which they should be programmed when they do not fit one kernel batch.
-    13. Trouble with a Service on this node that is no failure to program it (that is a `nack`) is told in `conditions`, which lists all there is and so
+    17. Trouble with a Service on this node that is no failure to program it (that is a `nack`) is told in `conditions`, which lists all there is and so
     replaces what was told before. The enforcer MUST NOT send it to a planner whose `welcome` lacks the capability `conditions`. To others it MUST send
     it whenever the list changes and, unless it is empty, once after `welcome`. The planner shows it to people; it MUST NOT decide anything by it.
     Messages are at most 1 MiB.
@@ -124,7 +124,7 @@ class PlanServiceServicer:
     new client of that address would get (the exceptions), and seeds into its kernel what it is sent, unless it remembers that client already, or
     the endpoint is in no set of its plan. Nothing breaks when a message of these is lost: a report is repeated as long as the exception lives.
     16. Order within a transaction: updates are sent in the order in which they should be programmed when they do not fit one kernel batch.
-    13. Trouble with a Service on this node that is no failure to program it (that is a `nack`) is told in `conditions`, which lists all there is and so
+    17. Trouble with a Service on this node that is no failure to program it (that is a `nack`) is told in `conditions`, which lists all there is and so
     replaces what was told before. The enforcer MUST NOT send it to a planner whose `welcome` lacks the capability `conditions`. To others it MUST send
     it whenever the list changes and, unless it is empty, once after `welcome`. The planner shows it to people; it MUST NOT decide anything by it.
     Messages are at most 1 MiB.
@@ -193,7 +193,7 @@ class PlanService:
     new client of that address would get (the exceptions), and seeds into its kernel what it is sent, unless it remembers that client already, or
     the endpoint is in no set of its plan. Nothing breaks when a message of these is lost: a report is repeated as long as the exception lives.
     16. Order within a transaction: updates are sent in the order in which they should be programmed when they do not fit one kernel batch.
-    13. Trouble with a Service on this node that is no failure to program it (that is a `nack`) is told in `conditions`, which lists all there is and so
+    17. Trouble with a Service on this node that is no failure to program it (that is a `nack`) is told in `conditions`, which lists all there is and so
     replaces what was told before. The enforcer MUST NOT send it to a planner whose `welcome` lacks the capability `conditions`. To others it MUST send
     it whenever the list changes and, unless it is empty, once after `welcome`. The planner shows it to people; it MUST NOT decide anything by it.
     Messages are at most 1 MiB.
