@@ -157,3 +157,15 @@ def test_removing_the_plan_may_be_repeated(tmp_path: Path) -> None:
 def test_a_stub_of_a_file_is_no_plan(tmp_path: Path, size: int) -> None:
     (tmp_path / "plan.log").write_bytes(b"pmplan\x00\x01"[:size])
     assert len(load_plan(tmp_path).store) == 0
+
+
+async def test_a_transaction_that_did_not_come_out_as_its_planner_meant_is_no_damage(tmp_path: Path) -> None:
+    async with journal(tmp_path) as held:
+        held.change({key(1): b"one"}, is_whole=True)
+        await held.is_written()
+        wrong = Transaction(nonce=2, updates={key(2): b"two"}, digest=12345, in_sync=True)
+        held.store.apply(wrong)
+        held.journal.record(wrong)
+        held.change({key(3): b"three"})
+        await held.is_written()
+    assert load_plan(tmp_path).problem == ""

@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import BinaryIO, Final
 
@@ -91,7 +92,13 @@ class PlanJournal:
         self._log_bytes = self._snapshot_bytes = loaded.good_bytes
 
     def record(self, transaction: Transaction) -> None:
-        """The plan held has changed by this transaction."""
+        """The plan held has changed by this transaction, just now.
+
+        What is written is the digest that the plan has, which need not be the one that the planner meant: a record
+        whose digest is not that of the plan would count as damage, and what came after it as lost.
+        """
+        if transaction.digest != self._store.digest:
+            transaction = replace(transaction, digest=self._store.digest, in_sync=False)
         self._queue.append(transaction)
         if len(transaction.updates) + len(transaction.removals) > _LARGE_TRANSACTION or transaction.replaces_all:
             self._must_rewrite = True

@@ -4,6 +4,8 @@
     hello -> waiting for the planner's own sync -> first transaction (buckets that differ) -> live
                                                         live: mark* -> transaction -> ack
     at any time: resync -> a transaction that replaces what differs
+                 a heartbeat with another digest than was sent -> a transaction, empty if need be: its digest makes the
+                 enforcer ask for a resync; if it does not, everything is replaced, once
 
 A change only marks a service dirty. A transaction is built when the writer asks for one, from the state of that
 moment, and takes everything that is dirty; so after it the node's plan *is* the planner's plan of that moment, and
@@ -44,6 +46,8 @@ from pointsman_planner.core.reached import ReachedLevels
 
 WINDOW = 2
 """Transactions in flight."""
+DOUBTS_MAX = 3
+"""After so many heartbeats with a wrong digest in a row, from an enforcer that asks for nothing, all is sent again."""
 FAILURES_MAX = 1000
 """Refused services that are remembered for a node; more are counted only."""
 
@@ -91,7 +95,9 @@ class NodeSession:
         self._sent: tuple[ClusterPosition, int] | None = None
         self._acked: tuple[ClusterPosition, int, int] | None = None
         self._failures: dict[ServiceKey, tuple[Failure, int]] = {}
-        self._replaced_after_mismatch = False
+        self._doubts = 0
+        """Heartbeats in a row whose digest was not what was sent."""
+        self._is_probe_due = False
         self.drift: Drift | None = None
         """The newest repair that the enforcer told of."""
         self.conditions = Conditions()
@@ -210,15 +216,22 @@ class NodeSession:
                 self._failures[failure.service] = (failure, nack.nonce)
 
     def _receive_heartbeat(self, heartbeat: Heartbeat) -> None:
-        if self._in_flight or self._sent is None or self._first is not None or self._resync is not None:
+        if self._sent is None or self._first is not None or self._resync is not None or self._is_probe_due:
             return
-        is_match = heartbeat.digest == self._sent[1]
-        self._count_mismatch(is_match=is_match)
-        if is_match:
-            self._replaced_after_mismatch = False
-        elif not self._replaced_after_mismatch:
-            # Everything was acknowledged and still the plans differ: replace all of it, once until they agree again.
-            self._replaced_after_mismatch = True
+        if heartbeat.digest == self._sent[1]:
+            self._doubts = 0
+            return
+        self._doubts += 1
+        if self._in_flight:
+            # It crossed what is on its way, or that was lost. One more transaction costs little, and settles it.
+            self._is_probe_due = True
+            if len(self._in_flight) >= WINDOW:
+                self._origins.keep_traces(self._in_flight.popleft().traceparents)
+            return
+        self._count_mismatch(is_match=False)
+        if self._doubts == 1:
+            self._is_probe_due = True
+        elif self._doubts == DOUBTS_MAX:
             self._first = ()
 
     def _receive_resync(self, resync: Resync) -> None:
@@ -241,7 +254,7 @@ class NodeSession:
         """Whether `next_transaction` would give one."""
         if not self._is_live or self._is_held or len(self._in_flight) >= WINDOW:
             return False
-        return self._first is not None or self._resync is not None or bool(self._dirty) or self._are_facts_dirty
+        return self._has_unsent
 
     def next_transaction(self, *, now_ns: int) -> TransactionFrame | None:
         """The next transaction, built from the present state; None when nothing is to be said or the window is full."""
@@ -308,7 +321,7 @@ class NodeSession:
     def _forget_pending(self) -> None:
         self._first = self._resync = None
         self._dirty = {}
-        self._are_facts_dirty = False
+        self._are_facts_dirty = self._is_probe_due = False
         self._origins.clear()
 
     def heartbeat(self, *, now_ns: int) -> bytes:
@@ -321,9 +334,12 @@ class NodeSession:
     @property
     def has_pending(self) -> bool:
         """Whether something waits to be sent, or to be acknowledged."""
-        return bool(
-            self._first is not None or self._resync is not None or self._dirty or self._are_facts_dirty
-        ) or bool(self._in_flight)
+        return self._has_unsent or bool(self._in_flight)
+
+    @property
+    def _has_unsent(self) -> bool:
+        is_asked = self._first is not None or self._resync is not None or self._is_probe_due
+        return is_asked or bool(self._dirty) or self._are_facts_dirty
 
     @property
     def is_converged(self) -> bool:
