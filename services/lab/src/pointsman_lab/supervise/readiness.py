@@ -44,11 +44,11 @@ def http_ok(host: str, port: int, path: str, *, tls: ssl.SSLContext | None = Non
     return check
 
 
-def redis_ping(host: str, port: int) -> Check:
+def redis_ping(host: str, port: int, *, tls: ssl.SSLContext | None = None) -> Check:
     """Whether a Redis answers PING."""
 
     async def check() -> bool:
-        return (await _exchange(asyncio.open_connection(host, port), b"PING\r\n")).startswith(b"+PONG")
+        return (await _exchange(asyncio.open_connection(host, port, ssl=tls), b"PING\r\n")).startswith(b"+PONG")
 
     return check
 

