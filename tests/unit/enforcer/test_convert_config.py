@@ -96,6 +96,30 @@ def test_kubesprays_ipvs_takes_masquerading_from_the_iptables_section() -> None:
     assert "mode ipvs does not read it" in reason(conversion, "iptables.syncPeriod")
 
 
+def test_kinds_file_has_metadata_that_nobody_reads() -> None:
+    conversion = example("kind")
+    assert conversion.fields == {
+        "mode": "nftables",
+        "nodePortAddresses": EVERYWHERE,
+        "nftables": {"minSyncPeriod": "1s"},
+        "conntrack": {"maxPerCore": 0},
+    }
+    found = outcomes(conversion)
+    assert found["metadata.name"] is Outcome.IGNORED
+    assert found["iptables.minSyncPeriod"] is Outcome.CHANGED
+    assert found["conntrack.maxPerCore"] is Outcome.CARRIED
+    assert conversion.config.conntrack.sysctls().maximum(cores=64) == 0
+
+
+def test_zeros_of_a_user_namespace_leave_the_host_alone() -> None:
+    conversion = example("rootless")
+    assert conversion.fields["conntrack"] == {
+        "maxPerCore": 0,
+        "tcpCloseWaitTimeout": "0s",
+        "tcpEstablishedTimeout": "0s",
+    }
+
+
 def test_a_minimal_file_for_nftables_stays_what_it_is() -> None:
     conversion = example("minimal")
     assert conversion.fields == {"mode": "nftables", "clusterCIDR": "10.0.0.0/16,fd00:10::/56"}
@@ -167,7 +191,7 @@ def test_every_field_has_a_fate_in_every_mode(mode: str) -> None:
         assert fate.reason or fate.outcome is Outcome.CARRIED, path
 
 
-@pytest.mark.parametrize("name", ["kubeadm", "kubespray-ipvs", "minimal", "every-field"])
+@pytest.mark.parametrize("name", ["kubeadm", "kind", "rootless", "kubespray-ipvs", "minimal", "every-field"])
 def test_what_is_written_is_a_configuration_of_ours(name: str) -> None:
     stdout, stderr = io.StringIO(), io.StringIO()
     convert_file(str(EXAMPLES / f"{name}.yaml"), stdout=stdout, stderr=stderr)

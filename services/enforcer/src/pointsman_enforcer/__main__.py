@@ -10,6 +10,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from msgspec import structs
+
 from pointsman_chassis.errors import ConfigError
 from pointsman_chassis.lifecycle import Stop, run
 from pointsman_chassis.logs import configure_logging
@@ -37,10 +39,12 @@ async def _main(arguments: argparse.Namespace, stop: Stop) -> int:
         convert_file(arguments.convert_config)
         return 0
     config = load_settings(arguments.config, EnforcerConfiguration, KIND)
+    if arguments.hostname_override:
+        config = structs.replace(config, hostname_override=arguments.hostname_override)
     if arguments.write_config_to:
         write_settings(arguments.write_config_to, config, KIND)
         return 0
-    node = node_name(arguments.hostname_override or config.hostname_override)
+    node = node_name(config.hostname_override)
     configure_logging("enforcer", level=config.logging.level, format=config.logging.format, fields={"node": node})
     from pointsman_enforcer.app import Enforcer, make_dataplane  # noqa: PLC0415 - the other options do without
 

@@ -2,7 +2,8 @@
 """KubeProxyConfiguration, kubeproxy.config.k8s.io/v1alpha1, as kube-proxy 1.36 reads it.
 
 Every field is optional, and an empty value is no value: that is how kube-proxy's own defaulting sees it, and how tools
-such as kubeadm write a file in which nothing is set. Two fields of older releases are known by name.
+such as kubeadm write a file in which nothing is set. Fields of older releases that files
+still have are known by name.
 """
 
 from __future__ import annotations
@@ -100,6 +101,8 @@ class DetectLocal(Settings, frozen=True):
 class Conntrack(Settings, frozen=True):
     """The connection table."""
 
+    max: int | None = None
+    """Until 1.14."""
     max_per_core: int | None = None
     min: int | None = None
     tcp_established_timeout: Duration | None = None
@@ -165,6 +168,8 @@ class KubeProxyConfiguration(Settings, frozen=True):
     config_sync_period: Duration | None = None
     port_range: str | None = None
     windows_run_as_service: bool | None = None
+    metadata: dict[str, Any] | None = None
+    """What kind writes, as if this were an object of the API."""
     udp_idle_timeout: Duration | None = None
     """Until 1.25."""
     resource_container: str | None = None

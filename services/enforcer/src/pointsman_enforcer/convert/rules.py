@@ -62,6 +62,8 @@ REASONS: Final[Mapping[str, str]] = MappingProxyType(
         "portRange": "left over from the userspace mode; kube-proxy does not read it either",
         "udpIdleTimeout": "of the userspace mode, which kube-proxy no longer has",
         "resourceContainer": "kube-proxy no longer has it",
+        "conntrack.max": "kube-proxy no longer has it; conntrack.maxPerCore and conntrack.min set the maximum",
+        "metadata": "kube-proxy does not read it either",
         "enableProfiling": "there is no profiling page",
         "showHiddenMetricsForVersion": "no metrics are hidden",
         "logging.flushFrequency": _LOGS,
@@ -87,7 +89,7 @@ def fate_of(path: str, value: Any, situation: Situation) -> Fate:
     if section in {"iptables", "ipvs", "nftables"}:
         return _in_section_of_mode(section, name, value, situation)
     rule = _RULES.get(path) or _RULES.get(section)
-    if rule is not None:
+    if rule is not None and path not in REASONS:
         return rule(path, value, situation)
     return Fate(Outcome.IGNORED, REASONS.get(path) or REASONS.get(section) or REASONS[_parent(path)])
 
