@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import grpc
@@ -32,8 +33,8 @@ from pointsman_planner.core.node_session import NodeSession
 from pointsman_planner.core.override import OverrideChange
 from pointsman_planner.core.ownership import Verdict
 from pointsman_planner.core.planner import Applied, Batch, Planner
-from pointsman_planner.core.standing import Patience, connected_status, disconnected_status
-from pointsman_planner.core.status import NodeStatus
+from pointsman_planner.core.standing import Patience, Standings, connected_status, disconnected_status
+from pointsman_planner.core.status import NodeState, NodeStatus
 from pointsman_planner.metrics import PlannerMetrics
 
 SERVICE = "pointsman.plan.v1.PlanService"
@@ -61,7 +62,6 @@ class PlanService:
         checks_identity: bool = False,
     ) -> None:
         self._planner = planner
-        self._planner_id = planner_id
         self._interval = heartbeat_interval_seconds
         self._metrics = metrics
         self._conditions = ConditionReport(metrics)
@@ -72,6 +72,11 @@ class PlanService:
         self._handover = handover
         self._entrance = entrance
         self._streams: dict[str, PlanStream] = {}
+        self._standings = Standings()
+        self.planner_id = planner_id
+        self.patience = Patience(heartbeat_seconds=heartbeat_interval_seconds)
+        self.on_status: Callable[[NodeStatus], None] | None = None
+        """Told of every status that is reported; for whoever watches."""
 
     def methods(self) -> Mapping[str, grpc.RpcMethodHandler[Any, Any]]:
         """For `GrpcServer.add_raw_service`."""
@@ -84,13 +89,16 @@ class PlanService:
 
     def status(self, session: NodeSession) -> NodeStatus:
         """How far a connected node has come."""
-        return connected_status(
-            session,
-            self._planner,
-            planner_id=self._planner_id,
-            now_ns=self._clock.wall_ns(),
-            patience=Patience(heartbeat_seconds=self._interval),
+        now_ns = self._clock.wall_ns()
+        status = connected_status(
+            session, self._planner, planner_id=self.planner_id, now_ns=now_ns, patience=self.patience
         )
+        return replace(status, since_ns=self._standings.since_ns(session.node, status.state, now_ns))
+
+    def _tell(self, status: NodeStatus) -> None:
+        self._report(status)
+        if self.on_status is not None:
+            self.on_status(status)
 
     def apply(self, batch: Batch) -> Applied:
         """Take in a batch of the cluster and wake the streams it concerns."""
@@ -106,6 +114,7 @@ class PlanService:
         applied = take()
         ended_ns = self._clock.wall_ns()
         for session in applied.marked:
+            self._standings.fell_behind(session.node, ended_ns)
             stream = self._streams.get(session.node)
             if stream is not None:
                 stream.wake()
@@ -161,7 +170,7 @@ class PlanService:
 
     def _welcome(self, node: str) -> bytes:
         candidates = self._handover.candidates(node)
-        return framing.welcome(self._planner_id, self._interval, framing.CAPABILITIES, candidates)
+        return framing.welcome(self.planner_id, self._interval, framing.CAPABILITIES, candidates)
 
     async def _hello(self, context: Context) -> Hello:
         try:
@@ -189,7 +198,7 @@ class PlanService:
             session, context, clock=self._clock, metrics=self._metrics, tracing=self._tracing
         )
         self._metrics.streams.set(len(self._streams))
-        self._report(self.status(session))
+        self._tell(self.status(session))
         structlog.get_logger("plan_service").info(
             "enforcer connected", node=hello.node_name, instance=hello.instance_id, version=hello.version
         )
@@ -217,7 +226,8 @@ class PlanService:
         self._planner.close(stream.session)
         self._metrics.streams.set(len(self._streams))
         reason = str(stream.failure) if stream.failure is not None else "closed by the enforcer"
-        self._report(disconnected_status(status, reason))
+        self._standings.forget(node)
+        self._tell(disconnected_status(status, reason, now_ns=self._clock.wall_ns()))
         structlog.get_logger("plan_service").info("enforcer disconnected", node=node, reason=reason)
 
     def _receive(self, stream: PlanStream, data: bytes) -> None:
@@ -247,7 +257,7 @@ class PlanService:
             structlog.get_logger("plan_service").warning("node asked for a resync", node=session.node)
         if session.has_work:
             stream.wake()
-        self._report(self.status(session))
+        self._tell(self.status(session))
 
     def _log_nack(self, node: str, nack: Nack) -> None:
         for failure in nack.failures[:10]:
@@ -274,3 +284,16 @@ class PlanService:
                     stream.fail(UnavailableError(f"node {stream.session.node} was silent for three intervals"))
                 elif now - stream.sent_at >= 0.75 * self._interval:
                     stream.ask_heartbeat()
+                self._look_at(stream.session)
+
+    def _look_at(self, session: NodeSession) -> None:
+        """Time alone makes a node late or silent: then it is reported though it said nothing."""
+        if (
+            session.oldest_in_flight is None
+            and self._clock.wall_ns() - session.last_heard_ns < self.patience.silence_ns
+        ):
+            return
+        before = self._standings.state(session.node)
+        status = self.status(session)
+        if status.state is not before or status.state is NodeState.UNRESPONSIVE:
+            self._tell(status)

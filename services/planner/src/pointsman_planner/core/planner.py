@@ -48,6 +48,8 @@ class Applied:
     """Services of which any fact changed."""
     changed_nodes: frozenset[str] = frozenset()
     """Nodes of which any fact changed, and attached nodes whose plan did."""
+    touched_nodes: frozenset[str] = frozenset()
+    """Nodes of which any fact changed."""
 
 
 class Planner:
@@ -109,6 +111,7 @@ class Planner:
             traceparents=tuple(dict.fromkeys(traces)),
             touched_services=frozenset(effects.touched_services),
             changed_nodes=frozenset(changed),
+            touched_nodes=frozenset(effects.touched_nodes),
         )
         if self.on_applied is not None:
             self.on_applied(applied)

@@ -14,7 +14,7 @@ Ages are in the words, so a reason that was recorded says how old it was then.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from pointsman_model.cluster import ClusterPosition
 from pointsman_planner.core.messages import AckLevel, Failure
@@ -45,6 +45,34 @@ class Patience:
     def report_ns(self) -> int:
         """A planner reports its nodes with each heartbeat; clocks of planners may differ by some seconds."""
         return round((6 * self.heartbeat_seconds + 5) * _SECOND_NS)
+
+
+@dataclass(slots=True)
+class Standings:
+    """Since when nodes with a stream here are in their states."""
+
+    _held: dict[str, tuple[NodeState, int]] = field(default_factory=dict)
+
+    def state(self, name: str) -> NodeState | None:
+        """The state that a node was in when it was looked at last."""
+        held = self._held.get(name)
+        return held[0] if held is not None else None
+
+    def since_ns(self, name: str, state: NodeState, now_ns: int) -> int:
+        """Since when a node that is in this state now has been in it."""
+        held = self._held.get(name)
+        if held is None or held[0] is not state:
+            held = self._held[name] = (state, now_ns)
+        return held[1]
+
+    def fell_behind(self, name: str, now_ns: int) -> None:
+        """A node was given something to do; that it was synced ends here, and not when somebody looks."""
+        if self.state(name) is NodeState.SYNCED:
+            self._held[name] = (NodeState.STALE, now_ns)
+
+    def forget(self, name: str) -> None:
+        """Its stream has ended."""
+        self._held.pop(name, None)
 
 
 def connected_status(
@@ -117,9 +145,9 @@ def _refusals(failures: tuple[Failure, ...]) -> str:
     return f"{refused}: {first.service}: {first.stage.name.lower()}: {first.message}"
 
 
-def disconnected_status(last: NodeStatus, reason: str) -> NodeStatus:
+def disconnected_status(last: NodeStatus, reason: str, *, now_ns: int) -> NodeStatus:
     """Status of a node whose stream just ended."""
-    return replace(last, state=NodeState.DISCONNECTED, reason=f"disconnected: {reason}")
+    return replace(last, state=NodeState.DISCONNECTED, reason=f"disconnected: {reason}", since_ns=now_ns)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
