@@ -33,6 +33,7 @@ ID_SPECS: Final = (layout.AFFINITY_IDS, layout.AFFINITY_NODEPORT_IDS)
 
 _NUMBER: Final = struct.Struct("=I")
 _PROTOCOL: Final = struct.Struct(">Bxxx")
+_MEMBER_SECTIONS: Final = frozenset(section.number for section in SECTIONS if section.spec in SET_SPECS)
 _ID_SECTIONS: Final = frozenset(section.number for section in SECTIONS if section.spec in ID_SPECS)
 
 
@@ -171,7 +172,7 @@ def previous_members(previous: bytes) -> dict[tuple[Family, bytes], dict[bytes, 
     found: dict[tuple[Family, bytes], dict[bytes, bytes]] = {}
     for number, body in bodies(previous).items() if previous else ():
         section = SECTIONS[number]
-        if section.spec in SET_SPECS:
+        if number in _MEMBER_SECTIONS:
             for key, value in records(number, body).items():
                 found.setdefault((section.family, port_of(key[4:])), {})[value] = key[4:]
     return found

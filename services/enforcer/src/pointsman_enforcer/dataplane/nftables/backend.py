@@ -101,6 +101,9 @@ class NftablesDataplane:
         self._prelude: list[Message] = []
         self.settings = effective_settings(node_settings, None)
         self._context = self._make_context()
+        self._node_inputs: tuple[NodeFacts, tuple[Prefix, ...], bool] | None = None
+        """What `_node_rendering` was made from: asked for with every change, and it hardly ever differs."""
+        self._node_rendering = b""
 
     @property
     def counters(self) -> tuple[int, int]:
@@ -187,11 +190,15 @@ class NftablesDataplane:
 
     def render_node(self, facts: NodeFacts, *, drop_unallocated: bool) -> bytes:
         """See `Dataplane.render_node`."""
-        by_family = {
-            family: tuple(prefix for prefix in self.settings.node_port_addresses if prefix.family is family)
-            for family in names.Family
-        }
-        return render_node(facts, by_family, drop_unallocated=drop_unallocated)
+        inputs = (facts, self.settings.node_port_addresses, drop_unallocated)
+        if self._node_inputs != inputs:
+            by_family = {
+                family: tuple(prefix for prefix in self.settings.node_port_addresses if prefix.family is family)
+                for family in names.Family
+            }
+            self._node_rendering = render_node(facts, by_family, drop_unallocated=drop_unallocated)
+            self._node_inputs = inputs
+        return self._node_rendering
 
     def diff(self, old: bytes, new: bytes) -> NftChange:
         """See `Dataplane.diff`."""

@@ -44,6 +44,9 @@ from pointsman_model.plan import (
 ELEMENTS_MAX: Final = 1 << 18
 """Of one service. Thirty frontends with 5,000 endpoints each need 150,000."""
 _SLOT_BYTES: Final = 4
+_SLOT_SECTIONS: Final = frozenset(
+    section.number for section in packed.SECTIONS if section.spec in (layout.ENDPOINTS, layout.NODEPORT_ENDPOINTS)
+)
 _FAMILIES: Final = {names.Family.IPV4: Family.IPV4, names.Family.IPV6: Family.IPV6}
 _SETS: Final = (EndpointSet.CLUSTER, EndpointSet.LOCAL)
 _Targets = dict[tuple[int, bool], bytes]
@@ -333,8 +336,7 @@ def _previous_slots(previous: bytes) -> dict[tuple[int, bytes], dict[int, bytes]
     if not previous:
         return found
     for number, body in packed.bodies(previous).items():
-        section = packed.SECTIONS[number]
-        if section.spec not in (layout.ENDPOINTS, layout.NODEPORT_ENDPOINTS):
+        if number not in _SLOT_SECTIONS:
             continue
         for key, value in packed.records(number, body).items():
             slot = int.from_bytes(key[-_SLOT_BYTES:], sys.byteorder)

@@ -129,7 +129,9 @@ def _flags(spec: SetSpec) -> int:
 def _length(field: Field, family: Family) -> int:
     if field is Field.ADDRESS:
         return family.address_bytes
-    return {Field.PROTOCOL: 1, Field.PORT: 2, Field.SLOT: 4, Field.MARK: 4, Field.PRIORITY: 4}[field]
+    if field is Field.PROTOCOL:
+        return 1
+    return 2 if field is Field.PORT else 4
 
 
 def _padded(field: Field, family: Family) -> int:
