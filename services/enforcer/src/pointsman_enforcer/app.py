@@ -116,7 +116,7 @@ class Enforcer:
             flows=self._conntrack,
         )
         self._runner = BoundedRunner(
-            self._reconciler.run,
+            self._sync,
             on_failure=self._sync_failed,
             min_interval_seconds=config.nftables.min_sync_period,
             retry_interval_seconds=max(1.0, config.nftables.min_sync_period),
@@ -203,6 +203,15 @@ class Enforcer:
         self._metrics.queued(self._clock.wall_ns() / 1e9)
         self._runner.request()
 
+    async def _sync(self) -> None:
+        """One sync. When it is over nothing waits any more, also if there was nothing to report, or a service failed."""
+        try:
+            await self._reconciler.run()
+        except ServicesFailedError:
+            self._health.synced(self._clock.monotonic())
+            raise
+        self._health.synced(self._clock.monotonic())
+
     def _synced(self, pending: Pending, programmed: Programmed, tally: Tally) -> None:
         """The kernel has it: answer the planner first, then count."""
         if self._stream is not None:
@@ -210,7 +219,6 @@ class Enforcer:
             for stream, (nonce, position) in pending.others.items():
                 self._stream.report(stream, replace(programmed, nonce=nonce, position=position, failures=()))
         self._first_sync.set()
-        self._health.synced(self._clock.monotonic())
         self._changes.synced(self._reconciler.is_dirty)
         self._serving.synced(self._dataplane.settings.node_port_addresses)
         self._observer.synced(pending, programmed, tally)
