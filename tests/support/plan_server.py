@@ -25,6 +25,7 @@ from pointsman_planner.core.admission import AdmissionLimits
 from pointsman_planner.core.planner import Batch, Planner
 from pointsman_planner.core.priority import Priority
 from pointsman_planner.metrics import PlannerMetrics, ShardingMetrics, StoreMetrics
+from pointsman_planner.shard import Shard
 from pointsman_planner.store.memory_store import MemoryStore
 from pointsman_planner.store.node_status_store import NodeStatusStore
 from support.model_enforcer import ModelEnforcer
@@ -51,18 +52,14 @@ class PlanServer:
         heartbeat_seconds: float = 5.0,
         checks_identity: bool = False,
         limits: AdmissionLimits | None = None,
-        pace: HandoverPace | None = None,
+        shard: Shard | None = None,
     ) -> None:
         self.registry = Registry(process=False)
         self.planner = Planner(priority=Priority(["kube-system"]))
         self.store = NodeStatusStore(store=MemoryStore(), metrics=StoreMetrics(self.registry))
-        sharding = ShardingMetrics(self.registry)
-        self.handover = Handover(
-            planner_id=planner_id,
-            pace=pace or HandoverPace(),
-            metrics=sharding,
-            clock=SystemClock(),
-        )
+        sharding, clock = ShardingMetrics(self.registry), SystemClock()
+        self.handover = Handover(planner_id=planner_id, pace=HandoverPace(), metrics=sharding, clock=clock)
+        entrance = Entrance(limits=limits or AdmissionLimits(), metrics=sharding, clock=clock)
         self.plans = PlanService(
             planner=self.planner,
             planner_id=planner_id,
@@ -71,8 +68,8 @@ class PlanServer:
             tracing=Tracing(),
             clock=SystemClock(),
             report=self.store.report,
-            handover=self.handover,
-            entrance=Entrance(limits=limits or AdmissionLimits(), metrics=sharding, clock=SystemClock()),
+            handover=shard.handover if shard is not None else self.handover,
+            entrance=shard.entrance if shard is not None else entrance,
             checks_identity=checks_identity,
         )
         self.revision = 0
@@ -102,10 +99,13 @@ class PlanServer:
 
 @asynccontextmanager
 async def plan_server(
-    *, heartbeat_seconds: float = 5.0, security: TransportSecurity | None = None
+    *,
+    heartbeat_seconds: float = 5.0,
+    security: TransportSecurity | None = None,
+    limits: AdmissionLimits | None = None,
 ) -> AsyncIterator[PlanServer]:
     """A server that listens, with both services."""
-    made = PlanServer(heartbeat_seconds=heartbeat_seconds, checks_identity=security is not None)
+    made = PlanServer(heartbeat_seconds=heartbeat_seconds, checks_identity=security is not None, limits=limits)
     server = GrpcServer(address="127.0.0.1:0", security=security or TransportSecurity(insecure=True))
     server.add_raw_service(plan_service.SERVICE, made.plans.methods())
     control = ControlService(planner=made.planner, plans=made.plans, store=made.store)

@@ -65,6 +65,11 @@ class Handover:
         self._is_draining = False
         self._changed = asyncio.Event()
 
+    @property
+    def members(self) -> tuple[Member, ...]:
+        """Who serves, as last told."""
+        return self._members
+
     def set_members(self, members: Sequence[Member]) -> None:
         """Who serves now; nodes that belong elsewhere will be moved."""
         self._members = tuple(members)

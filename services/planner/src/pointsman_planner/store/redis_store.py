@@ -218,6 +218,8 @@ class RedisStore:
         if self._waiting >= _WAITING_MAX:
             raise StoreUnavailableError(f"{_WAITING_MAX} commands wait for Redis already")
         started = self._clock.monotonic()
+        task = asyncio.current_task()
+        cancellations = task.cancelling() if task is not None else 0
         self._waiting += 1
         try:
             # Twice the time of one command: a Cluster or Sentinel asks another server first.
@@ -232,6 +234,10 @@ class RedisStore:
             raise StoreUnavailableError(f"Redis, {name}: {_text(error)}") from error
         finally:
             self._waiting -= 1
+            # The client waits with `asyncio.wait_for`, which in Python 3.11 forgets a cancellation that comes just when
+            # what it waits for is done; a task that is to end would go on for ever.
+            if task is not None and task.cancelling() > cancellations:
+                raise asyncio.CancelledError
         self._note_success(writes=writes)
         self._metrics.commands.labels(name, "ok").inc()
         self._metrics.duration.labels(name).observe(self._clock.monotonic() - started)
