@@ -187,7 +187,8 @@ class AffinityWorld:
 
     def known(self) -> list[AffinityClient]:
         """What the kernel remembers of the Service."""
-        assert asyncio.run(self.dataplane.affinity.look()) is not None
+        for _ in range(2):  # one look proves nobody's absence
+            assert asyncio.run(self.dataplane.affinity.look()) is not None
         return list(self.dataplane.affinity.clients(self.plan, self.rendering))
 
     def seed(self, *clients: AffinityClient) -> int:

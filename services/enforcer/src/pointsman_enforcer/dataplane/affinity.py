@@ -42,7 +42,8 @@ class Look(NamedTuple):
 
     Attributes:
         clients: how many were seen.
-        is_whole: these are all of them. While clients come and go, a look at more than about 500 may still miss one.
+        is_whole: it did not stop before the end. While clients come and go, a look at more than about 500 may still
+            miss some and see others twice; who is missed once is remembered all the same.
     """
 
     clients: int
@@ -67,7 +68,7 @@ class AffinityMemory(Protocol):
         """
 
     def clients(self, plan: ServicePlan, rendering: bytes) -> Iterator[AffinityClient]:
-        """Clients of a service, as the last look saw them, whose endpoint it still has.
+        """Clients of a service, as the last look saw them or the one before it, whose endpoint it still has.
 
         `rendering` is what the kernel has of the plan. Lazy: 3 us a client, 6 with an IPv6 address.
         """

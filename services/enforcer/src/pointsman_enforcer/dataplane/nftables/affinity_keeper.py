@@ -70,8 +70,8 @@ class AffinityKeeper:
         repairs = self._repairs
         if self._is_disturbed():
             return None
-        started = self._clock.monotonic()
-        memory = {family: await self._read(family) for family in Family}
+        started, passed_ms = self._clock.monotonic(), self._passed_ms()
+        memory = {family: await self._read(family, self._memory.get(family), passed_ms) for family in Family}
         self._nft.settle()
         if self._is_disturbed() or self._repairs != repairs:
             return None
@@ -87,7 +87,8 @@ class AffinityKeeper:
 
     async def seed(self, plan: ServicePlan, rendering: bytes, clients: Sequence[AffinityClient]) -> int:
         """See `AffinityMemory`."""
-        return await self._add(seeds_of(plan, rendering, clients))
+        seeds = list(seeds_of(plan, rendering, clients))
+        return await self._add(await asyncio.to_thread(self._unknown, seeds))
 
     @contextmanager
     def repairing(self) -> Iterator[None]:
@@ -119,7 +120,7 @@ class AffinityKeeper:
         missing = 0
         for family in families:
             known = self._memory.get(family)
-            if known is None or not known.count:
+            if known is None or not known.ports():
                 continue
             found = await self._read(family)
             missing += await self._add((family, each) for each in known.without(found, self._passed_ms()))
@@ -128,12 +129,22 @@ class AffinityKeeper:
     def _passed_ms(self) -> int:
         return round((self._clock.monotonic() - self._looked_at) * SECOND_MS)
 
-    async def _read(self, family: Family) -> Remembered:
+    def _unknown(self, seeds: Sequence[tuple[Family, Timed]]) -> list[tuple[Family, Timed]]:
+        """Those whom the kernel does not know: asking for one costs 10 us, a transaction refused for one 10 ms."""
+        return [
+            (family, each)
+            for family, each in seeds
+            if self._nft.get_element(TABLES[family], layout.AFFINITY, each[0]) is None
+        ]
+
+    async def _read(self, family: Family, before: Remembered | None = None, passed_ms: int = 0) -> Remembered:
         found = Remembered(family)
 
         def read() -> None:
             for elements in self._nft.read_timed(TABLES[family], layout.AFFINITY, LOOK_CLIENTS_MAX):
                 found.include(elements)
+            if before is not None:
+                found.carry(before, passed_ms)
 
         try:
             await asyncio.to_thread(read)
