@@ -72,6 +72,9 @@ async def test_everything_fails_before_the_planner_is_in_sync() -> None:
             (stub.ListNodes, pb.ListNodesRequest()),
             (stub.GetNodePlan, pb.GetNodePlanRequest(node_name="node-a")),
             (stub.ExplainPacket, packet("10.1.0.9", "10.96.0.1", 80)),
+            (stub.GetNode, pb.GetNodeRequest(node_name="node-a")),
+            (stub.GetEndpoints, pb.GetEndpointsRequest()),
+            (stub.WaitConverged, pb.WaitConvergedRequest(now=pb.Now())),
         ):
             with pytest.raises(grpc.aio.AioRpcError) as failure:
                 await call(request)
@@ -136,7 +139,8 @@ async def test_what_an_earlier_planner_recorded_does_not_count_as_converged() ->
         with patch.object(server.store, "read", AsyncMock(return_value={"node-a": recorded})):
             first = (await stub.ListNodes(pb.ListNodesRequest())).nodes[0]
     assert (first.name, first.state) == ("node-a", pb.NodeStatus.STATE_DISCONNECTED)
-    assert (first.desired_digest, first.programmed_digest) == (0, 7)
+    assert first.programmed_digest == 7 != first.desired_digest
+    assert "has not reported it" in first.reason
 
 
 async def test_the_plan_of_a_node_is_what_its_enforcer_holds() -> None:

@@ -82,6 +82,16 @@ def test_a_reader_that_was_away_too_long_begins_anew_and_memory_is_bounded() -> 
     assert names(opened(log, "e.2")) == ["c", "a", "d"]
 
 
+def test_a_reader_that_stands_still_while_names_come_and_go_costs_no_more_than_allowed() -> None:
+    log = ChangeLog(epoch="e", entries_max=10, pending_max=3)
+    reader = opened(log)
+    for number in range(100):
+        log.mark([key(f"n{number}")])
+        assert reader.pending_count <= 3
+    assert reader.is_overrun
+    assert not opened(log).is_overrun
+
+
 def test_readers_are_woken_until_they_leave() -> None:
     log = ChangeLog(epoch="e")
     calls: list[int] = []

@@ -132,12 +132,13 @@ def endpoint_slice_to_pb(value: EndpointSlice) -> pb.EndpointSlice:
             )
             for port in value.ports
         ],
-        endpoints=[_endpoint_to_pb(endpoint) for endpoint in value.endpoints],
+        endpoints=[endpoint_to_pb(endpoint) for endpoint in value.endpoints],
         trigger_time=_timestamp(value.trigger_time_ns) if value.trigger_time_ns else None,
     )
 
 
-def _endpoint_to_pb(endpoint: Endpoint) -> pb.Endpoint:
+def endpoint_to_pb(endpoint: Endpoint) -> pb.Endpoint:
+    """The message of one endpoint of a slice."""
     target = endpoint.target
     return pb.Endpoint(
         address=endpoint.address,

@@ -3,8 +3,6 @@
 
 from __future__ import annotations
 
-from google.protobuf.timestamp_pb2 import Timestamp
-
 from pointsman.control.v1 import control_service_pb2 as pb
 from pointsman.plan.v1 import plan_service_pb2
 from pointsman.types.v1 import types_pb2
@@ -15,6 +13,7 @@ from pointsman_model.wire.positions import position_to_pb
 from pointsman_planner.core.cluster_state import ClusterState, PlannedService
 from pointsman_planner.core.explain import Explanation, conflicts_of
 from pointsman_planner.core.messages import Condition, Drift, Failure
+from pointsman_planner.core.reached import Reached
 from pointsman_planner.core.status import NodeStatus
 
 
@@ -47,16 +46,30 @@ def status_to_pb(status: NodeStatus) -> pb.NodeStatus:
         programmed_digest=status.programmed_digest,
         pending_services=status.pending_services,
         failures=map(_failure_to_pb, status.failures),
+        reason=status.reason,
+        planner_id=status.planner_id,
+        version=status.version,
+        reached=map(_reached_to_pb, status.reached),
     )
     if status.last_seen_ns:
-        seen = Timestamp()
-        seen.FromNanoseconds(status.last_seen_ns)
-        message.last_seen.CopyFrom(seen)
+        message.last_seen.FromNanoseconds(status.last_seen_ns)
+    if status.since_ns:
+        message.since.FromNanoseconds(status.since_ns)
     if status.drift is not None:
         message.drift.CopyFrom(_drift_to_pb(status.drift))
     if status.conditions.total:
         message.conditions.total = status.conditions.total
         message.conditions.conditions.extend(map(_condition_to_pb, status.conditions.conditions))
+    return message
+
+
+def _reached_to_pb(reached: Reached) -> pb.NodeStatus.Reached:
+    message = pb.NodeStatus.Reached(
+        level=plan_service_pb2.AckLevel.ValueType(reached.level),
+        position=position_to_pb(reached.position),
+        digest=reached.digest,
+    )
+    message.at.FromNanoseconds(reached.at_ns)
     return message
 
 

@@ -1,21 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
-"""ControlService on gRPC: answers from the planner's state at one moment, read-only."""
+"""ControlService on gRPC: answers from the planner's state at one moment, watches and waits; read-only."""
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from dataclasses import replace
 from typing import Any
-
-import grpc.aio
 
 from pointsman.control.v1 import control_service_pb2 as pb
 from pointsman.control.v1 import control_service_pb2_grpc as pb_grpc
-from pointsman_chassis.errors import NotInSyncError, PeerError, PointsmanError, errors_to_status
+from pointsman.types.v1 import types_pb2
+from pointsman_chassis.clock import SystemClock
+from pointsman_chassis.errors import NotFoundError, NotInSyncError, PeerError, PointsmanError, errors_to_status
 from pointsman_model.names import Prefix, Protocol, ServiceKey
 from pointsman_model.packet import Packet
 from pointsman_model.plan import DataplaneSettings, DetectLocal, TrafficClass
-from pointsman_model.wire.cluster import endpoint_slice_to_pb
+from pointsman_model.wire.cluster import endpoint_slice_to_pb, node_to_pb
 from pointsman_model.wire.plan import node_facts_to_pb, service_plan_to_pb
 from pointsman_model.wire.positions import position_to_pb
 from pointsman_planner.api.control_codec import (
@@ -24,13 +23,19 @@ from pointsman_planner.api.control_codec import (
     status_to_pb,
     summary_to_pb,
 )
+from pointsman_planner.api.control_wait import Waits, selection_of
+from pointsman_planner.api.control_watch import Watches
+from pointsman_planner.api.endpoint_codec import report_to_pb
+from pointsman_planner.api.node_board import NodeBoard
 from pointsman_planner.api.paging import page_of
 from pointsman_planner.api.plan_service import PlanService
+from pointsman_planner.api.watch_scopes import EndpointScope, NodeScope, ServiceScope
 from pointsman_planner.core.assignment import plan_service
 from pointsman_planner.core.cluster_state import PlannedService
+from pointsman_planner.core.endpoint_report import report_endpoints
 from pointsman_planner.core.explain import explain_packet
+from pointsman_planner.core.label_selector import LabelSelector, parse_label_selector
 from pointsman_planner.core.planner import Planner
-from pointsman_planner.core.status import NodeState, NodeStatus
 from pointsman_planner.core.view import View, view_of
 from pointsman_planner.store.node_status_store import NodeStatusStore
 
@@ -44,16 +49,25 @@ class ControlService(pb_grpc.ControlServiceServicer):
     """Serves ControlService for one planner."""
 
     def __init__(self, *, planner: Planner, plans: PlanService, store: NodeStatusStore) -> None:
+        clock = SystemClock()
         self._planner = planner
-        self._plans = plans
-        self._store = store
+        self._board = NodeBoard(planner=planner, plans=plans, store=store, clock=clock)
+        self._watches = Watches(
+            planner_id=plans.planner_id, heartbeat_seconds=plans.patience.heartbeat_seconds, clock=clock
+        )
+        self._waits = Waits(planner=planner, board=self._board, clock=clock)
 
     async def ListServices(self, request: pb.ListServicesRequest, context: _Context) -> pb.ListServicesResponse:  # noqa: N802 - the name in the proto
         """Services with their ports and endpoint counts."""
         async with errors_to_status(context):
             self._require_in_sync()
             services = self._planner.cluster.services
-            keys = sorted(key for key in services if request.namespace in {"", key.namespace})
+            selector = _selector(request.label_selector)
+            keys = sorted(
+                key
+                for key, planned in services.items()
+                if request.namespace in {"", key.namespace} and selector.selects(dict(planned.state.service.labels))
+            )
             page = page_of(keys, request.page_size, request.page_token)
             return pb.ListServicesResponse(
                 services=[summary_to_pb(self._planner.cluster, services[ServiceKey(*key)]) for key in page.keys],
@@ -66,15 +80,11 @@ class ControlService(pb_grpc.ControlServiceServicer):
         """One Service: raw facts and the plan as one node sees it."""
         async with errors_to_status(context):
             self._require_in_sync()
-            key = ServiceKey(request.name.namespace, request.name.name)
-            planned = self._planner.cluster.services.get(key)
-            if planned is None:
-                await context.abort(grpc.StatusCode.NOT_FOUND, f"there is no service {key} to program")
-                raise _unreachable()
+            planned = self._service(request.name)
             view = self._view(planned, request.node_name)
             return pb.GetServiceResponse(
                 summary=summary_to_pb(self._planner.cluster, planned),
-                endpoint_slices=map(endpoint_slice_to_pb, self._planner.cluster.slices_of(key)),
+                endpoint_slices=map(endpoint_slice_to_pb, self._planner.cluster.slices_of(planned.state.key)),
                 plan=service_plan_to_pb(plan_service(planned.state, view, planned.lost)),
                 position=position_to_pb(self._planner.position),
             )
@@ -84,13 +94,12 @@ class ControlService(pb_grpc.ControlServiceServicer):
         """Nodes and how far each has come: every Node of the cluster, and every enforcer that is connected."""
         async with errors_to_status(context):
             self._require_in_sync()
-            sessions = self._planner.sessions
-            keys = sorted((name,) for name in self._planner.cluster.nodes.keys() | sessions.keys())
+            selection = selection_of(request.nodes, self._planner)
+            keys = sorted((name,) for name in self._board.names if selection.selects(name))
             page = page_of(keys, request.page_size, request.page_token)
-            names = [key[0] for key in page.keys]
-            remote = await self._store.read(name for name in names if name not in sessions)
+            statuses = await self._board.statuses(key[0] for key in page.keys)
             return pb.ListNodesResponse(
-                nodes=[status_to_pb(self._status(name, remote)) for name in names],
+                nodes=map(status_to_pb, statuses.values()),
                 next_page_token=page.next_token,
                 position=position_to_pb(self._planner.position),
             )
@@ -135,57 +144,95 @@ class ControlService(pb_grpc.ControlServiceServicer):
             return response
         raise _unreachable()
 
-    async def GetNode(self, request: pb.GetNodeRequest, context: _Context) -> pb.GetNodeResponse:  # noqa: N802, ARG002 - the name in the proto
+    async def GetNode(self, request: pb.GetNodeRequest, context: _Context) -> pb.GetNodeResponse:  # noqa: N802 - the name in the proto
         """One node and how far it has come."""
-        await _not_served(context)
+        async with errors_to_status(context):
+            self._require_in_sync()
+            name = request.node_name
+            records = await self._board.records([name])
+            if not self._board.is_there(name) and name not in records:
+                raise NotFoundError(f"there is no node {name[:256]!r}")
+            response = pb.GetNodeResponse(
+                status=status_to_pb(self._board.status(name, records)), position=position_to_pb(self._planner.position)
+            )
+            node = self._planner.cluster.nodes.get(name)
+            if node is not None:
+                response.node.CopyFrom(node_to_pb(node))
+            return response
         raise _unreachable()
 
-    async def GetEndpoints(self, request: pb.GetEndpointsRequest, context: _Context) -> pb.GetEndpointsResponse:  # noqa: N802, ARG002 - the name in the proto
+    async def GetEndpoints(self, request: pb.GetEndpointsRequest, context: _Context) -> pb.GetEndpointsResponse:  # noqa: N802 - the name in the proto
         """Every endpoint of a Service, and why it is not in a set."""
-        await _not_served(context)
+        async with errors_to_status(context):
+            self._require_in_sync()
+            planned = self._service(request.service)
+            if request.node_name:
+                self._require_node(request.node_name)
+            report = report_endpoints(self._planner.cluster, planned, request.node_name)
+            return pb.GetEndpointsResponse(
+                endpoints=report_to_pb(report), position=position_to_pb(self._planner.position)
+            )
         raise _unreachable()
 
-    async def WaitConverged(self, request: pb.WaitConvergedRequest, context: _Context) -> pb.WaitConvergedResponse:  # noqa: N802, ARG002 - the name in the proto
+    async def WaitConverged(self, request: pb.WaitConvergedRequest, context: _Context) -> pb.WaitConvergedResponse:  # noqa: N802 - the name in the proto
         """Wait until nodes have something in their kernels."""
-        await _not_served(context)
+        async with errors_to_status(context):
+            self._require_in_sync()
+            return await self._waits.wait(request)
         raise _unreachable()
 
     async def WatchServices(  # noqa: N802 - the name in the proto
-        self, _request: pb.WatchServicesRequest, context: _Context
+        self, request: pb.WatchServicesRequest, context: _Context
     ) -> AsyncIterator[pb.WatchServicesResponse]:
         """Services and their changes."""
-        await _not_served(context)
-        raise _unreachable()
-        yield pb.WatchServicesResponse()
+        async with errors_to_status(context):
+            self._require_in_sync()
+            scope = ServiceScope(
+                planner=self._planner,
+                board=self._board,
+                namespace=request.namespace,
+                selector=_selector(request.label_selector),
+            )
+            async for message in self._watches.watch(scope, request.resume_token, self._planner):
+                yield message
 
     async def WatchEndpoints(  # noqa: N802 - the name in the proto
-        self, _request: pb.WatchEndpointsRequest, context: _Context
+        self, request: pb.WatchEndpointsRequest, context: _Context
     ) -> AsyncIterator[pb.WatchEndpointsResponse]:
         """Endpoints and their changes."""
-        await _not_served(context)
-        raise _unreachable()
-        yield pb.WatchEndpointsResponse()
+        async with errors_to_status(context):
+            self._require_in_sync()
+            if request.service.name and not request.service.namespace:
+                raise PeerError("service.namespace: is needed beside a name")
+            key = ServiceKey(request.service.namespace, request.service.name)
+            scope = EndpointScope(planner=self._planner, board=self._board, service=key, node_name=request.node_name)
+            async for message in self._watches.watch(scope, request.resume_token, self._planner):
+                yield message
 
     async def WatchNodes(  # noqa: N802 - the name in the proto
-        self, _request: pb.WatchNodesRequest, context: _Context
+        self, request: pb.WatchNodesRequest, context: _Context
     ) -> AsyncIterator[pb.WatchNodesResponse]:
         """Nodes and their changes."""
-        await _not_served(context)
-        raise _unreachable()
-        yield pb.WatchNodesResponse()
+        async with errors_to_status(context):
+            self._require_in_sync()
+            scope = NodeScope(board=self._board, selection=selection_of(request.nodes, self._planner))
+            async for message in self._watches.watch(scope, request.resume_token, self._planner):
+                yield message
+
+    def close(self) -> None:
+        """This planner is going away: watches and waits end, and their clients come to another one."""
+        self._watches.close()
+        self._waits.close()
+
+    def _service(self, name: types_pb2.NamespacedName) -> PlannedService:
+        key = ServiceKey(name.namespace, name.name)
+        planned = self._planner.cluster.services.get(key)
+        if planned is None:
+            raise NotFoundError(f"there is no service {key} to program")
+        return planned
 
     def _view(self, planned: PlannedService, node_name: str) -> View:
         return view_of(planned.state, self._planner.cluster.node_view(node_name))
-
-    def _status(self, name: str, remote: dict[str, NodeStatus]) -> NodeStatus:
-        """What is known now; of a node that is not connected here, what was recorded last, but never as converged.
-
-        Whoever recorded it compared with an older plan: after a restart it would vouch for changes it never saw.
-        """
-        session = self._planner.sessions.get(name)
-        if session is not None:
-            return self._plans.status(session)
-        return replace(remote.get(name) or NodeStatus(name=name, state=_AWAY), state=_AWAY, desired_digest=0)
 
     def _require_in_sync(self) -> None:
         if not self._planner.is_in_sync:
@@ -196,14 +243,16 @@ class ControlService(pb_grpc.ControlServiceServicer):
             raise PeerError(f"node_name: there is no node {name!r}")
 
 
-_AWAY = NodeState.DISCONNECTED
 _DEFAULT_SETTINGS = DataplaneSettings(
     detect_local=DetectLocal.NONE, node_port_addresses=(Prefix(bytes(4), 0), Prefix(bytes(16), 0))
 )
 
 
-async def _not_served(context: _Context) -> None:
-    await context.abort(grpc.StatusCode.UNIMPLEMENTED, "this planner does not serve this call")
+def _selector(text: str) -> LabelSelector:
+    try:
+        return parse_label_selector(text)
+    except ValueError as error:
+        raise PeerError(f"label_selector: {error}") from error
 
 
 def _packet(request: pb.ExplainPacketRequest) -> Packet:

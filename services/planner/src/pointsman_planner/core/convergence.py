@@ -131,12 +131,17 @@ class Convergence:
         self._digests.pop(name, None)
         self._reached.discard(name)
 
+    @property
+    def is_decided(self) -> bool:
+        """Whether enough nodes have it."""
+        return len(self._reached) >= self._quorum.needed(len(self._waiting) + len(self._reached))
+
     def decision(self) -> Decision:
         """How it stands now."""
         total = len(self._waiting) + len(self._reached)
         needed = self._quorum.needed(total)
         return Decision(
-            is_converged=len(self._reached) >= needed,
+            is_converged=self.is_decided,
             nodes=total,
             reached=len(self._reached),
             needed=needed,

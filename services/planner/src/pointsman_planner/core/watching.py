@@ -19,8 +19,8 @@ from pointsman_model.cluster import ObjectKey
 
 ENTRIES_MAX = 200_000
 """Keys whose newest change is remembered; about 150 bytes each. Who is further behind gets a snapshot."""
-PENDING_MARGIN = 50_000
-"""Dirty keys of one reader beyond those that exist: names that come and go while it stands still."""
+PENDING_MAX = 250_000
+"""Dirty keys of one reader, more than any cluster has: only names that come and go while it stands still get here."""
 
 
 class Taken(NamedTuple):
@@ -33,11 +33,16 @@ class Taken(NamedTuple):
 class Reader:
     """One watch. The caller sends what `take` gives, and waits to be woken when that is nothing."""
 
-    def __init__(self, log: ChangeLog, base: Iterable[ObjectKey], *, is_resume: bool, wake: Callable[[], None]) -> None:
+    def __init__(
+        self, log: ChangeLog, base: Iterable[ObjectKey], *, is_resume: bool, wake: Callable[[], None], pending_max: int
+    ) -> None:
         self.is_resume = is_resume
         self._log = log
+        self._pending_max = pending_max
         self._dirty: dict[ObjectKey, None] = dict.fromkeys(base)
         self._wake = wake
+        self.is_overrun = False
+        """Whether more changed than may wait: it has to begin anew."""
 
     @property
     def pending_count(self) -> int:
@@ -46,7 +51,11 @@ class Reader:
 
     def mark(self, keys: Iterable[ObjectKey]) -> None:
         """These changed."""
-        self._dirty.update(dict.fromkeys(keys))
+        if not self.is_overrun:
+            self._dirty.update(dict.fromkeys(keys))
+        if len(self._dirty) > self._pending_max:
+            self.is_overrun = True
+            self._dirty = {}
         self._wake()
 
     def take(self) -> Taken:
@@ -62,9 +71,10 @@ class Reader:
 class ChangeLog:
     """Changes of one kind of thing in one planner process; `epoch` is unlike that of any other process."""
 
-    def __init__(self, *, epoch: str, entries_max: int = ENTRIES_MAX) -> None:
+    def __init__(self, *, epoch: str, entries_max: int = ENTRIES_MAX, pending_max: int = PENDING_MAX) -> None:
         self._epoch = epoch
         self._entries_max = entries_max
+        self._pending_max = pending_max
         self._sequence = 0
         self._floor = 0
         """Who has seen up to here has missed nothing."""
@@ -99,7 +109,7 @@ class ChangeLog:
         """A reader that has seen up to `token`, or nothing when that is empty, of another process, or too long ago."""
         missed = self._since(token)
         base = everything if missed is None else missed
-        reader = Reader(self, base, is_resume=missed is not None, wake=wake)
+        reader = Reader(self, base, is_resume=missed is not None, wake=wake, pending_max=self._pending_max)
         self._readers.add(reader)
         return reader
 

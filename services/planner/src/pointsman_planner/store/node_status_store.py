@@ -14,6 +14,7 @@ import msgspec
 
 from pointsman_model.cluster import ClusterPosition
 from pointsman_planner.core.messages import Conditions, Drift, Failure
+from pointsman_planner.core.reached import Reached
 from pointsman_planner.core.status import NodeState, NodeStatus
 from pointsman_planner.metrics import StoreMetrics
 from pointsman_planner.store.hostile_values import HostileValues
@@ -48,6 +49,11 @@ class NodeStatusStore:
     def waiting(self) -> int:
         """Nodes whose status is not written yet."""
         return len(self._behind)
+
+    @property
+    def is_available(self) -> bool:
+        """Whether what is not read is really not there."""
+        return self._store.is_available
 
     async def read(self, nodes: Iterable[str]) -> dict[str, NodeStatus]:
         """Last known status; what is not known, or not readable now, is left out."""
@@ -105,6 +111,8 @@ def _fits(status: NodeStatus) -> bool:
         and 0 <= status.mode < 1 << 31
         and 0 <= status.pending_services < 1 << 31
         and 0 <= status.last_seen_ns < 1 << 63
+        and 0 <= status.since_ns < 1 << 63
+        and all(map(_fits_reached, status.reached))
         and all(map(_fits_failure, status.failures))
         and (status.drift is None or _fits_drift(status.drift))
         and _fits_conditions(status.conditions)
@@ -112,7 +120,12 @@ def _fits(status: NodeStatus) -> bool:
 
 
 def _fits_position(position: ClusterPosition) -> bool:
-    return all(0 <= number < 1 << 64 for number in (position.revision, *position.resource_versions))
+    numbers = (position.revision, position.overrides, *position.resource_versions)
+    return all(0 <= number < 1 << 64 for number in numbers)
+
+
+def _fits_reached(reached: Reached) -> bool:
+    return _fits_position(reached.position) and 0 <= reached.digest < 1 << 64 and 0 <= reached.at_ns < 1 << 63
 
 
 def _fits_failure(failure: Failure) -> bool:
