@@ -201,6 +201,12 @@ def test_two_fields_in_one_message_are_refused() -> None:
         session.receive(message, 0.0)
 
 
+def test_a_message_of_a_kind_that_only_newer_planners_know_is_passed_over() -> None:
+    session = opened()
+    assert session.receive(pb.StreamNodePlanResponse.FromString(b"\xc2\x3e\x03abc"), 1.0) == []
+    assert session.receive(response(first({key(1): b"x"})), 1.0) != []
+
+
 names = st.integers(0, 11).map(key)
 states = st.dictionaries(names, st.binary(max_size=4), max_size=8)
 
