@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
+import msgspec
 from fuzz.harness import Target
 from fuzz.mutation import mutated_bytes, mutated_message
 from google.protobuf.message import DecodeError, Message
@@ -20,6 +21,7 @@ from pointsman_model.names import ServiceKey
 from pointsman_model.wire import WireError
 from pointsman_model.wire.cluster import change_to_pb
 from pointsman_model.wire.plan import decode_service_plan, node_facts_from_pb
+from pointsman_planner.api.control_codec import status_to_pb
 from pointsman_planner.api.plan_codec import decode_message
 from pointsman_planner.core.feed_state import (
     FeedProtocolError,
@@ -30,7 +32,9 @@ from pointsman_planner.core.feed_state import (
 )
 from pointsman_planner.core.freshness import Freshness, OlderWatcherError
 from pointsman_planner.core.messages import Hello, ProtocolViolationError
+from pointsman_planner.core.node_session import NodeSession
 from pointsman_planner.core.planner import Batch, Planner
+from pointsman_planner.core.status import NodeState, NodeStatus
 from pointsman_planner.feed.cluster_feed import ClusterFeed
 from pointsman_planner.metrics import PlannerMetrics
 from support.cluster_objects import endpoint, endpoint_slice, node, service, service_cidr
@@ -224,8 +228,29 @@ def _requests() -> list[plan_pb.StreamNodePlanRequest]:
     hello.hello.settings.detect_local_cidrs.add(address=bytes((10, 0, 0, 0)), length=8)
     ack = enforcer.ack(1)
     ack.ack.applied_at.seconds = 1_700_000_000
+    ack.ack.drift.repairs, ack.ack.drift.process = 1, "nft"
+    ack.ack.drift.repaired_at.seconds = 1_700_000_000
     nack = enforcer.nack(1, SOUND, "no")
-    return [hello, ack, nack, enforcer.resync(), enforcer.heartbeat(), enforcer.ack(2)]
+    conditions = plan_pb.StreamNodePlanRequest(conditions=plan_pb.Conditions(total=1))
+    condition = conditions.conditions.conditions.add(
+        kind=plan_pb.ServiceCondition.KIND_HEALTH_CHECK_NODE_PORT, message="no"
+    )
+    condition.service.namespace, condition.service.name = SOUND
+    condition.since.seconds = 1_700_000_000
+    return [hello, ack, nack, conditions, enforcer.resync(), enforcer.heartbeat(), enforcer.ack(2)]
+
+
+def _show(session: NodeSession) -> None:
+    """What an enforcer said of itself can be shown, stored and read back, whatever it said."""
+    status = NodeStatus(
+        name=_NODE,
+        state=NodeState.SYNCED,
+        failures=session.failures,
+        drift=session.drift,
+        conditions=session.conditions,
+    )
+    status_to_pb(status).SerializeToString()
+    assert msgspec.json.decode(msgspec.json.encode(status), type=NodeStatus) == status
 
 
 _REQUESTS = _requests()
@@ -259,6 +284,7 @@ def check_requests(messages: list[bytes]) -> None:
                 plan_pb.StreamNodePlanResponse.FromString(part)
         session.heartbeat(now_ns=2)
         assert len(session.failures) <= 1000
+        _show(session)
     world.planner.close(session)
     _deliver(world, _OTHER)
     assert world.planner.digest(_OTHER) == digest
