@@ -14,19 +14,20 @@ import os
 import platform
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 
 import structlog
-from conformance import generated, report, systematic
+from conformance import generated, generated_affinity, report, systematic
 from conformance.executors import component, kernel, pure
 from conformance.executors.modes import MODES, NFTABLES, KernelMode
+from conformance.executors.pool import KernelPool
 from conformance.executors.rendered import executor as rendered
 from conformance.model import EVERY_MODE, ProbeFailure, Row, RowResult, RowSource
 from conformance.pipeline import describe
 from conformance.table import CATALOGUE, all_rows, runnable
 
-RunGroup = Callable[[Sequence[Row]], list[RowResult]]
+RunGroups = Callable[[Iterable[Sequence[Row]]], Iterable[list[RowResult]]]
 EXECUTORS = (pure.NAME, rendered.NAME, kernel.NAME, component.NAME)
 WITHOUT_ROOT = frozenset({pure.NAME, rendered.NAME})
 
@@ -98,7 +99,8 @@ def _sources(options: argparse.Namespace) -> list[RowSource]:
     """Products are only made when they are asked for: they are large."""
     wanted = options.section or systematic.PRODUCTS
     products = [source for section, source in systematic.PRODUCTS.items() if section in wanted]
-    return [*CATALOGUE, partial(generated.rows, options.generate, seed=options.seed), *products]
+    histories = [partial(of.rows, options.generate, seed=options.seed) for of in (generated, generated_affinity)]
+    return [*CATALOGUE, *histories, *products]
 
 
 def _results(
@@ -111,20 +113,20 @@ def _results(
     """Each executor with the rows that it can judge."""
     probing = [row for row in rows if row.check is None]
     with contextlib.ExitStack() as stack:
-        runs: list[tuple[Sequence[Row], RunGroup]] = []
+        runs: list[tuple[Sequence[Row], RunGroups]] = []
         if pure.NAME in executors:
-            runs.append(([row for row in probing if not row.needs_dataplane], _run_pure))
+            runs.append(([row for row in probing if not row.needs_dataplane], partial(map, _run_pure)))
         if rendered.NAME in executors:
-            runs.append((probing, stack.enter_context(rendered.RenderedExecutor()).run_group))
+            runs.append((probing, partial(map, stack.enter_context(rendered.RenderedExecutor()).run_group)))
         if kernel.NAME in executors and for_kernel:
             asked = [row for row in for_kernel if row.check is None]
-            runs.append((asked, stack.enter_context(kernel.KernelExecutor(mode)).run_group))
+            runs.append((asked, stack.enter_context(KernelPool(mode)).run))
         if component.NAME in executors:
             checked = [row for row in rows if row.check is not None]
-            runs.append((checked, stack.enter_context(component.ComponentExecutor(mode)).run_group))
-        for chosen, run_group in runs:
-            for group in kernel.groups(chosen):
-                for result in run_group(group):
+            runs.append((checked, partial(map, stack.enter_context(component.ComponentExecutor(mode)).run_group)))
+        for chosen, run in runs:
+            for results in run(kernel.groups(chosen)):
+                for result in results:
                     show(result)
                     yield result
 

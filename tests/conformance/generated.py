@@ -53,7 +53,7 @@ _EXCHANGED = (*NODE_ADDRESSES[2:4], *NODE_ADDRESSES[:2])
 """Primary and secondary, the other way round."""
 _ZONES = ("zone-a", "zone-b", None)
 _MORE_CIDRS = ("172.31.0.0/16",)
-_DISTURBANCES = (*[Disturbance.NOTHING] * 6, Disturbance.RESTART, Disturbance.FLUSHED, Disturbance.CHAIN_FLUSHED)
+_DISTURBANCES = (*[Disturbance.NOTHING] * 4, Disturbance.RESTART, Disturbance.FLUSHED, Disturbance.CHAIN_FLUSHED)
 _PORT_NUMBERS = (80, 443, 53)
 _NODE_PORT_BASE = 3001
 

@@ -1,9 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Section 15: session affinity ClientIP.
 
-Rows are written with all endpoints that a client may use; `_foretell` narrows them to the one it must get. Its rule is
-the statement itself: a client keeps its endpoint of a ServicePort while that is among those that its traffic may use,
-else it gets the pick, which is the same on every node.
+Rows are written with all endpoints that a client may use; `foretell` narrows them to the one it must get.
 """
 
 from __future__ import annotations
@@ -13,12 +11,9 @@ from dataclasses import replace
 
 from conformance.addresses import POD, PRIMARY
 from conformance.build import IPVS, listed, probe, sequence, to
-from conformance.model import Disturbance, Expectation, Probe, Row, Step, Target
+from conformance.foretelling import foretell
+from conformance.model import Disturbance, Expectation, Probe, Row, Step
 from conformance.objects import Port, SlicePort, apply, service, slice_of
-
-from pointsman_model.affinity import pick
-from pointsman_model.names import parse_address
-from pointsman_model.plan import PlanEndpoint
 
 _HTTP, _HTTPS = SlicePort(80, "http"), SlicePort(81, "https")
 A, B, C, D = "10.180.0.1", "10.180.0.2", "10.180.2.1", "10.180.2.2"
@@ -28,14 +23,12 @@ REMEMBERS_MANY = frozenset({"nftables"})
 MANY = 120
 PORTS = {80: "http", 3001: "http", 81: "https", 3002: "https"}
 """Which ServicePort a destination port belongs to."""
-_Memory = dict[tuple[str, str, str], Target]
-"""By client, ServicePort and protocol."""
 
 
 def rows() -> Iterator[Row]:
     """Every row has a cluster IP of its own, so that none finds what another left in the kernel's memory."""
     for row in (*_stickiness(), *_time(), *_changes(), *_frontends(), *_local()):
-        yield replace(row, remembers=True, steps=_foretell(row.steps))
+        yield replace(row, remembers=True, steps=foretell(row.steps, PORTS))
     yield from listed(15, "162i", "the timeout of a Service is that of all its virtual servers", modes=IPVS)
 
 
@@ -199,28 +192,3 @@ def _local() -> Iterator[Row]:
         title="with policy Local remembered within the local set, and one memory for both sets",
         modes=NOT_IPVS,
     )
-
-
-def _foretell(steps: tuple[Step, ...]) -> tuple[Step, ...]:
-    memory: _Memory = {}
-    told: list[Step] = []
-    for step in steps:
-        if step.idle_seconds and step.repeats == 1:
-            memory.clear()
-        told.append(replace(step, probes=tuple(_told(one, memory) for one in step.probes)))
-    return tuple(told)
-
-
-def _told(one: Probe, memory: _Memory) -> Probe:
-    """The probe with the one target its client must reach, which is then remembered."""
-    key = one.source, PORTS[one.port], one.protocol
-    targets = one.expect.targets
-    kept = memory.get(key)
-    chosen = next((target for target in targets if kept and target[:2] == kept[:2]), None) or _pick(one.source, targets)
-    memory[key] = chosen
-    return one._replace(expect=one.expect._replace(targets=(chosen,)))
-
-
-def _pick(client: str, targets: tuple[Target, ...]) -> Target:
-    by_endpoint = {PlanEndpoint(parse_address(target.address), target.port): target for target in targets}
-    return by_endpoint[pick(parse_address(client), sorted(by_endpoint))]

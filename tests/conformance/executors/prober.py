@@ -146,7 +146,8 @@ class Prober:
                 flights.pop(number).opened.close()
         now = time.monotonic()
         for number in [number for number, flight in flights.items() if flight.deadline <= now]:
-            results[flights[number].number] = Seen("DROP")
+            # An answer may have come in time, and this process not.
+            results[flights[number].number] = _read(flights[number]) or Seen("DROP")
             flights.pop(number).opened.close()
 
     def _socket(self, attempt: Attempt) -> tuple[socket.socket, int]:
@@ -166,6 +167,8 @@ class Prober:
                     opened.close()
                     raise
             else:
+                if kind is socket.SOCK_RAW:
+                    sctp.take_only(opened, port)
                 return opened, port
         opened.close()
         raise OSError(errno.EADDRINUSE, f"100 ports of {attempt.source} in a row are in use")
@@ -234,7 +237,7 @@ def _repeat(flights: dict[int, _Flight], attempts: Sequence[Attempt]) -> None:
 
 
 def _read(flight: _Flight) -> Seen | None:
-    """What a readable socket says; None when it is not for this one (raw sockets see each other's answers)."""
+    """What a readable socket says; None when that is nothing, or not for this one."""
     try:
         data = flight.opened.recv(512)
     except BlockingIOError:

@@ -6,7 +6,9 @@ Made by hand on raw sockets, because a kernel need not have SCTP to forward and 
 
 from __future__ import annotations
 
+import socket
 import struct
+from array import array
 from typing import NamedTuple
 
 PROTOCOL = 132
@@ -17,6 +19,11 @@ _CHUNK = struct.Struct(">BBH")
 _INIT = struct.Struct(">IIHHI")
 _PARAMETER = struct.Struct(">HH")
 _POLYNOMIAL = 0x82F63B78
+_SO_ATTACH_FILTER = 26
+_INSTRUCTION = struct.Struct("=HBBI")
+_LOAD_HEADER_LENGTH, _LOAD_BEHIND_HEADER, _LOAD = (0xB1, 0, 0, 0), (0x48, 0, 0, 2), (0x28, 0, 0, 2)
+"""IPv4 raw sockets see the packet from its IP header on, whose length counts; IPv6 ones what follows it."""
+_RETURN_ALL, _RETURN_NOTHING = (0x06, 0, 0, 0xFFFF), (0x06, 0, 0, 0)
 
 
 class Packet(NamedTuple):
@@ -27,6 +34,15 @@ class Packet(NamedTuple):
     chunk: int
     initiate_tag: int
     text: str
+
+
+def take_only(opened: socket.socket, port: int) -> None:
+    """Have a raw socket receive what is sent to this port, and not what others between the same addresses get."""
+    load = [_LOAD_HEADER_LENGTH, _LOAD_BEHIND_HEADER] if opened.family is socket.AF_INET else [_LOAD]
+    program = [*load, (0x15, 0, 1, port), _RETURN_ALL, _RETURN_NOTHING]
+    held = array("B", b"".join(_INSTRUCTION.pack(*each) for each in program))
+    descriptor = struct.pack("HL", len(program), held.buffer_info()[0])
+    opened.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, descriptor)
 
 
 def init(source_port: int, destination_port: int, tag: int) -> bytes:

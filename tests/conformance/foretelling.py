@@ -1,0 +1,51 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which endpoint a client of a Service with session affinity must get, of all those that its traffic may use.
+
+The rule is the statement itself: a client keeps its endpoint of a ServicePort while that is among those that its
+traffic may use, else it gets the pick, which is the same on every node.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+from conformance.model import Expectation, Outcome, Probe, Step, Target
+
+from pointsman_model.affinity import pick
+from pointsman_model.names import parse_address
+from pointsman_model.plan import PlanEndpoint
+
+_Memory = dict[tuple[str, str, str], Target]
+"""By client, ServicePort and protocol."""
+
+
+def foretell(steps: tuple[Step, ...], ports: Mapping[int, str]) -> tuple[Step, ...]:
+    """The steps with one target instead of all that are allowed; `ports` names the ServicePort of a destination port.
+
+    A step that lets time pass once, passes enough of it for everybody to be forgotten.
+    """
+    memory: _Memory = {}
+    told: list[Step] = []
+    for step in steps:
+        if step.idle_seconds and step.repeats == 1:
+            memory.clear()
+        told.append(replace(step, probes=tuple(_told(one, memory, ports) for one in step.probes)))
+    return tuple(told)
+
+
+def _told(one: Probe, memory: _Memory, ports: Mapping[int, str]) -> Probe:
+    """The probe with the one target its client must reach, which is then remembered."""
+    if one.expect.outcome is not Outcome.FORWARD:
+        return one
+    key = one.source, ports[one.port], one.protocol
+    targets = one.expect.targets
+    kept = memory.get(key)
+    chosen = next((target for target in targets if kept and target[:2] == kept[:2]), None) or _pick(one.source, targets)
+    memory[key] = chosen
+    return one._replace(expect=Expectation(Outcome.FORWARD, (chosen,)))
+
+
+def _pick(client: str, targets: tuple[Target, ...]) -> Target:
+    by_endpoint = {PlanEndpoint(parse_address(target.address), target.port): target for target in targets}
+    return by_endpoint[pick(parse_address(client), sorted(by_endpoint))]
