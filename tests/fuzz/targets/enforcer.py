@@ -16,7 +16,7 @@ from pointsman.plan.v1 import plan_service_pb2 as pb
 from pointsman_chassis.clock import VirtualClock
 from pointsman_enforcer.core.errors import PlanProtocolError
 from pointsman_enforcer.core.messages import transaction_to_pb
-from pointsman_enforcer.core.plan_session import Action, Commit, PlanSession
+from pointsman_enforcer.core.plan_session import Action, Commit, PlanSession, Send
 from pointsman_enforcer.core.plan_store import PlanStore
 from pointsman_enforcer.core.transaction import Position, Transaction
 from pointsman_enforcer.dataplane.base import UnsupportedPlanError
@@ -67,7 +67,7 @@ class _Node:
                     await self.reconciler.run()
                 except ServicesFailedError:
                     continue
-            else:
+            elif isinstance(action, Send):
                 action.message.SerializeToString()
 
     def sound_elements(self) -> set[tuple[object, ...]]:
