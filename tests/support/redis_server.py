@@ -32,6 +32,8 @@ class RedisServer:
         self.folder = folder
         self.port = port or free_port()
         self.options = options
+        self.command: Sequence[str] = ()
+        """Instead of a plain server's."""
         self.process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -45,7 +47,7 @@ class RedisServer:
     async def start(self) -> None:
         """Start it and wait until it listens; it is empty, unless the options say otherwise."""
         self.process = subprocess.Popen(  # noqa: ASYNC220 - returns at once
-            ["redis-server", *self.arguments], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+            self.command or ["redis-server", *self.arguments], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )
         async with asyncio.timeout(_DEADLINE_SECONDS):
             while not self._listens():
