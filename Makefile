@@ -14,6 +14,7 @@ FULL ?=
 SECONDS ?= 60
 SEED ?= 1
 COUNT ?= 1000
+DURATION ?= 120
 PYTEST_ARGS ?=
 
 .PHONY: help
@@ -79,6 +80,10 @@ conformance: $(SETUP) ## the packet-flow matrix against a real kernel: MODE=nfta
 .PHONY: fuzz
 fuzz: $(SETUP) ## hostile bytes into everything that takes bytes, with new values each time: SECONDS=60
 	$(BIN)/python tests/fuzz/run.py --seconds $(SECONDS)
+
+.PHONY: chaos
+chaos: $(SETUP) ## a cluster whose parts are killed, paused and cut off while it changes (root): SEED=1 DURATION=120
+	$(BIN)/python tests/chaos/run.py --seed $(SEED) --duration $(DURATION)
 
 .PHONY: simulate
 simulate: $(SETUP) ## planners, streams and nodes in virtual time, seed by seed, against invariants: SEED=1 COUNT=1000

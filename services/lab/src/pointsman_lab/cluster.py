@@ -23,7 +23,7 @@ from pointsman_lab.apiserver.client import ApiClient
 from pointsman_lab.apiserver.resources import DEPLOYMENTS, ENDPOINTSLICES, PODS, SERVICES
 from pointsman_lab.control.calls import ControlCalls
 from pointsman_lab.controller.objects import is_pod_ready, is_terminating, labels
-from pointsman_lab.errors import NotConvergedError
+from pointsman_lab.errors import LabUsageError, NotConvergedError
 from pointsman_lab.launch import Launched, end, launch
 from pointsman_lab.manifests import apply_objects, delete_objects, load_manifests, parse_manifests
 from pointsman_lab.net.topology import NodePlace, Topology
@@ -209,6 +209,22 @@ class Cluster(ProbeCalls, ControlCalls):
     async def fault(self, name: str, **fields: Any) -> Mapping[str, Any]:
         """A fault of the API server: drop-watches, freeze-watches, thaw-watches, delay-watches, compact, refuse."""
         return await self.api.request("POST", f"/lab/v1/faults/{name}", fields)
+
+    async def step_clock(self, process: str, seconds: float) -> None:
+        """Moves the wall clock of a service by so many seconds, for good; its monotonic clock is not touched.
+
+        Raises:
+            LabUsageError: the lab was started without `stepped_clocks`, or has no such service.
+        """
+        path = self.state.clock(process)
+        if not self.settings.stepped_clocks or not path.exists():
+            raise LabUsageError(
+                f"the clock of {process!r} cannot be set: is it a service, and are clocks stepped here?"
+            )
+        with path.open("r+b") as file:
+            offset = int.from_bytes(file.read(8), "little", signed=True) + round(seconds * 1e9)
+            file.seek(0)
+            file.write(offset.to_bytes(8, "little", signed=True))
 
     async def clear_faults(self) -> None:
         """Ends the API server's faults."""

@@ -3,8 +3,10 @@
 
     python -m pointsman_lab.inspect [--tls CERT KEY CA] ADDRESS explain NODE SOURCE DESTINATION PORT[/PROTOCOL]
     python -m pointsman_lab.inspect [--tls CERT KEY CA] ADDRESS nodes
+    python -m pointsman_lab.inspect [--tls CERT KEY CA] ADDRESS plan NODE
 
-`nodes` prints one JSON object a line, for programs; `explain` prints prose, for people.
+`nodes` prints one JSON object a line, `plan` a GetNodePlanResponse as JSON, for programs; `explain` prints prose, for
+people.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import grpc.aio
+from google.protobuf import json_format
 
 from pointsman.control.v1 import control_service_pb2 as pb
 from pointsman.control.v1.control_service_pb2_grpc import ControlServiceStub
@@ -68,6 +71,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _add_questions(parser: argparse.ArgumentParser) -> None:
     questions = parser.add_subparsers(dest="question", required=True)
     questions.add_parser("nodes", help="how far each node has come")
+    plan = questions.add_parser("plan", help="everything a node is to do")
+    plan.add_argument("node")
     explain = questions.add_parser("explain", help="where a packet goes, and why")
     explain.add_argument("node")
     explain.add_argument("source")
@@ -90,6 +95,8 @@ async def _ask(channel: grpc.aio.Channel, parsed: argparse.Namespace) -> list[st
     stub = ControlServiceStub(channel)
     if parsed.question == "nodes":
         return [json.dumps(_node(node)) async for node in _nodes(stub)]
+    if parsed.question == "plan":
+        return [json_format.MessageToJson(await _plan(stub, parsed.node), indent=None)]
     return list(_explanation(parsed, await _explain(stub, parsed)))
 
 
@@ -102,6 +109,20 @@ async def _nodes(stub: ControlServiceAsyncStub) -> AsyncIterator[pb.NodeStatus]:
         page_token = page.next_page_token
         if not page_token:
             return
+
+
+async def _plan(stub: ControlServiceAsyncStub, node: str) -> pb.GetNodePlanResponse:
+    """All pages as one; each must speak of the same plan."""
+    whole = pb.GetNodePlanResponse()
+    while True:
+        request = pb.GetNodePlanRequest(node_name=node, page_token=whole.next_page_token)
+        page = await stub.GetNodePlan(request, timeout=_TIMEOUT_SECONDS)
+        if whole.services and whole.digest != page.digest:
+            raise ValueError(f"the plan of {node} changed while it was read; ask again")
+        whole.ClearField("next_page_token")
+        whole.MergeFrom(page)
+        if not page.next_page_token:
+            return whole
 
 
 def _node(node: pb.NodeStatus) -> dict[str, object]:

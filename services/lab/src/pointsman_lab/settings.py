@@ -23,6 +23,7 @@ class LabSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
             `watcher`, `planner`, `enforcer`, `redis`, `otlp`.
         watcher_command, planner_command, enforcer_command: how they are started; empty means this interpreter with -m.
         node_port_addresses: enforcers' nodePortAddresses.
+        stepped_clocks: whether the wall clocks of the services can be set, see `Cluster.step_clock`.
         environment: added to the environment of the services.
         api_port: host loopback port of the API server, 0 picks a free one.
         start_timeout_seconds: how long each process may take to become ready.
@@ -40,6 +41,7 @@ class LabSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     planner_command: tuple[str, ...] = ()
     enforcer_command: tuple[str, ...] = ()
     node_port_addresses: tuple[str, ...] = ("primary",)
+    stepped_clocks: bool = False
     environment: dict[str, str] = {}
     api_port: int = 0
     start_timeout_seconds: float = 30.0

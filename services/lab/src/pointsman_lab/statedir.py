@@ -58,6 +58,10 @@ class StateDirectory:
         self.nodes = self.path / "nodes"
         self._lock = self.path / "lock"
 
+    def clock(self, process: str) -> Path:
+        """The file that says by how many nanoseconds a process's clock is off, as eight bytes."""
+        return self.config / f"{process}.clock"
+
     def create(self) -> int:
         """Creates the directory and locks it; answers with the lock's descriptor, to be handed to the guard.
 

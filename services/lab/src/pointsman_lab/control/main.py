@@ -190,6 +190,7 @@ class ControlProcess:
     def _spec(self, plan: services.ServicePlan, ready: readiness.Check) -> ProcessSpec:
         path = self._state.config / f"{plan.name}.yaml"
         path.write_text(yaml.safe_dump(plan.config, sort_keys=False), encoding="utf-8")
+        self._state.clock(plan.name).write_bytes(bytes(8))
         return ProcessSpec(name=plan.name, place=plan.place, argv=plan.argv, env=plan.env, ready=ready)
 
 

@@ -5,9 +5,11 @@ Each watcher and planner serves on its own address of the underlay. All of them 
 lab's authority has signed: a node's by the name `system:node:NAME`, the others by the name of their machine.
 """
 
+import os
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 from pointsman_lab.net.topology import CLUSTER_CIDRS, DualStack, MemberPlace, NodePlace, Topology
 from pointsman_lab.pki import Pki
@@ -23,6 +25,7 @@ REDIS_PORT = 6379
 OTLP_PORT = 4317
 HEALTHZ_PORT = 10256
 METRICS_PORT = 10249
+_CLOCK_DIRECTORY = Path(__file__).with_name("clock")
 _API_VERSION = "config.pointsman.io/v1alpha1"
 
 
@@ -130,18 +133,22 @@ def _plan(name: str, place: str, config: dict[str, object], site: Site, service:
         place=place,
         config=config,
         argv=(*program, "--config", str(site.state.config / f"{name}.yaml")),
-        env=_environment(service, place, site.settings, site.topology),
+        env=_environment(service, name, place, site),
     )
 
 
-def _environment(service: str, place: str, settings: LabSettings, topology: Topology) -> dict[str, str]:
+def _environment(service: str, name: str, place: str, site: Site) -> dict[str, str]:
     env = {"PYTHONUNBUFFERED": "1", "OTEL_SERVICE_NAME": f"pointsman-{service}"}
-    if "otlp" in settings.services:
+    if site.settings.stepped_clocks:
+        inherited = os.environ.get("PYTHONPATH", "")
+        env["PYTHONPATH"] = f"{_CLOCK_DIRECTORY}{os.pathsep + inherited if inherited else ''}"
+        env["POINTSMAN_LAB_CLOCK"] = str(site.state.clock(name))
+    if "otlp" in site.settings.services:
         env |= {
-            "OTEL_EXPORTER_OTLP_ENDPOINT": f"http://{topology.control_address.ipv4}:{OTLP_PORT}",
+            "OTEL_EXPORTER_OTLP_ENDPOINT": f"http://{site.topology.control_address.ipv4}:{OTLP_PORT}",
             "OTEL_EXPORTER_OTLP_PROTOCOL": "grpc",
             "OTEL_EXPORTER_OTLP_INSECURE": "true",
             "OTEL_BSP_SCHEDULE_DELAY": "200",  # milliseconds: a person waits for the waterfall
             "OTEL_RESOURCE_ATTRIBUTES": f"host.name={place}",
         }
-    return env | settings.environment
+    return env | site.settings.environment
