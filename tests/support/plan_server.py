@@ -15,7 +15,7 @@ from pointsman_chassis.metrics import Registry
 from pointsman_chassis.server import GrpcServer
 from pointsman_chassis.tls import TransportSecurity
 from pointsman_chassis.tracing import Tracing
-from pointsman_model.cluster import Change, ClusterObject, ClusterPosition, ObjectKey, key_of
+from pointsman_model.cluster import Change, ClusterObject, ClusterPosition, ObjectKey, ResourceVersions, key_of
 from pointsman_planner.api import control_service, plan_service
 from pointsman_planner.api.control_service import ControlService
 from pointsman_planner.api.entrance import Entrance
@@ -28,6 +28,7 @@ from pointsman_planner.metrics import PlannerMetrics, ShardingMetrics, StoreMetr
 from pointsman_planner.shard import Shard
 from pointsman_planner.store.memory_store import MemoryStore
 from pointsman_planner.store.node_status_store import NodeStatusStore
+from pointsman_planner.store.port import Store
 from support.model_enforcer import ModelEnforcer
 
 DEADLINE_SECONDS = 20.0
@@ -53,10 +54,11 @@ class PlanServer:
         checks_identity: bool = False,
         limits: AdmissionLimits | None = None,
         shard: Shard | None = None,
+        shared: Store | None = None,
     ) -> None:
         self.registry = Registry(process=False)
         self.planner = Planner(priority=Priority(["kube-system"]))
-        self.store = NodeStatusStore(store=MemoryStore(), metrics=StoreMetrics(self.registry))
+        self.store = NodeStatusStore(store=shared or MemoryStore(), metrics=StoreMetrics(self.registry))
         sharding, clock = ShardingMetrics(self.registry), SystemClock()
         self.handover = Handover(planner_id=planner_id, pace=HandoverPace(), metrics=sharding, clock=clock)
         entrance = Entrance(limits=limits or AdmissionLimits(), metrics=sharding, clock=clock)
@@ -72,7 +74,11 @@ class PlanServer:
             entrance=shard.entrance if shard is not None else entrance,
             checks_identity=checks_identity,
         )
+        self.control = ControlService(planner=self.planner, plans=self.plans, store=self.store)
         self.revision = 0
+        self.epoch = "test"
+        self.versions = ResourceVersions()
+        """How far the API server was read, as positions say from the next batch on."""
         self.port = 0
 
     @property
@@ -90,7 +96,8 @@ class PlanServer:
 
     def _apply(self, *changes: Change) -> None:
         self.revision += 1
-        self.plans.apply(Batch(changes=changes, position=ClusterPosition(epoch="test", revision=self.revision)))
+        position = ClusterPosition(epoch=self.epoch, revision=self.revision, resource_versions=self.versions)
+        self.plans.apply(Batch(changes=changes, position=position))
 
     def is_converged(self, *nodes: str) -> bool:
         """Whether these nodes have provably programmed everything."""
@@ -103,20 +110,29 @@ async def plan_server(
     heartbeat_seconds: float = 5.0,
     security: TransportSecurity | None = None,
     limits: AdmissionLimits | None = None,
+    planner_id: str = "planner-under-test",
+    shared: Store | None = None,
 ) -> AsyncIterator[PlanServer]:
     """A server that listens, with both services."""
-    made = PlanServer(heartbeat_seconds=heartbeat_seconds, checks_identity=security is not None, limits=limits)
+    made = PlanServer(
+        planner_id=planner_id,
+        heartbeat_seconds=heartbeat_seconds,
+        checks_identity=security is not None,
+        limits=limits,
+        shared=shared,
+    )
     server = GrpcServer(address="127.0.0.1:0", security=security or TransportSecurity(insecure=True))
     server.add_raw_service(plan_service.SERVICE, made.plans.methods())
-    control = ControlService(planner=made.planner, plans=made.plans, store=made.store)
-    control_service_pb2_grpc.add_ControlServiceServicer_to_server(control, server.server)
+    control_service_pb2_grpc.add_ControlServiceServicer_to_server(made.control, server.server)
     server.declare(control_service.SERVICE)
     made.port = await server.start()
-    timer = asyncio.create_task(made.plans.keep_time())
+    tasks = [asyncio.create_task(made.plans.keep_time()), asyncio.create_task(made.store.run())]
     try:
         yield made
     finally:
-        timer.cancel()
+        for task in tasks:
+            task.cancel()
+        made.control.close()
         await server.stop(grace_seconds=0)
 
 
