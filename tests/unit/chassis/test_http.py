@@ -2,6 +2,7 @@
 """The HTTP server over real sockets, with polite clients and others."""
 
 import asyncio
+import contextlib
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -153,6 +154,25 @@ async def test_a_connection_beyond_the_limit_is_refused_and_the_slot_comes_back(
         assert b"through" in await first
         assert b"through" in await exchange(port, get("/gate"))
         await server.close()
+
+
+async def test_connections_that_say_nothing_make_room_and_requests_in_progress_do_not() -> None:
+    gate = Gate()
+    server = HttpServer({"/gate": gate, "/hello": lambda _: Response(body=b"hello")}, connections_max=3)
+    port = await server.listen("127.0.0.1", 0)
+    asked = asyncio.create_task(exchange(port, get("/gate")))
+    await gate.entered.wait()
+    silent = [await asyncio.open_connection("127.0.0.1", port) for _ in range(5)]
+    assert b"hello" in await exchange(port, get("/hello"))
+    for reader, writer in silent[:2]:
+        with contextlib.suppress(ConnectionError):
+            assert await reader.read() == b"", "the ones that waited longest were dropped"
+        writer.close()
+    gate.opened.set()
+    assert b"200" in await asked
+    for _, writer in silent:
+        writer.close()
+    await server.close()
 
 
 async def test_closing_drops_requests_in_progress_and_stops_listening() -> None:

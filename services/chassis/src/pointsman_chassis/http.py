@@ -65,6 +65,8 @@ class HttpServer:
         self._response_timeout = response_timeout_seconds
         self._servers: list[asyncio.Server] = []
         self._connections: set[asyncio.Task[None]] = set()
+        self._silent: dict[asyncio.Task[None], None] = {}
+        """Connections that have not sent their request yet, oldest first."""
 
     async def listen(self, host: str, port: int) -> int:
         """Start serving on one more address and return its port (of interest when `port` is 0). Raises OSError."""
@@ -104,17 +106,34 @@ class HttpServer:
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
-        if task is None or len(self._connections) >= self._connections_max:
+        if task is None or not self._has_room():
             writer.transport.abort()
             return
         self._connections.add(task)
+        self._silent[task] = None
         try:
             await self._serve(reader, writer)
         except (OSError, TimeoutError, asyncio.CancelledError):
             writer.transport.abort()
         finally:
             self._connections.discard(task)
+            self._silent.pop(task, None)
             writer.close()
+
+    def _has_room(self) -> bool:
+        """Whether one more connection is served; whoever has been silent for longest makes room for it.
+
+        Else anybody who opens connections and says nothing would keep out the load balancer that asks for health.
+        """
+        if len(self._connections) < self._connections_max:
+            return True
+        oldest = next(iter(self._silent), None)
+        if oldest is None:
+            return False
+        del self._silent[oldest]
+        self._connections.discard(oldest)
+        oldest.cancel()
+        return True
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
@@ -125,11 +144,18 @@ class HttpServer:
         except asyncio.LimitOverrunError:
             method, response = "GET", _plain(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)
         else:
+            self._heard()
             async with asyncio.timeout(self._response_timeout):
                 method, response = await self._answer(head)
         writer.write(_encode(response, with_body=method != "HEAD"))
         async with asyncio.timeout(self._response_timeout):
             await writer.drain()
+
+    def _heard(self) -> None:
+        """The connection of this task has sent its request: from here on it is kept."""
+        task = asyncio.current_task()
+        if task is not None:
+            self._silent.pop(task, None)
 
     async def _answer(self, head: bytes) -> tuple[str, Response]:
         parsed = _parse(head)
