@@ -124,6 +124,16 @@ async def test_a_look_after_the_flush_and_before_the_repair_forgets_nobody(world
         assert await made.look() == Look(clients=CLIENTS, is_whole=True)
 
 
+async def test_a_look_and_a_repair_at_the_same_time_do_not_disturb_each_other(world: AffinityWorld) -> None:
+    async with remembering(world) as made:
+        for count in range(1, 6):
+            await made.node.nft(f"flush map {world.world.family.keyword} pointsman affinity")
+            while len(made.node.looks) < count:
+                await asyncio.gather(made.look(), made.look(), asyncio.sleep(0.001))
+        await made.node.until(lambda: not made.node.reconciler.drift.is_due, "a repair is owed")
+        assert await made.look() == Look(clients=CLIENTS, is_whole=True)
+
+
 async def test_a_seed_leaves_the_time_of_a_client_that_is_known(world: AffinityWorld) -> None:
     async with remembering(world) as made:
         client = made.clients[0]

@@ -51,6 +51,8 @@ class AffinityKeeper:
         self._memory: Mapping[Family, Remembered] = {}
         self._looked_at = 0.0
         self._repairs = 0
+        self._reading = asyncio.Lock()
+        """One dump at a time: a look and a repair may both want one."""
 
     @property
     def is_wanted(self) -> bool:
@@ -72,7 +74,7 @@ class AffinityKeeper:
             return None
         started, passed_ms = self._clock.monotonic(), self._passed_ms()
         memory = {family: await self._read(family, self._memory.get(family), passed_ms) for family in Family}
-        self._nft.settle()
+        await asyncio.to_thread(self._nft.settle)
         if self._is_disturbed() or self._repairs != repairs:
             return None
         self._memory, self._looked_at = memory, started
@@ -147,7 +149,8 @@ class AffinityKeeper:
                 found.carry(before, passed_ms)
 
         try:
-            await asyncio.to_thread(read)
+            async with self._reading:
+                await asyncio.to_thread(read)
         except (NetlinkError, OSError) as error:
             raise KernelError(f"reading the memory of clients: {error}") from error
         return found

@@ -49,6 +49,7 @@ from pointsman_enforcer.dataplane.nftables.message import Batch, Family, Message
 from pointsman_enforcer.dataplane.nftables.netlink import NftSocket
 from pointsman_enforcer.dataplane.nftables.notifications import Touched
 from pointsman_enforcer.dataplane.nftables.observe import Observation
+from pointsman_enforcer.dataplane.nftables.read_back import reader
 from pointsman_enforcer.dataplane.nftables.render import RenderContext, family_of, render_node, render_service
 from pointsman_enforcer.dataplane.nftables.settings import PodInterface, PodPrefix, SkeletonSettings
 from pointsman_enforcer.dataplane.nftables.skeleton import Adoption, adoption, replacement, skeleton
@@ -80,13 +81,13 @@ class NftablesDataplane:
         clock: Clock | None = None,
     ) -> None:
         """Without `kernel`, that of the calling thread's network namespace; OSError when we may not talk to it."""
-        self._node_settings = node_settings
-        self._masquerade_bit = masquerade_bit
+        self._node_settings, self._masquerade_bit = node_settings, masquerade_bit
         if kernel is None:
             kernel = opened = NftSocket()
             monitor = monitor or DriftMonitor(opened.port)
         self._nft: NftKernel = kernel
         self._monitor = monitor
+        self.read_back = reader(kernel, monitor)
         self.affinity = AffinityKeeper(
             kernel=kernel, monitor=monitor, clock=clock or SystemClock(), is_wanted=lambda: bool(self._ledger.numbers)
         )

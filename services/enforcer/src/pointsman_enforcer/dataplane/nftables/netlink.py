@@ -181,6 +181,7 @@ class NftSocket:
         """
         with self._write_lock:
             self._send(Batch().encode(self._next_sequence(2)))
+            self._drain()
 
     def get_element(self, table: Table, spec: SetSpec, key: bytes) -> Element | None:
         """The element of a set or map that has this very key; None when there is none, or no such set."""
