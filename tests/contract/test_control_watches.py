@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""WatchServices, WatchEndpoints and WatchNodes over real gRPC: snapshot, synced, changes; resume or a reset; slow readers."""
+"""The watches of ControlService over real gRPC: snapshot, synced, changes; resume or a reset; slow readers."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -183,7 +183,7 @@ async def test_a_slow_reader_gets_the_newest_state_and_not_every_one() -> None:
             await watch.read()
             read += 1
         assert len(names) == sum(name in watch.held for name in names)
-        assert read < 40 * 2, "not every round was sent"
+        assert read < 20, "rounds were left out"
 
 
 async def test_a_snapshot_of_many_comes_in_messages_of_bounded_size() -> None:
@@ -211,14 +211,8 @@ async def test_endpoints_follow_the_service_and_the_node_that_looks_at_it() -> N
         server.put(web_slice("10.1.0.1", "10.1.0.2", zone_hints=["a"]))
         await watch.until("changes")
         assert len(_fates(watch)) == 2
-        server.put(
-            endpoint_slice(
-                "shop/web-x",
-                "web",
-                [endpoint("10.1.0.1", zone_hints=["a"]), endpoint("10.1.0.2", zone_hints=["b"])],
-                ["p:80"],
-            )
-        )
+        hinted = [endpoint("10.1.0.1", zone_hints=["a"]), endpoint("10.1.0.2", zone_hints=["b"])]
+        server.put(endpoint_slice("shop/web-x", "web", hinted, ["p:80"]))
         await watch.until("changes")
         server.put(node("node-b", "192.168.0.3", zone="b"))
         await watch.until("changes")
@@ -240,7 +234,7 @@ def _fates(watch: Watch) -> dict[str, list[int]]:
     }
 
 
-async def test_nodes_show_each_step_of_a_node_and_silence_is_no_step() -> None:
+async def test_nodes_show_each_step_of_a_node() -> None:
     async with world() as (server, stub):
         watch = await synced(stub.WatchNodes(pb.WatchNodesRequest()))
         assert {name: each.state for name, each in watch.held.items()} == dict.fromkeys(
@@ -258,10 +252,6 @@ async def test_nodes_show_each_step_of_a_node_and_silence_is_no_step() -> None:
             while watch.held["node-a"].state != pb.NodeStatus.STATE_NACKED:
                 await watch.until("changes")
             assert watch.held["node-a"].reason == "1 service refused: shop/web: apply: no such thing"
-            before = server.plans.on_status
-            assert before is not None
-            for _ in range(3):
-                await client.send(client.enforcer.heartbeat())
         while watch.held["node-a"].state != pb.NodeStatus.STATE_DISCONNECTED:
             await watch.until("changes")
         assert watch.held["node-a"].reason.startswith("disconnected: ")
@@ -308,10 +298,8 @@ async def test_a_planner_that_goes_away_sends_its_watchers_to_another_one() -> N
         call = stub.WatchServices(pb.WatchServicesRequest())
         await synced(call)
         server.control.close()
-        with pytest.raises(grpc.aio.AioRpcError) as failure:
-            while True:
-                await call.read()
-        assert failure.value.code() is grpc.StatusCode.UNAVAILABLE
+        async with asyncio.timeout(DEADLINE_SECONDS):
+            assert await call.code() is grpc.StatusCode.UNAVAILABLE
         with pytest.raises(grpc.aio.AioRpcError) as refused:
             await stub.WatchServices(pb.WatchServicesRequest()).read()
         assert refused.value.code() is grpc.StatusCode.UNAVAILABLE
