@@ -40,8 +40,8 @@ async def test_a_port_that_is_taken_on_one_node_is_told_upstream_and_harms_nothi
 
     try:
         await world.cluster.wait_until(is_held, "the port is taken")
-        spec = {"type": "LoadBalancer", "externalTrafficPolicy": "Local", "healthCheckNodePort": PORT}
-        vip = (await world.service(**spec))["spec"]["clusterIP"]
+        made = await world.service(type="LoadBalancer", externalTrafficPolicy="Local", healthCheckNodePort=PORT)
+        vip = made["spec"]["clusterIP"]
         await world.endpoints(world.backends)
         await world.cluster.wait_until(is_told, "the planner knows")
         log = (world.cluster.state.logs / "planner.log").read_text()
