@@ -44,7 +44,7 @@ class FleetPlanner:
             store_metrics=metrics,
             clock=SystemClock(),
         )
-        self.served = PlanServer(planner_id=name, heartbeat_seconds=0.5, shard=self.shard)
+        self.served = PlanServer(planner_id=name, heartbeat_seconds=0.5, shard=self.shard, shared=store)
         self.server = GrpcServer(address="127.0.0.1:0", security=TransportSecurity(insecure=True))
         self.server.add_raw_service(plan_service.SERVICE, self.served.plans.methods())
         self.address = ""
@@ -64,7 +64,8 @@ class FleetPlanner:
         """Listen, be in sync, join."""
         self.address = f"127.0.0.1:{await self.server.start()}"
         parts = (self.store.run(), self.replicas.run(), self.shard.run(lambda: self.served.plans.streams))
-        self._tasks = [asyncio.create_task(part) for part in (*parts, self.served.plans.keep_time())]
+        others = (self.served.store.run(), self.served.plans.keep_time())
+        self._tasks = [asyncio.create_task(part) for part in (*parts, *others)]
         self.served.put(*objects)
         self.shard.join(self.address)
 

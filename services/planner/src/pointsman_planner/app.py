@@ -27,6 +27,7 @@ from pointsman_planner.core.freshness import FreshnessSettings
 from pointsman_planner.core.planner import Batch, Planner
 from pointsman_planner.core.priority import Priority
 from pointsman_planner.feed.cluster_feed import ClusterFeed
+from pointsman_planner.health_page import health_page
 from pointsman_planner.metrics import PlannerMetrics, ShardingMetrics, StoreMetrics
 from pointsman_planner.override_parts import OverrideOptions, OverrideParts
 from pointsman_planner.settings import PlannerSettings, shown_settings
@@ -196,7 +197,13 @@ class App:
 
     async def _start_http(self) -> HttpServer:
         http = HttpServer(
-            {"/metrics": self._serve_metrics, "/healthz": _alive, "/readyz": self._ready, "/configz": self._configz}
+            {
+                "/metrics": self._serve_metrics,
+                "/healthz": _alive,
+                "/readyz": self._ready,
+                "/configz": self._configz,
+                "/statusz": self._statusz,
+            }
         )
         if self._settings.metrics_bind_address:
             host, _, port = self._settings.metrics_bind_address.rpartition(":")
@@ -224,6 +231,9 @@ class App:
         if self._planner.is_in_sync:
             return Response(body=b"ok\n")
         return Response(body=b"not in sync with any watcher yet\n", status=503)
+
+    def _statusz(self, _request: Request) -> Response:
+        return health_page(planner_id=self._planner_id, planner=self._planner, shard=self._shard, store=self._store)
 
     def _configz(self, _request: Request) -> Response:
         return Response(body=msgspec.json.encode(shown_settings(self._settings)), content_type="application/json")

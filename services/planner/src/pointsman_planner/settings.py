@@ -100,7 +100,7 @@ class PlannerSettings(Settings, frozen=True, kw_only=True):
     admission: AdmissionSettings = AdmissionSettings()
     """Nodes that reconnect all at once."""
     metrics_bind_address: str = "127.0.0.1:9402"
-    """Where /metrics, /healthz, /readyz and /configz are served; empty = nowhere."""
+    """Where /metrics, /healthz, /readyz, /statusz and /configz are served; empty = nowhere."""
     redis_url: str = msgspec.field(default="memory://", name="redisURL")
     """What planners share: `memory://` (this process alone), `redis://host:port/db`, `rediss://`, `unix:///path?db=0`,
     `redis+sentinel://host,host/name/db`, `redis+cluster://host,host`."""

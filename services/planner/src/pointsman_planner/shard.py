@@ -77,6 +77,16 @@ class Shard:
         if address:
             self._members.join(Member(planner_id=self._planner_id, address=address, instance_id=uuid.uuid4().hex))
 
+    @property
+    def members(self) -> tuple[Member, ...]:
+        """Planners that serve, as far as is known."""
+        return self._members.members
+
+    @property
+    def is_frozen(self) -> bool:
+        """Whether nobody can know who joins or leaves now."""
+        return self._members.is_frozen
+
     async def run(self, streams: Callable[[], Mapping[str, PlanStream]]) -> None:
         """Hold the lease, and give nodes to whom they belong, for ever."""
         async with asyncio.TaskGroup() as tasks:

@@ -36,6 +36,7 @@ class Health:
         self._failures = 0
         self._successes += 1
         if self.is_good:
+            self.last_error = ""
             return False
         is_proved = self._successes >= self.successes_min and now - self._failed_at >= self.steady_seconds
         if self.is_good is None and self._failed_at == 0.0:

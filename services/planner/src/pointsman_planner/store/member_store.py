@@ -67,6 +67,11 @@ class MemberStore:
         """The planners that serve, as far as is known; frozen while the store is away."""
         return self._membership.members
 
+    @property
+    def is_frozen(self) -> bool:
+        """Whether the store is away for so long that nobody knows who lives."""
+        return self._membership.is_frozen(self._clock.monotonic())
+
     def join(self, own: Member) -> None:
         """This planner is in sync: others may send nodes to it."""
         self._own = own
@@ -92,7 +97,7 @@ class MemberStore:
             else:
                 backoff.reset()
                 await self._pause(interval)
-            self._metrics.membership_frozen.set(int(self._membership.is_frozen(self._clock.monotonic())))
+            self._metrics.membership_frozen.set(int(self.is_frozen))
 
     async def leave(self) -> None:
         """Give the lease back, if that is possible at once."""

@@ -54,6 +54,7 @@ class MemoryStore:
     """Implements `Store`; see the module."""
 
     is_available = True
+    last_error = ""
 
     def __init__(self, *, clock: Clock | None = None, log_entries_max: int = 10_000) -> None:
         self._clock = clock or SystemClock()

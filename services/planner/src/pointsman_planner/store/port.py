@@ -154,6 +154,10 @@ class Store(Protocol):
     def is_available(self) -> bool:
         """Whether reads and writes are known to work. Changes with hysteresis."""
 
+    @property
+    def last_error(self) -> str:
+        """Why it is not available, for people; empty when it is."""
+
     async def heads(self, areas: Sequence[Area]) -> tuple[Head, ...]:
         """Where areas stand, each made if it is not there; records that ended are swept away on the way."""
 

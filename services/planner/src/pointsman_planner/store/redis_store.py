@@ -114,7 +114,8 @@ class RedisStore:
     @property
     def last_error(self) -> str:
         """Why it is not available, for people; empty when it is."""
-        return self._reads.last_error or self._writes.last_error
+        broken = [health for health in (self._reads, self._writes) if not health.is_good]
+        return next((health.last_error for health in broken if health.last_error), "")
 
     # -- the port ----------------------------------------------------------------------------------------------------
 
@@ -269,8 +270,8 @@ class RedisStore:
         if self.is_available:
             self._log.info("Redis is available", topology=self._address.topology.value)
         elif self._reads.is_good is False or self._writes.is_good is False:
-            what = "away" if self._reads.is_good is False else "refuses writes"
-            self._log.error(f"Redis is {what}; endpoint changes are not affected", error=self.last_error)
+            what = "is away" if self._reads.is_good is False else "refuses writes"
+            self._log.error(f"Redis {what}; endpoint changes are not affected", error=self.last_error)
 
     async def _renew_client(self) -> None:
         """A new client when the certificate files were replaced."""
