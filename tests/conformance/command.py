@@ -41,9 +41,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     if refusal:
         sys.stderr.write(f"conformance: {refusal}" + "\n")
         return 2
-    rows = [row for row in all_rows(_sources(options)) if not options.section or row.section in options.section]
+    rows = [row for row in all_rows(_sources(options)) if _is_asked_for(row, options)]
     if not rows:
-        sys.stderr.write(f"conformance: there is no section {options.section}" + "\n")
+        sys.stderr.write(f"conformance: nothing is row {options.row or 'any'} of section {options.section or 'any'}\n")
         return 2
     mode = MODES.get(options.mode, NFTABLES)
     executors = [name for name in wanted if name != rendered.NAME or mode.rows in rendered.MODES]
@@ -69,11 +69,19 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--mode", choices=modes, default=NFTABLES.name, help="proxy mode (default nftables)")
     parser.add_argument("--executor", choices=[*EXECUTORS, "all"], default="all", help="default: all")
     parser.add_argument("--section", type=int, action="append", help="only this section; may be given again")
+    parser.add_argument(
+        "--row", action="append", help="only rows of this number, as `-v` prints it; may be given again"
+    )
     parser.add_argument("--full", action="store_true", help="all generated rows in the kernel, too: several minutes")
     parser.add_argument("--generate", type=int, default=20, metavar="N", help="N random rows in each family (20)")
     parser.add_argument("--seed", type=int, default=1, help="of the random rows")
     parser.add_argument("-v", "--verbose", action="store_true", help="print every row")
     return parser
+
+
+def _is_asked_for(row: Row, options: argparse.Namespace) -> bool:
+    is_of_section = not options.section or row.section in options.section
+    return is_of_section and (not options.row or row.number in options.row or row.id in options.row)
 
 
 def _rows_of(mode: str) -> str:
@@ -96,8 +104,9 @@ def _refusal(mode: str, executors: Sequence[str]) -> str:
 
 
 def _sources(options: argparse.Namespace) -> list[RowSource]:
-    """Products are only made when they are asked for: they are large."""
-    wanted = options.section or systematic.PRODUCTS
+    """Products, whose rows have words for numbers, are only made when they are asked for: they are large."""
+    is_of_catalogue = options.row and all(number[0].isdigit() for number in options.row)
+    wanted = () if is_of_catalogue else options.section or systematic.PRODUCTS
     products = [source for section, source in systematic.PRODUCTS.items() if section in wanted]
     histories = [partial(of.rows, options.generate, seed=options.seed) for of in (generated, generated_affinity)]
     return [*CATALOGUE, *histories, *products]

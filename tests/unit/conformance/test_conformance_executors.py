@@ -122,6 +122,10 @@ def test_the_command_ends_with_the_counts(capsys: pytest.CaptureFixture[str], mo
     monkeypatch.setattr("structlog.configure", lambda **_: None)
     assert command.main(["--mode", "nftables", "--executor", "pure", "--section", "6"]) == 0
     assert capsys.readouterr().out.rstrip().endswith("14 passed, 0 failed")
+    assert command.main(["--mode", "nftables", "--executor", "rendered", "--row", "78", "--row", "81-IPv6"]) == 0
+    assert capsys.readouterr().out.rstrip().endswith("3 passed, 0 failed")
+    assert command.main(["--mode", "nftables", "--row", "7777"]) == 2
+    assert "nothing is row ['7777']" in capsys.readouterr().err
 
     def fail(rows: Sequence[Row]) -> list[RowResult]:
         raise ValueError(rows[0].id)

@@ -28,10 +28,10 @@ def number_of(row: Row) -> str:
     return row.number.partition(".")[0]
 
 
-@pytest.mark.parametrize("number", NUMBERS)
 @pytest.mark.parametrize("family", IpFamily)
-def test_every_numbered_row_of_the_catalogue_is_here_in_both_families(number: str, family: IpFamily) -> None:
-    assert [row for row in ROWS if number_of(row) == number and row.family is family]
+def test_every_numbered_row_of_the_catalogue_is_here_in_both_families(family: IpFamily) -> None:
+    here = {number_of(row) for row in ROWS if row.family is family}
+    assert [number for number in NUMBERS if number not in here] == []
 
 
 def test_every_row_is_run_by_this_mode_or_says_why_not() -> None:
