@@ -15,6 +15,7 @@ from pointsman_enforcer.app import Enforcer
 from pointsman_enforcer.dataplane.nftables.backend import NftablesDataplane
 from pointsman_enforcer.dataplane.nftables.message import Family
 from pointsman_enforcer.settings import EnforcerConfiguration
+from support.fake_monitor import FakeMonitor
 from support.fake_nftables import FakeNftables
 
 
@@ -23,6 +24,7 @@ class Node:
 
     def __init__(self, directory: Path) -> None:
         self.kernel = FakeNftables()
+        self.monitor = FakeMonitor()
         self.directory = directory
 
     @asynccontextmanager
@@ -37,7 +39,7 @@ class Node:
             security=TransportSecurity(insecure=True),
             **settings,
         )
-        dataplane = NftablesDataplane(node_settings=config.node_settings(), kernel=self.kernel)
+        dataplane = NftablesDataplane(node_settings=config.node_settings(), kernel=self.kernel, monitor=self.monitor)
         stop = Stop()
         task = asyncio.create_task(Enforcer(config, "node-1", dataplane=dataplane).run(stop))
         try:

@@ -142,8 +142,11 @@ class FakeNftables:
 
     def get_element(self, table: Table, spec: SetSpec, key: bytes) -> Element | None:
         self.counters.gets += 1
-        found = self.tables.get((table.family, table.name))
-        return found.sets.get(spec.name, {}).get((key, b"", False)) if found else None
+        table_found = self.tables.get((table.family, table.name))
+        if table_found is None or spec.name not in table_found.sets:
+            return None
+        found = table_found.find(spec.name, key)
+        return found if found is not None and found.key == key else None
 
     def read_timed(self, table: Table, spec: SetSpec, most: int) -> Iterator[list[Timed]]:
         found = list(self.dump_elements(table, spec))[:most]

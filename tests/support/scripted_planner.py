@@ -19,6 +19,7 @@ from pointsman_model.plan import NodeFacts
 from support.enforcer_plans import FACTS, digest_of
 
 DEADLINE_SECONDS = 15.0
+_ACKS = {pb.ACK_LEVEL_RECEIVED: "received", pb.ACK_LEVEL_PROGRAMMED: "ack", pb.ACK_LEVEL_VERIFIED: "verified"}
 
 
 async def eventually(condition: Callable[[], bool], what: str) -> None:
@@ -57,13 +58,18 @@ class ScriptedStream:
         return hello.hello
 
     async def receive(self, field: str, *, passing: Sequence[str] = ()) -> pb.StreamNodePlanRequest:
-        """The next message, which must be of this kind; heartbeats, and those of `passing`, are passed over."""
+        """The next message, which must be of this kind; heartbeats, and those of `passing`, are passed over.
+
+        An ack that something is programmed is an `ack`; the others are called `received` and `verified`, and are passed
+        over as well.
+        """
         while True:
             message = await self.next()
-            kind = message.WhichOneof("message")
+            kind = _ACKS[message.ack.level] if message.HasField("ack") else str(message.WhichOneof("message"))
             if kind == field:
                 return message
-            assert kind in {"heartbeat", *passing}, f"{kind} came where {field} was due: {message}"
+            passed = {"heartbeat", "received", "verified", *passing}
+            assert kind in passed, f"{kind} came where {field} was due: {message}"
 
     async def next(self) -> pb.StreamNodePlanRequest:
         """The next message, whatever it is."""

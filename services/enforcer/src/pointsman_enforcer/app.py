@@ -12,6 +12,7 @@ import contextlib
 import gc
 import os
 import secrets
+from collections import deque
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -35,6 +36,7 @@ from pointsman_enforcer.dataplane.conntrack.metrics import ConntrackMetrics
 from pointsman_enforcer.dataplane.conntrack.reconciler import ConntrackReconciler, Table
 from pointsman_enforcer.dataplane.conntrack.table import ConntrackTable
 from pointsman_enforcer.dataplane.reconciler import LeftoversError, Reconciler, ServicesFailedError
+from pointsman_enforcer.dataplane.verification import Verification, VerificationEvents, VerificationPace
 from pointsman_enforcer.dataplane.work import Pending, Tally
 from pointsman_enforcer.disk.plan_journal import PlanJournal, load_plan
 from pointsman_enforcer.feed.known_planners import known_planners
@@ -42,11 +44,15 @@ from pointsman_enforcer.health.serving import Serving
 from pointsman_enforcer.metrics import EnforcerMetrics
 from pointsman_enforcer.observability import SyncObserver
 from pointsman_enforcer.settings import EnforcerConfiguration
+from pointsman_model.names import ServiceKey
+from pointsman_model.plan import ServicePlan
 
 _GC_THRESHOLD: Final = 50_000
 """A plan is ten thousand long-lived byte strings: looking through them for cycles every 700 objects is a waste."""
 
 
+_TO_STORE_MAX: Final = 256
+"""Transactions that are remembered until they are on disk; saying that they are is a courtesy."""
 _FIRST_SYNC_SECONDS_MAX: Final = 5.0
 """How long dialling planners waits for the plan on disk to be programmed."""
 
@@ -91,8 +97,14 @@ class Enforcer:
         self._metrics.changes(self._registry, self._changes)
         self._health = Health(timeout_seconds=2 * config.nftables.sync_period)
         self._journal = PlanJournal(
-            self._directory, self._store, clock=self._clock, on_failure=self._metrics.journal_failures.inc
+            self._directory,
+            self._store,
+            clock=self._clock,
+            on_failure=self._metrics.journal_failures.inc,
+            on_durable=self._durable,
         )
+        self._to_store: deque[tuple[int, object, int]] = deque(maxlen=_TO_STORE_MAX)
+        """Transactions that are not known to be on disk: number in the journal, stream, nonce."""
         if loaded.records:
             self._journal.resume(loaded)
         self._dataplane = dataplane or make_dataplane(config)
@@ -112,7 +124,7 @@ class Enforcer:
             store=self._store,
             clock=self._clock,
             on_synced=self._synced,
-            on_programmed=self._serving.programmed,
+            on_programmed=self._programmed,
             flows=self._conntrack,
         )
         self._runner = BoundedRunner(
@@ -122,6 +134,8 @@ class Enforcer:
             retry_interval_seconds=max(1.0, config.nftables.min_sync_period),
             clock=self._clock,
         )
+        self._is_syncing = False
+        self._verification = self._make_verification()
         self._affinity = self._make_affinity()
         self._observer = self._make_observer()
         self._stream: Any = None
@@ -140,6 +154,7 @@ class Enforcer:
             work = {"reconciler": self._runner.run(), "journal": self._journal.run(), "plan-stream": self._follow()}
             work.update(self._serving.work())
             work["affinity"] = self._affinity.run()
+            work["verification"] = self._verification.run()
             if self._conntrack is not None:
                 work["conntrack"] = self._conntrack.run()
             tasks = [group.create_task(task_boundary(name, each)) for name, each in work.items()]
@@ -191,7 +206,19 @@ class Enforcer:
             self._health.learn(commit.transaction.facts)
         self._changes.committed(commit.changes)
         self._request_sync()
-        self._journal.record(commit.transaction)
+        self._to_store.append((self._journal.record(commit.transaction), stream, commit.transaction.nonce))
+
+    def _durable(self, recorded: int) -> None:
+        """So many transactions are on disk."""
+        while self._to_store and self._to_store[0][0] <= recorded:
+            _, stream, nonce = self._to_store.popleft()
+            if self._stream is not None:
+                self._stream.received(stream, nonce)
+
+    def _programmed(self, key: ServiceKey, plan: ServicePlan) -> None:
+        """The kernel has a service as planned."""
+        self._serving.programmed(key, plan)
+        self._verification.changed(key)
 
     def _connected(self, is_connected: bool) -> None:  # noqa: FBT001 - an event with one fact
         self._metrics.connected.set(is_connected)
@@ -204,12 +231,15 @@ class Enforcer:
         self._runner.request()
 
     async def _sync(self) -> None:
-        """One sync. When it is over nothing waits any more, also if there was nothing to report, or a service failed."""
+        """One sync. When it is over nothing waits any more, even if there was nothing to report or a service failed."""
+        self._is_syncing = True
         try:
             await self._reconciler.run()
         except ServicesFailedError:
             self._health.synced(self._clock.monotonic())
             raise
+        finally:
+            self._is_syncing = False
         self._health.synced(self._clock.monotonic())
 
     def _synced(self, pending: Pending, programmed: Programmed, tally: Tally) -> None:
@@ -218,6 +248,7 @@ class Enforcer:
             self._stream.report(pending.stream, programmed)
             for stream, (nonce, position) in pending.others.items():
                 self._stream.report(stream, replace(programmed, nonce=nonce, position=position, failures=()))
+        self._verification.synced()
         self._first_sync.set()
         self._changes.synced(self._reconciler.is_dirty)
         self._serving.synced(self._dataplane.settings.node_port_addresses)
@@ -229,6 +260,32 @@ class Enforcer:
             return
         self._metrics.refused(is_cleanup=isinstance(error, LeftoversError))
         structlog.get_logger("app").error("sync failed; what is programmed stays; trying again", error=str(error))
+
+    def _mismatch(self, programmed: Programmed) -> None:
+        """A service is not as the kernel acknowledged it."""
+        self._metrics.verification_mismatches.inc()
+        if self._stream is not None:
+            self._stream.report(None, programmed)
+        self._runner.request()
+
+    def _verified(self, digest: int, programmed_digest: int) -> None:
+        if self._stream is not None:
+            self._stream.verified(digest, programmed_digest)
+
+    def _make_verification(self) -> Verification:
+        return Verification(
+            dataplane=self._dataplane,
+            reconciler=self._reconciler,
+            store=self._store,
+            clock=self._clock,
+            pace=VerificationPace(elements_per_second=self._config.verify_elements_per_second),
+            events=VerificationEvents(
+                is_syncing=lambda: self._is_syncing,
+                read=self._metrics.verified_elements.inc,
+                verified=self._verified,
+                mismatch=self._mismatch,
+            ),
+        )
 
     def _make_affinity(self) -> AffinitySweep:
         metrics = AffinityMetrics(self._registry)

@@ -97,6 +97,12 @@ class EnforcerMetrics:
             "pointsman_enforcer_drift_repair_duration_seconds", "From the first notice to the kernel's answer",
             buckets=_SYNC_BUCKETS,
         )  # fmt: skip
+        self.verified_elements = registry.counter(
+            "pointsman_enforcer_verified_elements_total", "Kernel objects read back by their keys after a change"
+        )
+        self.verification_mismatches = registry.counter(
+            "pointsman_enforcer_verification_mismatches_total", "Services that were not as the kernel acknowledged them"
+        )
         self.connected = registry.gauge("pointsman_enforcer_connected", "1 while a planner's stream is in sync")
         self.disconnects = registry.counter("pointsman_enforcer_disconnects_total", "Streams that ended")
         self.redirects = registry.counter(

@@ -146,6 +146,9 @@ class EnforcerConfiguration(Settings, frozen=True):
     Of a family that the list does not mention, all addresses accept them."""
     nftables: NftablesSettings = NftablesSettings()
     conntrack: ConntrackSettings = ConntrackSettings()
+    verify_elements_per_second: int = 2000
+    """Kernel objects that are read back each second after they were programmed, in quiet moments, until all that
+    changed is verified; 0 = nothing is."""
     healthz_bind_address: str = f"0.0.0.0:{HEALTHZ_PORT}"
     """Where /healthz and /livez are served; without a port that is 10256; empty = nowhere. 0.0.0.0 and :: both stand
     for all addresses of both families, here and below."""
@@ -174,6 +177,7 @@ class EnforcerConfiguration(Settings, frozen=True):
         yield from validation.node_port_addresses_problems(self.node_port_addresses)
         yield from validation.bind_address_problems("healthzBindAddress", self.healthz_bind_address, HEALTHZ_PORT)
         yield from validation.bind_address_problems("metricsBindAddress", self.metrics_bind_address, METRICS_PORT)
+        yield from validation.range_problems("verifyElementsPerSecond", self.verify_elements_per_second, 0, 1_000_000)
         yield from validation.range_problems("oomScoreAdj", self.oom_score_adj, -1000, 1000)
 
     def node_settings(self) -> NodeSettings:

@@ -7,6 +7,7 @@
                    Redirected(redirect)          go to another planner
                    raises PlanProtocolError      close the stream and dial again
     programmed(..) -> Send(nack) for what could not be programmed, then Send(ack)
+    received(..), verified(..) -> Send(ack) of these levels
     tell_conditions() -> Send(conditions)        to a planner that knows them
     tick(now)   -> Send(heartbeat), or raises PlanProtocolError when the planner has gone silent
 
@@ -137,6 +138,7 @@ class PlanSession:
         self._nonce = 0
         self._resyncs = 0
         self._position = NO_POSITION
+        self._programmed_digest = 0
         self._expected = 0
         """Digest that the planner takes the plan held to have."""
         self._is_retiring = False
@@ -202,11 +204,37 @@ class PlanSession:
         """Report the kernel's state: failures first, then the ack that covers everything up to the nonce."""
         if result.nonce > self._nonce or (result.nonce and result.nonce < self.acknowledged_nonce):
             raise ValueError(f"nonce {result.nonce} is not within {self.acknowledged_nonce}..{self._nonce}")
-        self._position = result.position
+        self._position, self._programmed_digest = result.position, result.programmed_digest
         self.acknowledged_nonce = max(result.nonce, self.acknowledged_nonce)
         actions: list[Action] = [self._send(message, now) for message in _nacks(result)]
         actions.append(self._send(pb.StreamNodePlanRequest(ack=_ack(result)), now))
         return actions
+
+    def received(self, nonce: int, now: float) -> list[Action]:
+        """A transaction is on disk. Nothing is said of one that is in the kernel already, of which that says more."""
+        if not self.acknowledged_nonce < nonce <= self._nonce:
+            return []
+        ack = pb.Ack(
+            nonce=nonce,
+            level=pb.ACK_LEVEL_RECEIVED,
+            position=position_to_pb(self._store.position),
+            digest=self._store.digest,
+            programmed_digest=self._programmed_digest,
+        )
+        return [self._send(pb.StreamNodePlanRequest(ack=ack), now)]
+
+    def verified(self, digest: int, programmed_digest: int, now: float) -> list[Action]:
+        """All that was acknowledged so far was read back from the kernel and found equal."""
+        if not self.is_served:
+            return []
+        ack = pb.Ack(
+            nonce=self.acknowledged_nonce,
+            level=pb.ACK_LEVEL_VERIFIED,
+            position=position_to_pb(self._position),
+            digest=digest,
+            programmed_digest=programmed_digest,
+        )
+        return [self._send(pb.StreamNodePlanRequest(ack=ack), now)]
 
     def tell_conditions(self, now: float) -> list[Action]:
         """The conditions have changed: tell a planner that wants to know."""

@@ -75,6 +75,16 @@ class Mended(NamedTuple):
     """Nothing that was known of the kernel holds: observe, and program everything."""
 
 
+class ReadBack(NamedTuple):
+    """Some elements of a rendering, compared with the kernel."""
+
+    reads: int
+    """How many were read; fewer than asked for when there were no more."""
+    differing: int = 0
+    words: str = ""
+    """Which differ, for people."""
+
+
 class Found(Enum):
     """What was in the kernel when it was read."""
 
@@ -167,6 +177,14 @@ class Dataplane(Protocol[C]):
 
     def is_frontend(self, place: Place) -> bool:
         """Whether the kernel has rules for packets to this place. May be asked in any thread."""
+
+    @property
+    def read_back(self) -> Callable[[bytes, int, int], ReadBack]:
+        """Compare a rendering with the kernel, element by element, by key: from the n-th on, at most so many.
+
+        To be called when no change is under way. What differs is noticed (see `watch`) and mended with the next
+        `mend`. Raises KernelError.
+        """
 
     def leftover(self) -> Iterator[C]:
         """Changes, of bounded size, that remove what `observe` found and nobody claimed."""

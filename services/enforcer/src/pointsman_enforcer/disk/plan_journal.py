@@ -73,12 +73,21 @@ class PlanJournal:
     """Writes the log. `record` is cheap; the work happens in `run`, on the loop for small records, else in a thread."""
 
     def __init__(
-        self, directory: Path, store: PlanStore, *, clock: Clock, on_failure: Callable[[], None] | None = None
+        self,
+        directory: Path,
+        store: PlanStore,
+        *,
+        clock: Clock,
+        on_failure: Callable[[], None] | None = None,
+        on_durable: Callable[[int], None] | None = None,
     ) -> None:
+        """`on_durable` hears how many of the transactions recorded so far would survive a loss of power."""
         self._path = directory / FILE_NAME
         self._store = store
         self._clock = clock
         self._on_failure = on_failure or (lambda: None)
+        self._on_durable = on_durable or (lambda _: None)
+        self._recorded = self._written = 0
         self._file: BinaryIO | None = None
         self._queue: list[Transaction] = []
         self._wake = asyncio.Event()
@@ -91,8 +100,8 @@ class PlanJournal:
         self._must_rewrite = bool(loaded.problem)
         self._log_bytes = self._snapshot_bytes = loaded.good_bytes
 
-    def record(self, transaction: Transaction) -> None:
-        """The plan held has changed by this transaction, just now.
+    def record(self, transaction: Transaction) -> int:
+        """The plan held has changed by this transaction, just now; its number, for `on_durable`.
 
         What is written is the digest that the plan has, which need not be the one that the planner meant: a record
         whose digest is not that of the plan would count as damage, and what came after it as lost.
@@ -105,6 +114,8 @@ class PlanJournal:
         if self._must_rewrite:
             self._queue.clear()
         self._wake.set()
+        self._recorded += 1
+        return self._recorded
 
     async def run(self) -> None:
         """Write until cancelled: appends at once, flushes a moment after the first one that is not flushed."""
@@ -152,18 +163,21 @@ class PlanJournal:
         self._file.write(data)
         self._file.flush()
         self._log_bytes += len(data)
+        self._written = self._recorded
 
     async def _rewrite(self) -> None:
         """Write a snapshot of the plan as it is now; what is recorded meanwhile is appended afterwards."""
         self._queue.clear()
         self._must_rewrite = False
-        snapshot = self._store.snapshot()
+        snapshot, recorded = self._store.snapshot(), self._recorded
         if self._file is not None:
             self._file.close()
             self._file = None
         # Shielded: a thread cannot be cancelled, and two of them must never write the same file.
         self._rewriting = asyncio.ensure_future(asyncio.to_thread(_replace_file, self._path, snapshot))
         await self._finish_rewrite()
+        self._written = recorded
+        self._on_durable(recorded)
         if self._queue:
             await self._write()
 
@@ -182,6 +196,7 @@ class PlanJournal:
         """Make durable what was appended."""
         if self._file is not None:
             await asyncio.to_thread(os.fsync, self._file.fileno())
+            self._on_durable(self._written)
 
     def _failed(self, error: OSError) -> None:
         self._must_rewrite = True

@@ -116,6 +116,18 @@ class PlanStream:
             if stream is connection and connection.session.is_served:
                 self._perform(self._dialer.served(connection.number, self._clock.monotonic()))
 
+    def received(self, stream: object, nonce: int) -> None:
+        """A transaction is on disk."""
+        for connection in self._connections.values():
+            if connection is stream:
+                connection.perform(connection.session.received(nonce, self._clock.monotonic()))
+
+    def verified(self, digest: int, programmed_digest: int) -> None:
+        """What the kernel has was read back and is what it acknowledged."""
+        for connection in self._connections.values():
+            actions = connection.session.verified(digest, programmed_digest, self._clock.monotonic())
+            connection.perform(actions)
+
     def tell_conditions(self) -> None:
         """Send the conditions, which have changed; a stream that opens later tells of them by itself."""
         for connection in self._connections.values():

@@ -1,0 +1,179 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Reads back what was programmed, service by service, in quiet moments: the proof behind an ack of level VERIFIED.
+
+changed(service) ... synced -> quiet for a moment -> slices of elements, at a bounded pace -> verified
+                                                     one is not as acknowledged -> mismatch: nacked, and mended as drift
+
+Only services that were programmed since they were last read are read, by their keys: the cost is that of what changed,
+and a node where nothing changes reads nothing. Slices run between syncs and never during one, so what is compared is
+what the kernel acknowledged last.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import structlog
+
+from pointsman_chassis.clock import Clock
+from pointsman_chassis.errors import ApplyError
+from pointsman_enforcer.core.plan_session import Failure, Programmed
+from pointsman_enforcer.core.plan_store import PlanStore
+from pointsman_enforcer.core.transaction import Stage
+from pointsman_enforcer.dataplane.base import Dataplane
+from pointsman_enforcer.dataplane.failures import Fault
+from pointsman_enforcer.dataplane.reconciler import Reconciler
+from pointsman_model.digest import plan_digest
+from pointsman_model.names import ServiceKey
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VerificationPace:
+    """How fast, and when."""
+
+    elements_per_second: int = 2000
+    elements_per_slice: int = 64
+    """About a millisecond and a half, in which nothing else is programmed."""
+    quiet_seconds: float = 0.5
+    """Nothing was programmed for so long."""
+    deferral_seconds_max: float = 5.0
+    """On a node that is never quiet, begin after this."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VerificationEvents:
+    """What the owner is asked and told. All are called on the loop."""
+
+    is_syncing: Callable[[], bool]
+    """Whether a sync is under way."""
+    read: Callable[[int], None]
+    """So many elements were read."""
+    verified: Callable[[int, int], None]
+    """Everything that was programmed was read back and found equal: digest of the plan, and of what the kernel has."""
+    mismatch: Callable[[Programmed], None]
+    """A service is not as the kernel acknowledged it: to be reported, and followed by a sync."""
+
+
+class Verification:
+    """Owns the list of services that were programmed and not read back since."""
+
+    def __init__(
+        self,
+        *,
+        dataplane: Dataplane[Any],
+        reconciler: Reconciler[Any],
+        store: PlanStore,
+        events: VerificationEvents,
+        clock: Clock,
+        pace: VerificationPace | None = None,
+    ) -> None:
+        self._dataplane = dataplane
+        self._reconciler = reconciler
+        self._store = store
+        self._events = events
+        self._clock = clock
+        self._pace = pace or VerificationPace()
+        self._unverified: dict[ServiceKey, bytes | None] = {}
+        """With the rendering that is half read, if one is."""
+        self._offset = 0
+        """Elements of the first one that were read."""
+        self._wake = asyncio.Event()
+        self._synced_at = self._waiting_since = clock.monotonic()
+
+    @property
+    def waiting(self) -> int:
+        """Services that were programmed and not read back since."""
+        return len(self._unverified)
+
+    def changed(self, key: ServiceKey) -> None:
+        """A service was programmed, or removed."""
+        if self._pace.elements_per_second > 0:
+            self._unverified[key] = None
+
+    def synced(self) -> None:
+        """A sync is over: what it did is to be verified."""
+        self._synced_at = self._clock.monotonic()
+        if not self._wake.is_set():
+            self._waiting_since = self._synced_at
+            self._wake.set()
+
+    async def run(self) -> None:
+        """Verify until cancelled."""
+        if self._pace.elements_per_second <= 0:
+            return
+        slice_seconds = self._pace.elements_per_slice / self._pace.elements_per_second
+        while True:
+            await self._wake.wait()
+            await self._quiet()
+            if self._is_busy():
+                await self._clock.sleep(self._pace.quiet_seconds)
+            elif self._unverified:
+                self._look()
+                await self._clock.sleep(slice_seconds)
+            else:
+                self._wake.clear()
+                digest = self._store.digest
+                self._events.verified(digest, self._reconciler.failures.correct(digest))
+
+    def _is_busy(self) -> bool:
+        """Whether the kernel is being changed, or about to be: by us, or back after somebody else."""
+        return self._events.is_syncing() or self._reconciler.dirty_count > 0 or self._reconciler.drift.may_look
+
+    async def _quiet(self) -> None:
+        """Wait for a quiet moment, but not for ever."""
+        while True:
+            now = self._clock.monotonic()
+            quiet_at = self._synced_at + self._pace.quiet_seconds
+            due = min(quiet_at, self._waiting_since + self._pace.deferral_seconds_max)
+            if now >= due:
+                return
+            await self._clock.sleep(due - now)
+
+    def _look(self) -> None:
+        """Read one slice."""
+        left = self._pace.elements_per_slice
+        while left > 0 and self._unverified:
+            key, half_read = next(iter(self._unverified.items()))
+            rendering = self._reconciler.rendering(key)
+            if rendering is not half_read:
+                self._offset = 0
+            try:
+                found = self._dataplane.read_back(rendering, self._offset, left)
+            except ApplyError as error:
+                structlog.get_logger("verification").warning("elements could not be read back", error=str(error))
+                self._synced_at = self._waiting_since = self._clock.monotonic() + self._pace.deferral_seconds_max
+                return
+            self._events.read(found.reads)
+            if found.differing:
+                self._differs(key, found.words)
+            elif found.reads == left:
+                self._unverified[key] = rendering
+                self._offset += found.reads
+            else:
+                del self._unverified[key]
+            left -= max(found.reads, 1)
+
+    def _differs(self, key: ServiceKey, words: str) -> None:
+        """The service counts as failed until it is programmed again, which mending it comes before."""
+        del self._unverified[key]
+        message = f"the kernel holds something else than it acknowledged, which is being put right: {words}"
+        structlog.get_logger("verification").error("kernel is not as acknowledged", service=str(key), differs=words)
+        plan = self._store.get(key)
+        planned = 0 if plan is None else plan_digest(key, plan)
+        fault = Fault(stage=Stage.VERIFY, message=message, planned_digest=planned, programmed_digest=0)
+        failures = self._reconciler.failures
+        failures.enter(key, fault, self._clock.monotonic())
+        self._events.mismatch(
+            Programmed(
+                nonce=0,
+                position=self._store.position,
+                digest=self._store.digest,
+                programmed_digest=failures.correct(self._store.digest),
+                applied_at_ns=self._clock.wall_ns(),
+                failures=(Failure(key=key, stage=Stage.VERIFY, message=message),),
+                drift=self._reconciler.drift.report,
+            )
+        )
