@@ -41,7 +41,7 @@ SERVICE = "pointsman.plan.v1.PlanService"
 _HELLO_TIMEOUT_SECONDS = 10.0
 _SILENT_INTERVALS_MAX = 3
 _TURNED_AWAY_SECONDS = 5.0
-"""Time for an enforcer that is not served to hang up."""
+"""Time for an enforcer that is not served to hang up, unless its heartbeats are quicker."""
 
 
 class PlanService:
@@ -63,6 +63,7 @@ class PlanService:
     ) -> None:
         self._planner = planner
         self._interval = heartbeat_interval_seconds
+        self._turned_away_seconds = min(_TURNED_AWAY_SECONDS, 2 * heartbeat_interval_seconds)
         self._metrics = metrics
         self._conditions = ConditionReport(metrics)
         self._tracing = tracing
@@ -160,9 +161,9 @@ class PlanService:
         """Say where to go, and wait a while for the enforcer to hang up."""
         structlog.get_logger("plan_service").info("enforcer sent on", node=hello.node_name, reason=verdict.value)
         await context.write(self._welcome(hello.node_name))
-        await context.write(self._handover.redirect(hello.node_name, verdict, grace_seconds=_TURNED_AWAY_SECONDS))
+        await context.write(self._handover.redirect(hello.node_name, verdict, grace_seconds=self._turned_away_seconds))
         try:
-            async with asyncio.timeout(_TURNED_AWAY_SECONDS):
+            async with asyncio.timeout(self._turned_away_seconds):
                 while await context.read() is not grpc.aio.EOF:
                     pass
         except TimeoutError:
@@ -211,7 +212,7 @@ class PlanService:
         if not self._entrance.ask(stream):
             message = self._handover.overloaded(stream.session.node, waiting=self._entrance.waiting)
             stream.send(message)
-            stream.ends_at = self._clock.monotonic() + _TURNED_AWAY_SECONDS
+            stream.ends_at = self._clock.monotonic() + self._turned_away_seconds
 
     def _close(self, stream: PlanStream) -> None:
         node = stream.session.node
