@@ -117,6 +117,7 @@ class App:
                 for task in running:
                     task.cancel()
         finally:
+            control.close()
             await self._server.stop()
             await http.close()
             await self._statuses.close()
