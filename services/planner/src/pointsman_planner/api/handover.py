@@ -27,6 +27,8 @@ from pointsman_planner.metrics import ShardingMetrics
 _CANDIDATES_MAX = 4
 _AGAIN_SECONDS = 60.0
 """A node that did not go is asked again."""
+_UNREACHABLE_SECONDS = 300.0
+"""So long counts what an enforcer said, when it came, of planners that it could not reach. Then it is asked to try."""
 _DRAIN_POLL_SECONDS = 0.05
 _REASONS: Final[Mapping[Verdict, RedirectReason]] = MappingProxyType(
     {Verdict.NOT_OWNER: RedirectReason.NOT_OWNER, Verdict.DRAINING: RedirectReason.DRAINING}
@@ -170,4 +172,5 @@ class Handover:
         return asked_at is None or self._clock.monotonic() - asked_at > _AGAIN_SECONDS
 
     def _verdict(self, stream: PlanStream) -> Verdict:
-        return self.judge(stream.session.node, stream.session.hello.unreachable_planners)
+        is_recent = self._clock.monotonic() - stream.opened_at < _UNREACHABLE_SECONDS
+        return self.judge(stream.session.node, stream.session.hello.unreachable_planners if is_recent else ())

@@ -38,7 +38,7 @@ class PlanStream:
     ) -> None:
         self.session = session
         self.failure: PointsmanError | None = None
-        self.heard_at = self.sent_at = clock.monotonic()
+        self.opened_at = self.heard_at = self.sent_at = clock.monotonic()
         self.redirected_at: float | None = None
         """When the node was last sent elsewhere."""
         self.ends_at: float | None = None
