@@ -4,16 +4,19 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import aclosing
 from typing import Any, NoReturn
 
 import grpc
 from fuzz.harness import Target
 from fuzz.mutation import mutated_bytes, mutated_message
+from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import DecodeError, Message
 from hypothesis import strategies as st
 
 from pointsman.control.v1 import control_service_pb2 as pb
+from pointsman.plan.v1 import plan_service_pb2 as plan_pb
 from pointsman.types.v1 import types_pb2
 from pointsman_model.names import parse_address
 from pointsman_planner.api.control_service import ControlService
@@ -28,9 +31,30 @@ _OBJECTS = (
     endpoint_slice("shop/web-x", "web", [endpoint("10.1.0.1", node="node-a", zone_hints=["a"])], ["p:8080"]),
     service("shop/api", "10.96.0.2", external_ips=["10.96.0.1"]),
 )
-_REFUSALS = frozenset({grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.NOT_FOUND})
+_REFUSALS = frozenset(
+    {grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.NOT_FOUND, grpc.StatusCode.FAILED_PRECONDITION}
+)
 _TOKEN = "c2hvcAB3ZWI="  # noqa: S105 - a page token
+_RESUME = "e.1"
+_WEB = types_pb2.NamespacedName(namespace="shop", name="web")
+_POSITION = plan_pb.Position(
+    epoch="other", revision=7, resource_versions=types_pb2.ResourceVersions(services=9), overrides=1
+)
+_AT_ONCE = Duration()
 _REQUESTS: tuple[tuple[str, Message], ...] = (
+    ("GetEndpoints", pb.GetEndpointsRequest(service=_WEB, node_name="node-a")),
+    ("GetNode", pb.GetNodeRequest(node_name="node-a")),
+    ("ListNodes", pb.ListNodesRequest(nodes=pb.NodeSelector(names=["node-a"], label_selector="a=b,c in (d)"))),
+    ("WaitConverged", pb.WaitConvergedRequest(position=_POSITION, timeout=_AT_ONCE, percent=50)),
+    (
+        "WaitConverged",
+        pb.WaitConvergedRequest(
+            service=pb.ServiceTarget(name=_WEB, service_resource_version=1), timeout=_AT_ONCE, count=1, level=1
+        ),
+    ),
+    ("WatchServices", pb.WatchServicesRequest(namespace="shop", label_selector="a!=b", resume_token=_RESUME)),
+    ("WatchEndpoints", pb.WatchEndpointsRequest(service=_WEB, node_name="node-a", resume_token=_RESUME)),
+    ("WatchNodes", pb.WatchNodesRequest(nodes=pb.NodeSelector(label_selector="!a"), resume_token=_RESUME)),
     ("ListServices", pb.ListServicesRequest(page_size=1, page_token=_TOKEN, namespace="shop")),
     (
         "GetService",
@@ -79,10 +103,12 @@ def _values(case: tuple[str, Message]) -> st.SearchStrategy[tuple[str, bytes]]:
     )
 
 
-async def _call(method: Callable[[Any, Any], Awaitable[Message]], request: Message) -> None:
+async def _call(method: Callable[[Any, Any], Any], request: Message) -> None:
     context = _Context()
+    if isinstance(request, pb.WaitConvergedRequest):
+        request.timeout.CopyFrom(_AT_ONCE)
     try:
-        answer = await method(request, context)
+        answer = await _answer(method(request, context))
     except _AbortedError:
         assert context.code in _REFUSALS, context.details
         assert context.details
@@ -91,13 +117,21 @@ async def _call(method: Callable[[Any, Any], Awaitable[Message]], request: Messa
     answer.SerializeToString()
 
 
+async def _answer(call: Awaitable[Message] | AsyncGenerator[Message]) -> Message:
+    """The answer, or the first message of a watch."""
+    if not isinstance(call, AsyncGenerator):
+        return await call
+    async with aclosing(call) as messages:
+        return await anext(messages)
+
+
 def check(value: tuple[str, bytes]) -> None:
     """Documented statuses only, and the service says the same as before to a sound request."""
     method, data = value
     server = PlanServer(heartbeat_seconds=5.0)
     server.put(*_OBJECTS)
     control = ControlService(planner=server.planner, plans=server.plans, store=server.store)
-    kind = type(dict(_REQUESTS)[method])
+    kind = type(dict(_REQUESTS)[method])  # requests of one method are of one type
     try:
         request = kind.FromString(data)
     except DecodeError:

@@ -129,6 +129,8 @@ def _node(node: pb.NodeStatus) -> dict[str, object]:
     return {
         "name": node.name,
         "state": pb.NodeStatus.State.Name(node.state).removeprefix("STATE_").lower(),
+        "reason": node.reason,
+        "since": node.since.ToJsonString() if node.HasField("since") else None,
         "planner": node.planner_id,
         "revision": node.programmed.revision,
         "pending": node.pending_services,
