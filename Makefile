@@ -16,6 +16,7 @@ SEED ?= 1
 COUNT ?= 1000
 DURATION ?= 120
 PYTEST_ARGS ?=
+TARGET ?= --help
 
 .PHONY: help
 help: ## list the targets
@@ -88,6 +89,10 @@ chaos: $(SETUP) ## a cluster whose parts are killed, paused and cut off while it
 .PHONY: simulate
 simulate: $(SETUP) ## planners, streams and nodes in virtual time, seed by seed, against invariants: SEED=1 COUNT=1000
 	$(BIN)/python tests/simulation/run.py --seed $(SEED) --count $(COUNT)
+
+.PHONY: contract-kit
+contract-kit: $(SETUP) ## check any enforcer or controller against the contract: TARGET="enforcer --listen 127.0.0.1:7402"
+	@$(BIN)/python tests/kit/run.py $(TARGET)
 
 .PHONY: demo
 demo: $(SETUP) ## a cluster on this machine, put to the test (root); KEEP=1 leaves it up
