@@ -30,6 +30,8 @@ def main(address: str, namespace: str, name: str, stable: str, canary: str, *sha
     wish = overrides.Override(name=NamespacedName(namespace=namespace, name=f"{name}-canary"), owner="canary.py")
     wish.spec.service_name = name
     wish.spec.ttl.seconds = 600  # should this program die, everything is as before after ten minutes
+    held = writes.ListOverrides(overrides.ListOverridesRequest(service=service, owner=wish.owner)).overrides
+    wish.etag = next((each.etag for each in held if each.name == wish.name), "")
     for share in map(int, shares):
         slices = reads.GetService(control.GetServiceRequest(name=service)).endpoint_slices
         pods = {each.target.name.name for one in slices for each in one.endpoints if each.ready}
