@@ -137,6 +137,10 @@ class Disturbance(Enum):
     """The same with the rules of a single chain of ours."""
 
 
+DAMAGES = frozenset({Disturbance.FLUSHED, Disturbance.CHAIN_FLUSHED})
+"""What somebody else does to the rules, and an enforcer has to notice by itself."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Step:
     """Events that arrive together, then probes of the state they lead to."""

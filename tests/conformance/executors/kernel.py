@@ -19,11 +19,12 @@ from conformance.executors import topology
 from conformance.executors.echo import EchoServers
 from conformance.executors.enforcer import Enforcer, NotProgrammedError
 from conformance.executors.flows import HeldFlow, SteadyTraffic
-from conformance.executors.modes import NFTABLES, KernelMode
+from conformance.executors.modes import NFTABLES, Command, KernelMode
 from conformance.executors.observation import observed, patience_of
 from conformance.executors.prober import ANSWER_SECONDS, Attempt, Prober
 from conformance.executors.topology import Topology
 from conformance.model import (
+    DAMAGES,
     NODE,
     Disturbance,
     NodeSettings,
@@ -97,7 +98,7 @@ class KernelExecutor:
     def _steps(self, rows: Sequence[Row], cluster: Cluster) -> Iterator[dict[str, list[Words]]]:
         """Failures of each step, by row."""
         row = rows[0]
-        if any(step.disturbance in self._mode.disturbances for step in row.steps):
+        if any(step.disturbance in DAMAGES for step in row.steps):
             self._close_enforcer()  # one whose repairs do not last repairs ever more seldom: no row is to slow the next
         self._configure(row.settings)
         self._place(rows)
@@ -156,12 +157,12 @@ class KernelExecutor:
             if step.disturbance is Disturbance.WRITE_FAILS_ONCE:
                 self._enforcer.fail_next_write()
             self._enforcer.program(plan)
-            if step.disturbance in self._mode.disturbances:
-                self._enforcer.heal(partial(self._disturb, step.disturbance))
+            if step.disturbance in DAMAGES and self._mode.damages[step.disturbance]:
+                self._enforcer.heal(partial(self._damage, self._mode.damages[step.disturbance]))
         return [failure for traffic in steady for failure in traffic.failures()]
 
-    def _disturb(self, disturbance: Disturbance) -> None:
-        for command in self._mode.disturbances[disturbance]:
+    def _damage(self, commands: Sequence[Command]) -> None:
+        for command in commands:
             self.node.run(*command)
 
     def _probe(self, probes: Sequence[tuple[Row, Probe]], failures: dict[str, list[Words]]) -> None:

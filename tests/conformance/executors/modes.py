@@ -28,13 +28,14 @@ class KernelMode:
         rows: which of the modes that rows name it is held to (`Row.modes`); two may share one, as the two variants of
             iptables do.
         open_dataplane: makes the dataplane, in a thread that is inside the node's network namespace.
-        disturbances: the commands by which somebody else damages what the dataplane made, run inside the node.
+        damages: for each of `model.DAMAGES` the commands by which somebody else does it, run inside the node; none
+            where there is nothing in the kernel that could be damaged.
     """
 
     name: str
     rows: str
     open_dataplane: Callable[[NodeSettings], Dataplane[Any]]
-    disturbances: Mapping[Disturbance, Sequence[Command]]
+    damages: Mapping[Disturbance, Sequence[Command]]
 
 
 def _open_nftables(settings: NodeSettings) -> Dataplane[Any]:
@@ -45,7 +46,7 @@ NFTABLES = KernelMode(
     name="nftables",
     rows="nftables",
     open_dataplane=_open_nftables,
-    disturbances={
+    damages={
         Disturbance.FLUSHED: [("nft", "flush", "ruleset")],
         Disturbance.CHAIN_FLUSHED: [
             ("nft", "flush", "chain", family, "pointsman", "services") for family in ("ip", "ip6")

@@ -11,9 +11,11 @@ from conformance import command, report
 from conformance.build import DROP, NONE, REJECT, probe, to
 from conformance.executors import pure, sctp
 from conformance.executors.kernel import CONNECTIONS_MIN, connections_of, groups
+from conformance.executors.modes import MODES
 from conformance.executors.observation import observed
 from conformance.executors.prober import Seen
-from conformance.model import EVERY_MODE, Expectation, Outcome, Row, RowResult
+from conformance.executors.rendered import executor as rendered
+from conformance.model import DAMAGES, EVERY_MODE, Expectation, Outcome, Row, RowResult
 from conformance.table import all_rows, runnable
 
 ROWS = [row for row in runnable(all_rows(), "nftables") if not row.needs_dataplane]
@@ -133,6 +135,13 @@ def test_the_command_ends_with_the_counts(capsys: pytest.CaptureFixture[str], mo
     monkeypatch.setattr(pure, "run_group", fail)
     assert command.main(["--mode", "nftables", "--executor", "pure", "--section", "6"]) == 1
     assert capsys.readouterr().out.rstrip().endswith("0 passed, 14 failed")
+
+
+def test_every_mode_can_be_damaged_in_every_way_and_is_held_to_rows_that_exist() -> None:
+    assert all(mode.damages.keys() == DAMAGES for mode in MODES.values())
+    assert rendered.DAMAGES_DONE.keys() == DAMAGES
+    assert {mode.rows for mode in MODES.values()} <= EVERY_MODE
+    assert all(name == mode.name for name, mode in MODES.items())
 
 
 def test_sctp_packets_carry_the_right_checksum_and_come_back_as_they_were() -> None:

@@ -72,7 +72,7 @@ class RenderedExecutor:
     def run_group(self, rows: Sequence[Row], alter: Alteration = unaltered) -> list[RowResult]:
         """Rows of one group (see `kernel.groups`): programmed once."""
         cluster = Cluster(alter)
-        if any(step.disturbance in _DISTURBANCES for step in rows[0].steps):
+        if any(step.disturbance in DAMAGES_DONE for step in rows[0].steps):
             self._close()  # one whose repairs do not last repairs ever more seldom: no row is to slow the next
         failures: dict[str, list[ProbeFailure]] = {row.id: [] for row in rows}
         for index, step in enumerate(rows[0].steps):
@@ -102,9 +102,9 @@ class RenderedExecutor:
         if step.disturbance is Disturbance.WRITE_FAILS_ONCE:
             self._enforcer.fail_next_write()
         self._enforcer.program(plan)
-        if step.disturbance in _DISTURBANCES:
-            disturb = _DISTURBANCES[step.disturbance]
-            self._enforcer.heal(lambda: self._monitor.tell(disturb(self._nft.tables)))
+        if step.disturbance in DAMAGES_DONE:
+            damage = DAMAGES_DONE[step.disturbance]
+            self._enforcer.heal(lambda: self._monitor.tell(damage(self._nft.tables)))
 
     def _close(self) -> None:
         if self._enforcer is not None:
@@ -126,10 +126,11 @@ def _flush_chain(tables: Tables) -> Touched:
     return Touched(kinds={"rule"}, structure=set(Family), chains=chains)
 
 
-_DISTURBANCES: dict[Disturbance, Callable[[Tables], Touched]] = {
+DAMAGES_DONE: dict[Disturbance, Callable[[Tables], Touched]] = {
     Disturbance.FLUSHED: _flush,
     Disturbance.CHAIN_FLUSHED: _flush_chain,
 }
+"""How somebody else does each of `model.DAMAGES`, and what the kernel tells of it."""
 
 
 def _trace_all(tables: Tables, row: Row, index: int) -> list[ProbeFailure]:
