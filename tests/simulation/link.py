@@ -23,6 +23,8 @@ class Link:
 
     def __init__(self, number: int, node: str, planner: PlannerProcess) -> None:
         self.number = number
+        self.dialled = 0
+        """The node's own number of it."""
         self.node = node
         self.planner = planner
         self.session: PlanSession | None = None
@@ -34,8 +36,12 @@ class Link:
         self.is_silent = False
         self.is_refused = False
         """The planner's side is over: what comes goes nowhere."""
-        self.heard_at = self.sent_at = 0.0
+        self.is_disturbed = False
+        """Another stream changed the node's plan during the life of this one."""
+        self.opened_at = self.heard_at = self.sent_at = 0.0
         """By the planner."""
+        self.asked_at: float | None = None
+        """When the planner asked the node to go elsewhere."""
 
     def __str__(self) -> str:
         """For schedules."""

@@ -6,7 +6,7 @@ What is played here is the shell, which reads, writes and keeps time.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
 
 from simulation.cluster_log import ClusterLog
 from simulation.link import Link
@@ -15,12 +15,20 @@ from simulation.sim_clock import SimClock
 from pointsman_model.cluster import Change, ClusterPosition
 from pointsman_planner.api.plan_codec import decode_message
 from pointsman_planner.core import framing
+from pointsman_planner.core.framing import RedirectReason
 from pointsman_planner.core.messages import Hello
 from pointsman_planner.core.node_session import NodeSession
+from pointsman_planner.core.ownership import Member, Verdict, candidates, judge
 from pointsman_planner.core.planner import Batch, Planner
 
 HEARTBEAT_SECONDS = 5.0
 _SILENT_INTERVALS_MAX = 3
+_CANDIDATES_MAX = 4
+_TURNED_AWAY_SECONDS = 5.0
+_GRACE_SECONDS = 30.0
+_ASKED_AGAIN_SECONDS = 60.0
+_UNREACHABLE_SECONDS = 300.0
+_REASONS = {Verdict.NOT_OWNER: RedirectReason.NOT_OWNER, Verdict.DRAINING: RedirectReason.DRAINING}
 
 
 class PlannerProcess:
@@ -28,25 +36,37 @@ class PlannerProcess:
 
     def __init__(self, name: str, log: ClusterLog, clock: SimClock, *, say: Callable[[str], None]) -> None:
         self.name = name
+        self.address = f"{name}:7444"
         self.links: list[Link] = []
         self._log = log
         self._clock = clock
         self._say = say
+        self._turned_away: list[tuple[Link, float]] = []
+        self._moved_at = 0.0
         self.start()
 
     def start(self) -> None:
         """Begin anew, knowing nothing; every stream of before is broken."""
         self.planner = Planner()
         self.revision = 0
-        for link in self.links:
+        self.members: tuple[Member, ...] = ()
+        """Who serves, as this planner was told last."""
+        self.is_draining = False
+        for link in (*self.links, *(link for link, _ in self._turned_away)):
             link.planner_closed()
-        self.links = []
+        self.links, self._turned_away = [], []
+
+    @property
+    def member(self) -> Member:
+        """This planner as others are told of it."""
+        return Member(planner_id=self.name, address=self.address, is_draining=self.is_draining)
 
     def follow(self, changes: int) -> None:
         """Take in some more changes; the first time, a snapshot of a state that is so many changes old."""
         if not self.planner.is_in_sync:
             self.revision = max(self._log.revision - changes, self.revision)
-            batch = tuple(Change(key=key, value=value) for key, value in self._log.objects_at(self.revision).items())
+            objects = self._log.objects_at(self.revision)
+            batch = tuple(Change(key=key, value=value) for key, value in objects.items())
         else:
             batch = tuple(self._log.changes[self.revision : self.revision + changes])
             self.revision += len(batch)
@@ -58,43 +78,87 @@ class PlannerProcess:
         """Whether there is something to follow."""
         return not self.planner.is_in_sync or self.revision < self._log.revision
 
+    # -- where nodes belong ------------------------------------------------------------------------------------------
+
+    def hear(self, members: Sequence[Member]) -> None:
+        """Who serves now."""
+        self.members = tuple(members)
+
+    def move_nodes(self) -> list[Link]:
+        """Ask the nodes that belong elsewhere to go there; the streams on which that was done."""
+        now = self._moved_at = self._clock.monotonic()
+        asked = []
+        for link in self.links:
+            if link.plans is None:
+                continue
+            is_recent = now - link.opened_at < _UNREACHABLE_SECONDS
+            verdict = self._verdict(link.node, link.plans.hello.unreachable_planners if is_recent else ())
+            is_due = link.asked_at is None or now - link.asked_at > _ASKED_AGAIN_SECONDS
+            if verdict is not Verdict.SERVE and is_due:
+                link.asked_at = now
+                self._send(link, self._redirect(link.node, verdict, _GRACE_SECONDS))
+                asked.append(link)
+        return asked
+
+    def _ordered(self, node: str) -> tuple[Member, ...]:
+        mine = [self.member if each.planner_id == self.name else each for each in self.members]
+        return candidates(node, mine)
+
+    def _verdict(self, node: str, unreachable: Collection[str]) -> Verdict:
+        return judge(self.name, self._ordered(node), unreachable)
+
+    def _candidates(self, node: str) -> tuple[Member, ...]:
+        ordered = self._ordered(node)
+        return (tuple(member for member in ordered if not member.is_draining) or ordered)[:_CANDIDATES_MAX]
+
+    def _redirect(self, node: str, verdict: Verdict, grace_seconds: float) -> bytes:
+        return framing.redirect(self._candidates(node), _REASONS[verdict], grace_seconds=grace_seconds)
+
     # -- streams -----------------------------------------------------------------------------------------------------
 
     def receive(self, link: Link, data: bytes | None) -> None:
         """A message of a node, or the end of its stream."""
-        now_ns = self._clock.wall_ns()
         link.heard_at = self._clock.monotonic()
         if data is None:
             self.close(link)
             return
         message = decode_message(data)
         if link.plans is not None:
-            link.plans.receive(message, now_ns=now_ns)
+            link.plans.receive(message, now_ns=self._clock.wall_ns())
+        elif isinstance(message, Hello):
+            self._begin(link, message)
+
+    def _begin(self, link: Link, hello: Hello) -> None:
+        verdict = self._verdict(link.node, hello.unreachable_planners)
+        welcome = framing.welcome(self.name, HEARTBEAT_SECONDS, framing.CAPABILITIES, self._candidates(link.node))
+        if verdict is not Verdict.SERVE:
+            self._send(link, welcome)
+            self._send(link, self._redirect(link.node, verdict, _TURNED_AWAY_SECONDS))
+            self._turned_away.append((link, self._clock.monotonic() + _TURNED_AWAY_SECONDS))
             return
-        if not isinstance(message, Hello):
-            raise TypeError(f"{link}: the first message is {message}")
-        link.plans = self.planner.open(message, now_ns=now_ns)
+        link.plans = self.planner.open(hello, now_ns=self._clock.wall_ns())
         for older in [each for each in self.links if each.node == link.node]:
             self._say(f"{self.name}: {link} takes over from {older}")
             self._end(older)
         self.links.append(link)
-        self._send(link, framing.welcome(self.name, HEARTBEAT_SECONDS, framing.CAPABILITIES))
+        link.opened_at = self._clock.monotonic()
+        self._send(link, welcome)
 
     def close(self, link: Link) -> None:
         """Let go of a stream and tell the node."""
-        if link.plans is not None:
-            self._end(link)
+        self._turned_away = [(each, until) for each, until in self._turned_away if each is not link]
+        self._end(link)
 
     def _end(self, link: Link) -> None:
-        session, is_open = link.plans, link in self.links
-        if is_open:
+        session = link.plans
+        if link in self.links:
             self.links.remove(link)
         link.planner_closed()
         if session is not None:
             self.planner.close(session)
 
     def write(self, link: Link) -> list[bytes]:
-        """Build the next transaction and send it; its parts, for whoever wants to damage them."""
+        """Build the next transaction and send it; its parts."""
         frame = None if link.plans is None else link.plans.next_transaction(now_ns=self._clock.wall_ns())
         parts = [] if frame is None else list(frame.parts())
         for part in parts:
@@ -106,7 +170,7 @@ class PlannerProcess:
         return [link for link in self.links if link.plans is not None and link.plans.has_work]
 
     def tick(self) -> None:
-        """Heartbeats, and the end of streams that are silent."""
+        """Heartbeats, and the end of streams that are silent, or were turned away and did not go."""
         now = self._clock.monotonic()
         for link in list(self.links):
             if now - link.heard_at > _SILENT_INTERVALS_MAX * HEARTBEAT_SECONDS:
@@ -114,6 +178,10 @@ class PlannerProcess:
                 self._end(link)
             elif link.plans is not None and now - link.sent_at >= 0.75 * HEARTBEAT_SECONDS:
                 self._send(link, link.plans.heartbeat(now_ns=self._clock.wall_ns()))
+        for link in [each for each, until in self._turned_away if until <= now]:
+            self.close(link)
+        if now - self._moved_at >= _ASKED_AGAIN_SECONDS / 2:
+            self.move_nodes()
 
     def session_of(self, node: str) -> NodeSession | None:
         """The session of a node."""

@@ -8,10 +8,12 @@
 Invariants, looked at after each step where they could have been broken:
     at most two transactions of a stream are unacknowledged
     positions, sent and acknowledged, never go back on a stream
-    a session says that it has converged only when the kernel has the very bytes of the planner's plan
+    a session says that it has converged only when the kernel has the very bytes of the planner's plan, unless another
+    stream has changed them and the news is on its way
     a node removes a service only if the cluster, at a revision that it has been told of, was without it, and before a
     planner has brought the whole plan only those that the planner named
-    after `settle`, the plan and the kernel of every node are those of a planner that knows nothing but the newest state
+    after `settle`, plan and kernel of every node are those of a planner that knows nothing but the newest state, and
+    every node is served by its owner and by nobody else
 """
 
 from __future__ import annotations
@@ -22,7 +24,7 @@ from random import Random
 from simulation.cluster_log import NODES, STABLE, ClusterLog, cluster_ip
 from simulation.damage import damaged
 from simulation.link import Link
-from simulation.node import Node
+from simulation.node import Node, Surroundings
 from simulation.planner import PlannerProcess
 from simulation.sim_clock import SimClock
 
@@ -30,9 +32,10 @@ from pointsman.plan.v1 import plan_service_pb2 as pb
 from pointsman_model.cluster import Change, ClusterPosition
 from pointsman_model.names import ServiceKey
 from pointsman_planner.core.node_session import WINDOW
+from pointsman_planner.core.ownership import Member, candidates
 from pointsman_planner.core.planner import Batch, Planner
 
-_SETTLE_SECONDS_MAX = 200.0
+_SETTLE_SECONDS_MAX = 2000.0
 _SETTLE_TURNS_MAX = 20_000
 _FAULTS_SHARE = 0.04
 _FLUSHES_SHARE = 0.05
@@ -57,12 +60,22 @@ class World:
         self.log = ClusterLog(self.random)
         names = [f"p{index}" for index in range(1, 1 + self.random.choice([1, 2, 2, 3]))]
         self.planners = [PlannerProcess(name, self.log, self.clock, say=say) for name in names]
-        self.nodes = [
-            Node(name, self.clock, on_removal=self._removal, say=say)
-            for name in NODES[: self.random.choice([1, 2, 2, 3])]
-        ]
+        self.members: dict[str, Member] = {}
+        """Who serves, as the store says."""
+        self.blocked: set[tuple[str, str]] = set()
+        """Nodes that do not reach planners."""
         self.links: list[Link] = []
-        self._has_faults = True
+        surroundings = Surroundings(
+            clock=self.clock,
+            random=self.random,
+            planners=tuple(planner.address for planner in self.planners),
+            connect=self._connect,
+            on_removal=self._removal,
+            say=say,
+        )
+        self.nodes = [Node(name, surroundings) for name in NODES[: self.random.choice([1, 2, 2, 3])]]
+        for node in self.nodes:
+            node.begin()
 
     # -- what may happen ---------------------------------------------------------------------------------------------
 
@@ -94,9 +107,14 @@ class World:
         for node in self.nodes:
             if node.is_busy:
                 acts += [lambda node=node: self._sync(node)] * 2  # type: ignore[misc]  # a default binds
-            if not node.links:
-                acts.append(lambda node=node: self._dial(node))  # type: ignore[misc]  # a default binds
+        acts += [lambda p=planner: self._registers(p) for planner in self.planners if self._is_news(planner)]  # type: ignore[misc]  # a default binds
+        members = tuple(self.members.values())
+        acts += [lambda p=planner: self._hears(p) for planner in self.planners if planner.members != members]  # type: ignore[misc]  # a default binds
         return acts
+
+    def _is_news(self, planner: PlannerProcess) -> bool:
+        """Whether the store knows a planner as it is; one that is not in sync does not register."""
+        return planner.planner.is_in_sync and self.members.get(planner.name) != planner.member
 
     def _change(self) -> None:
         self._say(f"revision {self.log.revision + 1}: {self.log.change()}")
@@ -116,12 +134,24 @@ class World:
         planner.follow(self.random.randint(1, 4))
         self._say(f"{planner.name} follows to revision {planner.revision}")
 
-    def _dial(self, node: Node) -> None:
+    def _registers(self, planner: PlannerProcess) -> None:
+        self._say(f"{planner.name} is registered{' as draining' if planner.is_draining else ''}")
+        self.members[planner.name] = planner.member
+
+    def _hears(self, planner: PlannerProcess) -> None:
+        planner.hear(tuple(self.members.values()))
+        asked = planner.move_nodes()
+        self._say(f"{planner.name} hears of {len(self.members)} members, and asks {len(asked)} nodes to go")
+
+    def _connect(self, node: Node, address: str) -> Link | None:
+        planner = next((each for each in self.planners if each.address == address), None)
+        if planner is None:
+            return None
         self._numbers += 1
-        link = Link(self._numbers, node.name, self.random.choice(self.planners))
-        self._say(f"{node.name} opens {link}")
+        link = Link(self._numbers, node.name, planner)
+        link.is_silent = (node.name, planner.name) in self.blocked
         self.links.append(link)
-        node.dial(link)
+        return link
 
     def _write(self, planner: PlannerProcess, link: Link) -> None:
         parts = planner.write(link)
@@ -153,8 +183,10 @@ class World:
                 self._break,
                 self._break,
                 self._silence,
-                self._move,
-                self._move,
+                self._block,
+                self._block,
+                self._drain,
+                self._drain,
                 self._damage,
                 self._damage,
                 self._restart_planner,
@@ -176,11 +208,28 @@ class World:
             self._say(f"FAULT nothing gets through on {link}")
             link.go_silent()
 
-    def _move(self) -> None:
-        node = self.random.choice(self.nodes)
-        if len(node.links) == 1:
-            self._say(f"FAULT {node.name} moves")
-            self._dial(node)
+    def _block(self) -> None:
+        if self.blocked:
+            self._say("FAULT ends: every node reaches every planner")
+            self.blocked.clear()
+            return
+        node, planner = self.random.choice(self.nodes).name, self.random.choice(self.planners).name
+        self._say(f"FAULT {node} does not reach {planner}")
+        self.blocked.add((node, planner))
+        for link in self.links:
+            if (link.node, link.planner.name) == (node, planner):
+                link.go_silent()
+
+    def _drain(self) -> None:
+        planner = self.random.choice(self.planners)
+        if planner.is_draining:
+            self._say(f"FAULT {planner.name} has drained, ends, and begins anew")
+            self.members.pop(planner.name, None)
+            planner.start()
+        else:
+            self._say(f"FAULT {planner.name} drains")
+            planner.is_draining = True
+            planner.move_nodes()
 
     def _damage(self) -> None:
         link = self.random.choice(self.links) if self.links else None
@@ -198,6 +247,8 @@ class World:
         if is_sudden:
             for link in planner.links:
                 link.go_silent()
+        if self.random.random() < 0.5:
+            self.members.pop(planner.name, None)
         planner.start()
 
     def _restart_node(self) -> None:
@@ -241,8 +292,10 @@ class World:
             raise InvariantError(f"{link}: positions go back, from {before} to {position}")
         self._positions[link.number] = position
         node = self._node(link)
-        is_only_one = list(node.links.values()) == [link]
-        if is_only_one and session.is_converged and node.kernel.digest != link.planner.planner.digest(node.name):
+        if list(node.links.values()) != [link] or not session.is_converged:
+            return
+        is_news_under_way = link.is_disturbed and (link.to_planner or node.is_busy)
+        if not is_news_under_way and node.kernel.digest != link.planner.planner.digest(node.name):
             raise InvariantError(f"{link}: converged, says the planner, and the kernel has something else")
 
     def _removal(self, node: Node, key: ServiceKey) -> None:
@@ -264,6 +317,11 @@ class World:
         self._say("no more faults")
         for node in self.nodes:
             node.kernel.refused.clear()
+        self.blocked.clear()
+        for planner in self.planners:
+            if planner.is_draining:
+                self.members.pop(planner.name, None)
+                planner.start()
         end = self.clock.monotonic() + _SETTLE_SECONDS_MAX
         for _ in range(_SETTLE_TURNS_MAX):
             self.steps += 1
@@ -273,14 +331,21 @@ class World:
             elif self._is_settled() or self.clock.monotonic() > end:
                 break
             else:
-                self._wait(1.0)
+                self._wait(4.0)
             self._check_links()
         self._check_agreement()
 
     def _is_settled(self) -> bool:
-        sessions = [planner.session_of(node.name) for node in self.nodes for planner in self.planners]
-        found = [session for session in sessions if session is not None]
-        return len(found) == len(self.nodes) and all(each.is_converged and not each.failures for each in found)
+        """Whether each node is with its owner alone, and the owner knows that it has everything."""
+        for node in self.nodes:
+            owner = candidates(node.name, self.members.values())[0].planner_id
+            for planner in self.planners:
+                session = planner.session_of(node.name)
+                if (session is not None) != (planner.name == owner):
+                    return False
+                if session is not None and (session.failures or not session.is_converged):
+                    return False
+        return True
 
     def _check_agreement(self) -> None:
         judge = Planner()
@@ -295,7 +360,8 @@ class World:
                     f"its kernel has {node.kernel.digest:016x}: {sorted(node.kernel.services)}"
                 )
         if not self._is_settled():
-            raise InvariantError("everybody has everything, and some planner does not know it")
+            served = {planner.name: [link.node for link in planner.links] for planner in self.planners}
+            raise InvariantError(f"everybody has everything, and some planner does not know it: {served}")
 
 
 def _in_words(kind: type[pb.StreamNodePlanResponse | pb.StreamNodePlanRequest], data: bytes | None) -> str:
