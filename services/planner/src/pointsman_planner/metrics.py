@@ -55,7 +55,8 @@ class PlannerMetrics:
             f"{prefix}_streams_closed_total", "Streams that the planner closed.", ["reason"]
         )
         self.oversized_plans = registry.gauge(
-            f"{prefix}_oversized_plans", "Of the encoded plans, those too large for a message: nodes refuse the Service."
+            f"{prefix}_oversized_plans",
+            "Encoded plans too large for a message since the start: nodes refuse the Service.",
         )
         self.cached_plans = registry.gauge(f"{prefix}_cached_plans", "Encoded plans in memory.")
         self.cached_bytes = registry.gauge(f"{prefix}_cached_bytes", "Their size.")
