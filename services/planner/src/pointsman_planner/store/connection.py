@@ -36,7 +36,7 @@ _FORMS = (
     "memory://, redis://host:port/db, rediss://host:port/db, unix:///path?db=0, redis+sentinel://host,host/name/db, "
     "redis+cluster://host,host (rediss+sentinel:// and rediss+cluster:// for TLS)"
 )
-_PASSWORD_IN_TEXT = re.compile(r"//[^/@]*@")
+_PASSWORD_IN_TEXT = re.compile(r"//.*@")
 
 
 class RedisSettings(Settings, frozen=True, kw_only=True):
@@ -110,10 +110,19 @@ def parse_store_url(url: str) -> StoreAddress:
     if not url:
         return StoreAddress(topology=Topology.MEMORY)
     try:
-        parts = urlsplit(url)
-        return _parse(parts)
-    except ValueError as error:
+        return _parse(urlsplit(url))
+    except _UrlError as error:
         raise ConfigError(f"redisURL: {error}; possible are {_FORMS}") from error
+    except ValueError:
+        # What urllib says repeats pieces of the URL; without its message even the chained exception shows none.
+        raise ConfigError(
+            f"redisURL: it cannot be taken apart (in a password, write / @ # ? % as %2F %40 %23 %3F %25); "
+            f"possible are {_FORMS}"
+        ) from None
+
+
+class _UrlError(ValueError):
+    """A URL has another form; the message is ours, and repeats nothing."""
 
 
 def _parse(parts: SplitResult) -> StoreAddress:
@@ -123,23 +132,23 @@ def _parse(parts: SplitResult) -> StoreAddress:
     if parts.scheme == "unix":
         return _parse_socket(parts)
     if scheme not in ("redis", "rediss") or (plus and kind not in ("sentinel", "cluster")):
-        raise ValueError("the scheme is not known")
+        raise _UrlError("the scheme is not known")
     topology = Topology(kind) if plus else Topology.SINGLE
     user, _, hosts = parts.netloc.rpartition("@")
     username, _, password = user.partition(":")
     port = _SENTINEL_PORT if topology is Topology.SENTINEL else _REDIS_PORT
     found = tuple(_host_and_port(host, port) for host in hosts.split(","))
     if topology is Topology.SINGLE and len(found) > 1:
-        raise ValueError("several hosts are a Cluster's or Sentinels'")
+        raise _UrlError("several hosts are a Cluster's or Sentinels'")
     if parts.query or parts.fragment:
-        raise ValueError("the part after ? or # is not known")
+        raise _UrlError("the part after ? or # is not known")
     path = [unquote(piece) for piece in parts.path.strip("/").split("/")] if parts.path.strip("/") else []
     name = path.pop(0) if path and topology is Topology.SENTINEL else ""
     if topology is Topology.SENTINEL and not name:
-        raise ValueError("the name of the master is missing")
+        raise _UrlError("the name of the master is missing")
     database = _database(path[0]) if path else 0
     if len(path) > 1 or (database and topology is Topology.CLUSTER):
-        raise ValueError("the path is longer than expected (a Cluster has no numbered databases)")
+        raise _UrlError("the path is longer than expected (a Cluster has no numbered databases)")
     return StoreAddress(
         topology=topology,
         hosts=found,
@@ -156,7 +165,7 @@ def _parse_socket(parts: SplitResult) -> StoreAddress:
     options = dict(parse_qsl(parts.query))
     database = _database(options.pop("db", "0"))
     if options or not parts.path:
-        raise ValueError("a socket is written unix:///path?db=0")
+        raise _UrlError("a socket is written unix:///path?db=0")
     return StoreAddress(
         topology=Topology.SINGLE,
         path=parts.path,
@@ -168,14 +177,14 @@ def _parse_socket(parts: SplitResult) -> StoreAddress:
 
 def _database(text: str) -> int:
     if not text.isascii() or not text.isdigit() or len(text) > 5:
-        raise ValueError("the number of the database is not a number")
+        raise _UrlError("the number of the database is not a number")
     return int(text)
 
 
 def _host_and_port(text: str, port: int) -> tuple[str, int]:
     found = urlsplit(f"//{text}")
     if not found.hostname or found.path or "@" in text:
-        raise ValueError("a host is missing")
+        raise _UrlError("a host is missing")
     return found.hostname, found.port or port
 
 

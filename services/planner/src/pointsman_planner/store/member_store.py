@@ -82,7 +82,7 @@ class MemberStore:
         if self._own is not None:
             self._own = replace(self._own, is_draining=True)
             with suppress(StoreUnavailableError):
-                await self._renew()
+                await self.refresh()
 
     async def run(self) -> None:
         """Renew the lease and read the members, for ever."""
@@ -91,7 +91,7 @@ class MemberStore:
         while True:
             self._wake.clear()
             try:
-                await self._renew()
+                await self.refresh()
             except StoreUnavailableError:
                 await self._clock.sleep(backoff.next_seconds())
             else:
@@ -117,7 +117,8 @@ class MemberStore:
         except TimeoutError:
             return
 
-    async def _renew(self) -> None:
+    async def refresh(self) -> None:
+        """Renew the lease and read the members once; StoreUnavailableError when that cannot be done."""
         if self._own is not None:
             value = msgspec.json.encode(self._own)
             own = Write(key=self._planner_id, value=value, lives_seconds=self._lease_seconds)
