@@ -157,7 +157,7 @@ def test_a_redirect_of_a_served_stream_makes_before_it_breaks() -> None:
     assert node.take() == []
     assert node.wait() <= TIMING.redirect_spread
     new = node.opened()
-    assert new.target == B
+    assert (new.target, new.unreachable) == (B, ("a",)), "who has not heard of the drain would send us back"
     node.welcomed(new, "b", [B])
     assert node.take() == []
     assert node.dialer.kept == old.stream

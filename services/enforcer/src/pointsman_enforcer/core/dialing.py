@@ -172,6 +172,9 @@ class Dialer:
         self.directory.learn(redirect.candidates)
         if redirect.candidates:
             stream.candidates = redirect.candidates
+        if redirect.reason is RedirectReason.DRAINING:
+            # Others may not have heard of it yet, and would send us back.
+            self.directory.not_reached(stream.planner_id, now + self._timing.unreachable)
         if stream.is_served:
             return self._move_on(stream, redirect, now)
         return [Close(number), *self._follow(stream, redirect, now)]
