@@ -23,6 +23,8 @@ ACL = (
     "+xadd +xread +xrevrange +type +del +time"
 )
 """What the planner's user needs; deploy/base/redis/README.md says the same."""
+CLUSTER_ACL = "+cluster|slots +cluster|shards +command"
+"""And on a Cluster."""
 
 
 async def put(store: Store, key: str, value: bytes) -> Outcome:
@@ -129,6 +131,12 @@ async def test_a_cluster_keeps_everything_on_one_server_and_its_loss_is_noticed(
             owner = masters[key_slot(b"{test}:log") * 3 // 16384]
             assert await owner.ask("DBSIZE") == 5
             assert [await each.ask("DBSIZE") for each in masters if each is not owner] == [0, 0]
+            rules = f"on >s3cret ~{{test}}:* -@all {ACL} {CLUSTER_ACL}".split()
+            for master in masters:
+                await master.ask("ACL", "SETUSER", "pointsman", *rules)
+            async with opened(f"redis+cluster://pointsman:s3cret@{hosts}") as guarded:
+                assert set((await list_area(guarded, AREA)).records) == {"a"}
+                await put(guarded, "a", b"1")
             owner.stop()
             await eventually(lambda: not store.is_available, "its loss is noticed")
             await owner.start()
@@ -227,5 +235,6 @@ async def test_a_socket(tmp_path: Path) -> None:
     path = tmp_path / "redis.sock"
     server = RedisServer(tmp_path, "--unixsocket", str(path))
     async with servers(server), opened(f"unix://{path}?db=3") as store:
+        await eventually(lambda: store.is_available, "the socket is there")
         await prove(store)
         assert await server.ask("DBSIZE", db=3) > 0

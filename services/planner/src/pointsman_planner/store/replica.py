@@ -152,9 +152,9 @@ class Replica:
         """Keys of records whose time is over, each told once."""
         keys = []
         while self._ends and self._ends[0][0] <= now:
-            _, key = heapq.heappop(self._ends)
+            end, key = heapq.heappop(self._ends)
             record = self._records.get(key)
-            if record is not None and record.expires_at is not None and record.expires_at <= now:
+            if record is not None and record.expires_at == end:
                 keys.append(key)
         return tuple(keys)
 
