@@ -32,6 +32,8 @@ async def begin(cluster: Cluster, fault: Fault) -> None:
     match fault.harm:
         case Harm.KILL:
             await _signal(cluster, fault.subject, "KILL")
+        case Harm.END:
+            await _signal(cluster, fault.subject, "TERM")
         case Harm.PAUSE:
             await _signal(cluster, fault.subject, "STOP")
         case Harm.PARTITION:

@@ -17,6 +17,7 @@ class Harm(Enum):
     """What can be done to a part."""
 
     KILL = "is killed"
+    END = "is asked to end"
     PAUSE = "is paused"
     PARTITION = "is cut off from everybody"
     CUT = "is cut off from"
@@ -74,7 +75,7 @@ class Round:
 
 
 SECONDS_MIN, SECONDS_MAX = 0.5, 6.0
-_MOMENTARY = frozenset({Harm.KILL, Harm.WATCHES_DROPPED, Harm.HISTORY_LOST, Harm.EMPTIED})
+_MOMENTARY = frozenset({Harm.KILL, Harm.END, Harm.WATCHES_DROPPED, Harm.HISTORY_LOST, Harm.EMPTIED})
 _CLOCK_STEPS = ("-3600", "-7", "7", "3600")
 
 
@@ -102,7 +103,8 @@ def _draw(random: Random, places: Places) -> tuple[Harm, str, str]:
     peer = random.choice(_peers(cut, places))
     watches = random.choice([Harm.WATCHES_DROPPED, Harm.WATCHES_FROZEN, Harm.WATCHES_DELAYED, Harm.HISTORY_LOST])
     weighted = {
-        (Harm.KILL, random.choice((*services, places.redis)), ""): 30,
+        (Harm.KILL, random.choice((*services, places.redis)), ""): 22,
+        (Harm.END, random.choice((*services, places.redis)), ""): 8,
         (Harm.PAUSE, random.choice((*services, places.redis, places.api_server)), ""): 15,
         (Harm.PARTITION, random.choice(machines), ""): 12,
         (Harm.CUT, cut, peer): 13,

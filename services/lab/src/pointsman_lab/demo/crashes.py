@@ -32,11 +32,11 @@ async def crashes(cluster: Cluster, story: Story) -> None:
     )
     planner = await planner_of(cluster, client_node)
     for process in (planner, cluster.topology.watchers[0].name, cluster.topology.redis.name):
-        await _kill(cluster, story, process, is_missed=False)
-    await _kill(cluster, story, f"enforcer-{client_node}", is_missed=True)
+        await _kill(cluster, story, process, client_node, is_missed=False)
+    await _kill(cluster, story, f"enforcer-{client_node}", client_node, is_missed=True)
 
 
-async def _kill(cluster: Cluster, story: Story, process: str, *, is_missed: bool) -> None:
+async def _kill(cluster: Cluster, story: Story, process: str, client_node: str, *, is_missed: bool) -> None:
     """Kill -9 a process under traffic, change the cluster meanwhile, and see the change arrive."""
     vip = (await cluster.service("shop", "frontend"))["spec"]["clusterIP"]
     replicas = len(await ready_pods(cluster, "shop/frontend"))
@@ -46,19 +46,22 @@ async def _kill(cluster: Cluster, story: Story, process: str, *, is_missed: bool
         await cluster.scale("shop", "frontend", replicas + 1)
         await cluster.wait_deployed("shop", "frontend")
         has_arrived = not is_missed and await _arrives(cluster, vip)
+        planner = await planner_of(cluster, client_node)
         await _asked_meanwhile(cluster, traffic)
         down = time.monotonic() - killed
         await cluster.start_process(process)
         nodes = await wait_synced(cluster)
         report = await traffic.stop()
-    story.say(f"{process} was away for {down * 1e3:.0f} ms; a pod was added meanwhile")
+    with_planner = "" if is_missed else f", {client_node} was with {planner}"
+    story.say(f"{process} was away for {down * 1e3:.0f} ms{with_planner}; a pod was added meanwhile")
     story.check(
         f"{process} killed: {report.attempts} new connections, none failed",
         holds=report.failed == 0,
         found=report.failures[:3],
     )
     if not is_missed:
-        story.check("the new pod took its share while it was away", holds=has_arrived)
+        has_planner = planner not in {"", process}
+        story.check("the new pod took its share while it was away", holds=has_arrived and has_planner, found=planner)
     story.check("afterwards every node has the change, proven by digest", holds=are_synced(cluster, nodes), found=nodes)
     if is_missed:
         story.check("and the new pod takes its share", holds=await _arrives(cluster, vip))
