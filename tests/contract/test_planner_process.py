@@ -7,13 +7,17 @@ import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import grpc.aio
 import yaml
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from pointsman.cluster.v1 import cluster_service_pb2 as cluster_pb
 from pointsman.cluster.v1 import cluster_service_pb2_grpc as cluster_grpc
+from pointsman.control.v1 import control_service_pb2 as control_pb
+from pointsman.control.v1 import control_service_pb2_grpc as control_grpc
 from pointsman_model.cluster import Change, key_of
 from pointsman_model.names import ServiceKey
 from pointsman_model.wire.cluster import change_to_pb
@@ -25,6 +29,12 @@ OBJECTS = (
     node("node-a", "192.168.0.2"),
     service("shop/web", "10.96.0.1", ports=["p:80"]),
     endpoint_slice("shop/web-x", "web", ["10.1.0.1"], ["p:80"]),
+)
+
+SERVICES = (
+    "pointsman.plan.v1.PlanService",
+    "pointsman.control.v1.ControlService",
+    "pointsman.control.v1.OverrideService",
 )
 
 
@@ -151,9 +161,18 @@ async def test_from_start_to_sync_to_shutdown(tmp_path: Path) -> None:
             assert (await http(metrics_port, "/readyz"))[0] == 200
             assert "pointsman_planner_services 1.0" in (await http(metrics_port, "/metrics"))[1]
             assert "secret" not in (await http(metrics_port, "/configz"))[1]
+            for name in SERVICES:
+                assert await health(channel, name) == health_pb2.HealthCheckResponse.SERVING
+            assert set(SERVICES) <= await reflected(channel)
+            watch: Any = control_grpc.ControlServiceStub(channel).WatchNodes(control_pb.WatchNodesRequest())
+            assert (await watch.read()).opened.planner_id == "p1"
+            while not (await watch.read()).HasField("synced"):
+                pass
             process.terminate()
             status, _, err = await finished(process)
             assert status == 0, err
+            async with asyncio.timeout(DEADLINE_SECONDS):
+                assert await watch.code() is grpc.StatusCode.UNAVAILABLE
             assert "secret" not in err
             assert '"msg": "in sync"' in err
             await client.close()
@@ -163,8 +182,17 @@ async def test_from_start_to_sync_to_shutdown(tmp_path: Path) -> None:
                 await process.wait()
 
 
-async def health(channel: grpc.aio.Channel) -> int:
-    answer = await health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest())
+async def reflected(channel: grpc.aio.Channel) -> set[str]:
+    """The services that a planner names to whoever asks what there is."""
+    call = reflection_pb2_grpc.ServerReflectionStub(channel).ServerReflectionInfo()
+    await call.write(reflection_pb2.ServerReflectionRequest(list_services=""))
+    await call.done_writing()
+    answer = await call.read()
+    return {service.name for service in answer.list_services_response.service}
+
+
+async def health(channel: grpc.aio.Channel, service: str = "") -> int:
+    answer = await health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(service=service))
     status: int = answer.status
     return status
 
