@@ -108,15 +108,8 @@ class Enforcer:
         if loaded.records:
             self._journal.resume(loaded)
         self._dataplane = dataplane or make_dataplane(config)
-        self._conntrack: ConntrackReconciler | None = None
-        if dataplane is None or open_conntrack is not None:
-            self._conntrack = ConntrackReconciler(
-                node_port_blocks=lambda: self._dataplane.settings.node_port_addresses,
-                is_frontend=self._dataplane.is_frontend,
-                metrics=ConntrackMetrics(self._registry),
-                clock=self._clock,
-                open_table=open_conntrack or ConntrackTable,
-            )
+        has_conntrack = dataplane is None or open_conntrack is not None
+        self._conntrack = self._make_conntrack(open_conntrack or ConntrackTable) if has_conntrack else None
         self._conditions = ServiceConditions()
         self._serving = self._make_serving()
         self._reconciler: Reconciler[Any] = Reconciler(
@@ -127,13 +120,7 @@ class Enforcer:
             on_programmed=self._programmed,
             flows=self._conntrack,
         )
-        self._runner = BoundedRunner(
-            self._sync,
-            on_failure=self._sync_failed,
-            min_interval_seconds=config.nftables.min_sync_period,
-            retry_interval_seconds=max(1.0, config.nftables.min_sync_period),
-            clock=self._clock,
-        )
+        self._runner = self._make_runner(config.nftables.min_sync_period)
         self._is_syncing = False
         self._verification = self._make_verification()
         self._affinity = self._make_affinity()
@@ -285,6 +272,24 @@ class Enforcer:
                 verified=self._verified,
                 mismatch=self._mismatch,
             ),
+        )
+
+    def _make_conntrack(self, open_table: Callable[[], Table]) -> ConntrackReconciler:
+        return ConntrackReconciler(
+            node_port_blocks=lambda: self._dataplane.settings.node_port_addresses,
+            is_frontend=self._dataplane.is_frontend,
+            metrics=ConntrackMetrics(self._registry),
+            clock=self._clock,
+            open_table=open_table,
+        )
+
+    def _make_runner(self, min_interval_seconds: float) -> BoundedRunner:
+        return BoundedRunner(
+            self._sync,
+            on_failure=self._sync_failed,
+            min_interval_seconds=min_interval_seconds,
+            retry_interval_seconds=max(1.0, min_interval_seconds),
+            clock=self._clock,
         )
 
     def _make_affinity(self) -> AffinitySweep:

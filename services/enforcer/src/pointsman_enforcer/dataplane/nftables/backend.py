@@ -9,7 +9,6 @@ replaced with its whole content in one transaction.
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Final, TypeVar
@@ -50,14 +49,14 @@ from pointsman_enforcer.dataplane.nftables.netlink import NftSocket
 from pointsman_enforcer.dataplane.nftables.notifications import Touched
 from pointsman_enforcer.dataplane.nftables.observe import Observation
 from pointsman_enforcer.dataplane.nftables.read_back import reader
-from pointsman_enforcer.dataplane.nftables.render import RenderContext, family_of, render_node, render_service
-from pointsman_enforcer.dataplane.nftables.settings import PodInterface, PodPrefix, SkeletonSettings
+from pointsman_enforcer.dataplane.nftables.render import RenderContext, render_node, render_service
+from pointsman_enforcer.dataplane.nftables.settings import SkeletonSettings, pods_of
 from pointsman_enforcer.dataplane.nftables.skeleton import Adoption, adoption, replacement, skeleton
 from pointsman_enforcer.dataplane.nftables.support import CAPABILITIES
 from pointsman_enforcer.dataplane.node_settings import NodeSettings, effective_settings
 from pointsman_model import names
 from pointsman_model.names import Prefix
-from pointsman_model.plan import DataplaneSettings, DetectLocal, NodeFacts, ServicePlan
+from pointsman_model.plan import NodeFacts, ServicePlan
 
 _DUMP_ATTEMPTS: Final = 10
 PICKS: Final = frozenset(packed.section_of(family, layout.AFFINITY_PICKS).number for family in Family)
@@ -384,17 +383,5 @@ class NftablesDataplane:
         return SkeletonSettings(
             masquerade_bit=self._masquerade_bit,
             masquerade_all=self.settings.masquerade_all,
-            pods=_pods(self.settings, family),
+            pods=pods_of(self.settings, family),
         )
-
-
-def _pods(settings: DataplaneSettings, family: Family) -> PodPrefix | PodInterface | None:
-    if settings.detect_local is DetectLocal.NONE:
-        return None
-    if settings.detect_local is DetectLocal.CIDR:
-        cidrs = (prefix for prefix in settings.detect_local_cidrs if family_of(prefix.family) is family)
-        first: Prefix | None = next(cidrs, None)
-        return None if first is None else PodPrefix(network=ipaddress.ip_network((first.address, first.length)))
-    return PodInterface(
-        name=settings.detect_local_interface, prefix=settings.detect_local is DetectLocal.INTERFACE_PREFIX
-    )

@@ -8,6 +8,9 @@ import re
 from dataclasses import dataclass
 from typing import Final
 
+from pointsman_enforcer.dataplane.nftables.message import Family
+from pointsman_model.plan import DataplaneSettings, DetectLocal
+
 _INTERFACE: Final = re.compile(r"[^\s/:*\"]{1,15}")
 
 
@@ -54,3 +57,16 @@ class SkeletonSettings:
     def __post_init__(self) -> None:
         if not 0 <= self.masquerade_bit <= 31:
             raise ValueError(f"masquerade bit {self.masquerade_bit} is not in 0..31")
+
+
+def pods_of(settings: DataplaneSettings, family: Family) -> PodPrefix | PodInterface | None:
+    """How the settings in effect recognise pods of one family."""
+    if settings.detect_local is DetectLocal.NONE:
+        return None
+    if settings.detect_local is DetectLocal.CIDR:
+        cidrs = settings.detect_local_cidrs
+        first = next((each for each in cidrs if each.family.address_bytes == family.address_bytes), None)
+        return None if first is None else PodPrefix(network=ipaddress.ip_network((first.address, first.length)))
+    return PodInterface(
+        name=settings.detect_local_interface, prefix=settings.detect_local is DetectLocal.INTERFACE_PREFIX
+    )
