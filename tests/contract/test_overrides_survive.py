@@ -139,6 +139,19 @@ async def test_an_emptied_store_is_given_them_back(tmp_path: Path) -> None:
         watch.cancel()
 
 
+async def test_what_an_emptied_store_lacks_for_a_moment_is_neither_absent_nor_free() -> None:
+    store = MemoryStore()
+    async with override_server(store, check_seconds=3600) as server:
+        server.put(*OBJECTS)
+        made = await apply(server, drain_of("shop/d", "10.1.0.1"))
+        store.lose()
+        delete = pb.DeleteOverrideRequest(name=made.name, etag=made.etag)
+        create = pb.ApplyOverrideRequest(override=drain_of("shop/d", "10.1.0.2", owner="another"))
+        for call in (server.stub.DeleteOverride(delete), server.stub.ApplyOverride(create)):
+            assert await code_of(call) is grpc.StatusCode.UNAVAILABLE
+        assert server.endpoints() == ONE
+
+
 async def test_or_they_are_forgotten_as_configured(tmp_path: Path) -> None:
     async with redis_server(tmp_path) as redis, override_server(redis_store(redis.url), options=FORGET) as server:
         server.put(*OBJECTS)

@@ -32,11 +32,11 @@ VIP = "10.96.0.10"
 class OverrideServer(PlanServer):
     """A planner with overrides; `stub` calls it."""
 
-    def __init__(self, store: Store, options: OverrideOptions) -> None:
+    def __init__(self, store: Store, options: OverrideOptions, check_seconds: float) -> None:
         super().__init__()
         self.store_registry = Registry(process=False)
         metrics = StoreMetrics(self.store_registry)
-        self.replicas = Replicas(store=store, metrics=metrics, check_seconds=0.1)
+        self.replicas = Replicas(store=store, metrics=metrics, check_seconds=check_seconds)
         self.parts = OverrideParts(
             planner=self.planner,
             on_change=self.plans.override,
@@ -62,11 +62,15 @@ class OverrideServer(PlanServer):
 
 @asynccontextmanager
 async def override_server(
-    store: Store | None = None, *, options: OverrideOptions | None = None, loads: bool = True
+    store: Store | None = None,
+    *,
+    options: OverrideOptions | None = None,
+    loads: bool = True,
+    check_seconds: float = 0.1,
 ) -> AsyncIterator[OverrideServer]:
     """A planner; `store` is run with it."""
     used = store or MemoryStore()
-    made = OverrideServer(used, options or OverrideOptions())
+    made = OverrideServer(used, options or OverrideOptions(), check_seconds)
     server = GrpcServer(address="127.0.0.1:0", security=TransportSecurity(insecure=True))
     server.add_raw_service(plan_service.SERVICE, made.plans.methods())
     made.parts.serve(server)

@@ -100,7 +100,7 @@ class OverrideDesk:
 
     async def _apply(self, wish: Override, validate_only: bool, traceparent: str) -> Override:  # noqa: FBT001 - one caller
         self._check(wish)
-        present, version = await self.records.read(wish.key)
+        present, version = await self._read(wish.key)
         new = with_etag(replace(wish, created_ns=0, expires_ns=0))
         is_repeated = present is not None and present.override.etag == new.etag and wish.etag in {"", new.etag}
         if not is_repeated:
@@ -143,8 +143,20 @@ class OverrideDesk:
             raise PeerError("the store has all the overrides it may have; delete some")
         return new
 
+    async def _read(self, key: OverrideKey) -> tuple[StoredOverride | None, int]:
+        """What the store has, and the version to replace.
+
+        A store that lacks what is in force here has lost it, or has not told yet that it is gone: for a moment nobody
+        can say which, and neither "there is none" nor a new one would be right.
+        """
+        present, version = await self.records.read(key)
+        held = self.feed.held.get(key)
+        if present is None and held is not None and (held.ends_at is None or held.ends_at > self.clock.monotonic()):
+            raise UnavailableError(f"override {key} is in force here, and not in the store: try again in a moment")
+        return present, version
+
     async def _present(self, key: OverrideKey) -> StoredOverride:
-        present, _ = await self.records.read(key)
+        present, _ = await self._read(key)
         if present is None:
             raise NotFoundError(f"there is no override {key}: it was deleted, or it expired")
         return present
