@@ -167,9 +167,10 @@ async def test_what_somebody_else_wrote_is_left_out_counted_and_written_over(tmp
         await server.ask("HSET", area, "/evil", b"1 0 " + member, "/named", b"1 0 " + other, "/junk", b"\xff\x00")
         await server.ask("HSET", area, b"/\xff\xfe", b"1 0 {}", "/huge", b"9" * 400 + b" 0 {}", "unheard of", "x")
         await server.ask("HSET", "{test}:area:nodes", "/node-a", "1 0 [1, 2", "/node-x", b"1 0 " + b"[" * 50_000)
+        await server.ask("HSET", area, "/large", b"1 0 " + b" " * 10_000_000 + b"{}")
         await server.ask("XADD", "{test}:log", "*", "area", "x", "version", "many", "keys", "{}")
         await made.changes_go_on()
-        await eventually(lambda: made.hostile("planners") >= 5 and made.hostile("log") >= 1, "they are counted")
+        await eventually(lambda: made.hostile("planners") >= 6 and made.hostile("log") >= 1, "they are counted")
         assert await made.planner.served.store.read(["node-x"]) == {}
         await eventually(lambda: made.hostile("nodes") >= 1, "this one too")
         assert [each["planner"] for each in made.page["membership"]["members"]] == ["a"]

@@ -3,14 +3,10 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
 
-from pointsman_chassis.metrics import Registry
-from pointsman_planner.metrics import StoreMetrics
-from pointsman_planner.store.connection import RedisSettings, parse_store_url
 from pointsman_planner.store.memory_store import MemoryStore
 from pointsman_planner.store.port import (
     KEY_CHARACTERS_MAX,
@@ -20,10 +16,11 @@ from pointsman_planner.store.port import (
     Outcome,
     OutcomeKind,
     Store,
+    StoreUnavailableError,
     Write,
     list_area,
 )
-from pointsman_planner.store.redis_store import RedisStore
+from support.planner_stores import store_on
 from support.redis_server import redis_server
 
 AREA = Area(name="things", records_max=10_000)
@@ -32,27 +29,12 @@ EVICTING = Area(name="evicting", records_max=3, evicts=True)
 QUIET = Area(name="quiet", records_max=10, is_followed=False)
 
 
-@asynccontextmanager
-async def on_redis(folder: Path) -> AsyncIterator[Store]:
-    async with redis_server(folder) as server:
-        store = RedisStore(
-            address=parse_store_url(server.url),
-            settings=RedisSettings(),
-            key_prefix="test:",
-            metrics=StoreMetrics(Registry(process=False)),
-        )
-        try:
-            yield store
-        finally:
-            await store.close()
-
-
 @pytest.fixture(params=["memory", "redis"])
 async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Store]:
     if request.param == "memory":
         yield MemoryStore()
         return
-    async with on_redis(tmp_path) as store:
+    async with redis_server(tmp_path) as server, store_on(server) as store:
         yield store
 
 
@@ -207,6 +189,16 @@ async def test_all_records_are_listed(store: Store) -> None:
         await store.commit(AREA, writes)
     listed = await list_area(store, AREA)
     assert set(listed.records) == {f"k{number}" for number in range(1500)}
+
+
+async def test_an_area_with_more_records_than_it_may_have_is_not_read_into_memory(tmp_path: Path) -> None:
+    async with redis_server(tmp_path) as server, store_on(server) as store:
+        await store.heads([SMALL])
+        stranger = [part for number in range(3_000) for part in (f"/k{number}", "1 0 {}")]
+        await server.ask("HSET", "{test}:area:small", *stranger)
+        with pytest.raises(StoreUnavailableError, match="more than its 3 records"):
+            await list_area(store, SMALL)
+        assert (await put(store, "a", b"1", SMALL)).kind is OutcomeKind.FULL
 
 
 async def test_what_no_store_takes_is_refused_here() -> None:

@@ -191,12 +191,12 @@ async def list_area(store: Store, area: Area) -> Records:
     first = await store.page(area)
     found = dict(first.records)
     cursor = first.cursor
-    pages = 1
     while cursor:
         page = await store.page(area, cursor)
         found.update(page.records)
         cursor = page.cursor
-        pages += 1
-        if page.head.epoch != first.head.epoch or pages > area.records_max:
+        if page.head.epoch != first.head.epoch:
             raise StoreUnavailableError(f"area {area.name} was replaced while it was read")
+        if len(found) > area.records_max + WRITES_MAX:
+            raise StoreUnavailableError(f"area {area.name} has more than its {area.records_max} records")
     return Records(head=first.head, records=found)

@@ -38,9 +38,9 @@ local function made_head(area, index, epoch)
   return epoch, version
 end
 
--- A stored value's version, end (0 = none) and payload; nil when it is not one of ours.
+-- A stored value's version, end (0 = none) and payload; nil when it is not one of ours (none of ours is as large as this).
 local function parsed(stored)
-  if not stored then return nil end
+  if not stored or #stored > 300000 then return nil end
   local version, ends, value = string.match(stored, '^(%d+) (%d+) (.*)$')
   version, ends = tonumber(version), tonumber(ends)
   if not version or version > 9007199254740000 or ends > 9007199254740000 then return nil end
