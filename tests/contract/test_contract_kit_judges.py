@@ -4,8 +4,10 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -14,7 +16,7 @@ import pytest
 
 from kit import enforcer_checks, stream_checks
 from kit.bench import Bench
-from kit.control_api import Call
+from kit.control_api import Call, ControlApi, serving
 from kit.controller_checks import judged
 from kit.planner import kit_planner
 from kit.verdicts import BrokenRuleError, Check, Result, Verdicts
@@ -24,6 +26,7 @@ from pointsman.plan.v1 import plan_service_pb2 as pb
 from pointsman_model.names import ServiceKey
 from support.model_enforcer import ModelEnforcer
 
+CANARY = Path(__file__).resolve().parents[2] / "examples" / "canary.py"
 METHOD = "/pointsman.plan.v1.PlanService/StreamNodePlan"
 
 
@@ -193,3 +196,28 @@ def test_the_report_names_rule_result_and_what_was_seen() -> None:
     broken: Check = verdicts.add("12", "it does", Result.BROKEN, "it did not")
     assert str(broken).splitlines()[1].strip() == "it did not"
     assert (verdicts.broken, list(verdicts.summary())[-1]) == (1, "1 pass, 1 fail, 0 not seen")
+
+
+@pytest.mark.parametrize(
+    ("fault", "status", "words"),
+    [
+        ("", 0, "100 %: on all 3 nodes"),
+        ("lagging", 1, "taken back, since node-3 lags: its enforcer is frozen"),
+        ("unavailable", 1, "the store is away"),
+        ("conflict", 1, "the etag is"),
+    ],
+)
+async def test_the_example_controller_breaks_no_rule(fault: str, status: int, words: str) -> None:
+    api = ControlApi([fault])  # type: ignore[abstract]  # as it says itself
+    async with serving(api, "127.0.0.1:0") as address:
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, str(CANARY), address, "kit", "web", "web-stable-", "web-canary-", "5", "50", "100"),
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
+        )
+        said = (await process.communicate())[0].decode()
+    assert (process.returncode, words in said) == (status, True), said
+    found = list(judged(api.calls))
+    assert [rule for rule, _, result, _ in found if result is Result.BROKEN] == []
+    seen = {rule for rule, _, result, _ in found if result is Result.PASSED}
+    assert {"": "W", "lagging": "W", "unavailable": "O6", "conflict": "O4"}[fault] in seen

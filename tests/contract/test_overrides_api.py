@@ -11,6 +11,7 @@ import pytest
 
 from pointsman.control.v1 import override_service_pb2 as pb
 from pointsman_model.names import ServiceKey, parse_address
+from pointsman_planner.feed.override_feed import WATCHES_MAX
 from pointsman_planner.store.memory_store import MemoryStore
 from support.cluster_objects import endpoint, endpoint_slice, node, service, service_cidr
 from support.model_enforcer import ModelEnforcer
@@ -227,6 +228,30 @@ async def test_watchers_see_what_is_there_and_every_change_after() -> None:
         message = await stream.read()
         assert (message.removed.override.name.name, message.removed.reason) == ("c", pb.RemovedOverride.REASON_EXPIRED)
         stream.cancel()
+
+
+async def test_watches_are_bounded_and_one_that_ends_makes_room() -> None:
+    async with override_server() as server:
+        server.put(*OBJECTS)
+        streams = [server.stub.WatchOverrides(pb.WatchOverridesRequest()) for _ in range(WATCHES_MAX)]
+        for stream in streams:
+            assert (await stream.read()).WhichOneof("message") == "synced"
+        one_more = server.stub.WatchOverrides(pb.WatchOverridesRequest()).read()
+        await refused(one_more, grpc.StatusCode.RESOURCE_EXHAUSTED, str(WATCHES_MAX))
+        streams.pop().cancel()
+
+        async def is_served() -> bool:
+            stream = server.stub.WatchOverrides(pb.WatchOverridesRequest())
+            try:
+                return bool((await stream.read()).WhichOneof("message"))
+            except grpc.aio.AioRpcError:
+                return False
+
+        async with asyncio.timeout(10):
+            while not await is_served():
+                await asyncio.sleep(0.01)
+        for stream in streams:
+            stream.cancel()
 
 
 async def test_a_change_reaches_the_nodes_it_concerns_with_its_trace_and_no_others() -> None:

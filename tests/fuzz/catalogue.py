@@ -2,12 +2,24 @@
 """All targets."""
 
 from fuzz.harness import Target
-from fuzz.targets import configuration, control, convert, disk, enforcer, notifications, planner, store, watcher
+from fuzz.targets import (
+    configuration,
+    control,
+    convert,
+    disk,
+    enforcer,
+    notifications,
+    overrides,
+    planner,
+    store,
+    watcher,
+)
 
 TARGETS: tuple[Target, ...] = (
     *watcher.TARGETS,
     *planner.TARGETS,
     *store.TARGETS,
+    *overrides.TARGETS,
     *enforcer.TARGETS,
     *notifications.TARGETS,
     *disk.TARGETS,

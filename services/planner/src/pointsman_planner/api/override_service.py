@@ -86,6 +86,10 @@ class OverrideService(pb_grpc.OverrideServiceServicer):
         """Overrides, and every change of them."""
         async with errors_to_status(context):
             self._require_in_sync()
+            async for message in self._watched(request):
+                yield message
+
+    async def _watched(self, request: pb.WatchOverridesRequest) -> AsyncIterator[pb.WatchOverridesResponse]:
         with self._desk.feed.subscribe() as subscription:
             present = [each.override for _, each in sorted(self._desk.feed.held.items())]
             for override in present:

@@ -13,11 +13,15 @@ import asyncio
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from enum import Enum
+from typing import Final
 
 from pointsman_chassis.clock import Clock
+from pointsman_chassis.errors import SlowConsumerError
 from pointsman_planner.core.override import KIND_NAMES, Override, OverrideChange, OverrideKey
 from pointsman_planner.override_metrics import OverrideMetrics
 from pointsman_planner.store.override_store import OverrideChanges, StoredOverride
+
+WATCHES_MAX: Final = 256
 
 
 class Ending(Enum):
@@ -73,6 +77,7 @@ class OverrideFeed:
         self._epoch = ""
         self._held: dict[OverrideKey, StoredOverride] = {}
         self._subscriptions: set[Subscription] = set()
+        self._count()
 
     @property
     def held(self) -> Mapping[OverrideKey, StoredOverride]:
@@ -81,7 +86,13 @@ class OverrideFeed:
 
     @contextmanager
     def subscribe(self) -> Iterator[Subscription]:
-        """Be told of every change from now on."""
+        """Be told of every change from now on.
+
+        Raises:
+            SlowConsumerError: as many are told as may be.
+        """
+        if len(self._subscriptions) >= WATCHES_MAX:
+            raise SlowConsumerError(f"this planner serves {WATCHES_MAX} watches of overrides, as many as it may")
         subscription = Subscription()
         self._subscriptions.add(subscription)
         try:
@@ -110,10 +121,13 @@ class OverrideFeed:
         if self._on_taken is not None:
             self._on_taken()
         if changes:
-            kinds = [each.override.kind_name for each in self._held.values()]
-            for kind in KIND_NAMES:
-                self._metrics.active.labels(kind).set(kinds.count(kind))
+            self._count()
             self._on_change(changes)
+
+    def _count(self) -> None:
+        kinds = [each.override.kind_name for each in self._held.values()]
+        for kind in KIND_NAMES:
+            self._metrics.active.labels(kind).set(kinds.count(kind))
 
     def _end(self, before: StoredOverride, *, is_other: bool) -> None:
         ending = Ending.LOST if is_other else Ending.DELETED
