@@ -68,13 +68,14 @@ class NodeBoard:
         return {name: self.status(name, records) for name in wanted}
 
     async def records(self, names: Iterable[str]) -> Mapping[str, NodeStatus]:
-        """What other planners recorded of nodes; afterwards `status` is cheap for every node of the cluster."""
+        """What other planners recorded of nodes; afterwards `status` is cheap for each of them."""
+        wanted = list(names)
         async with self._attaching:
-            while True:
-                if self._planner.observe(_ATTACHED_AT_ONCE):
-                    break
+            missing = [name for name in wanted if not self._planner.is_observed(name)]
+            for start in range(0, len(missing), _ATTACHED_AT_ONCE):
+                self._planner.observe(missing[start : start + _ATTACHED_AT_ONCE])
                 await asyncio.sleep(0)
-        return await self._store.read(name for name in names if name not in self._planner.sessions)
+        return await self._store.read(name for name in wanted if name not in self._planner.sessions)
 
     def status(self, name: str, records: Mapping[str, NodeStatus]) -> NodeStatus:
         """The status of a node now."""

@@ -119,6 +119,10 @@ class PlanIndex:
         self.attach(name)
         return {key for key, digest in candidates.items() if self._digest(key, after) != digest}
 
+    def is_attached(self, name: str) -> bool:
+        """Whether a node's digest is kept."""
+        return name in self._nodes
+
     def node_view(self, name: str) -> NodeView:
         """The facts about an attached node that its plan was computed from."""
         return self._nodes[name].view

@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from hashlib import blake2b
-from itertools import islice
 
 from pointsman_model.cluster import Change, ClusterPosition, EndpointSlice, ObjectKind, SliceKey
 from pointsman_model.digest import BUCKET_COUNT, DigestBuckets, bucket_of
@@ -64,7 +63,6 @@ class Planner:
         self._is_in_sync = False
         self._sessions: dict[str, NodeSession] = {}
         self._observed: set[str] = set()
-        self._is_observing = False
         self._ordered: list[ServiceKey] | None = None
         self.on_applied: Callable[[Applied], None] | None = None
         """Told of everything that was taken in, when it is; for whoever watches."""
@@ -175,9 +173,11 @@ class Planner:
                 session.mark(key, is_shrinking=False, origin=None)
             session.mark_facts()
             marked.add(session)
-        if self._is_observing:
-            for name in effects.touched_nodes:
-                self._follow(name)
+        for name in effects.touched_nodes & self._observed:
+            if name not in self.cluster.nodes:
+                self._observed.discard(name)
+                if name not in self._sessions:
+                    self.index.detach(name)
         return names
 
     def _origins(self, changes: Iterable[Change]) -> dict[ServiceKey, list[Origin]]:
@@ -231,25 +231,16 @@ class Planner:
 
     # -- nodes of other planners -------------------------------------------------------------------------------------
 
-    def observe(self, count: int) -> bool:
-        """Keep the digest of every node of the cluster from now on; says whether that is so already.
+    def observe(self, names: Iterable[str]) -> None:
+        """Keep the digests of these nodes of the cluster from now on. Each costs its own services once."""
+        for name in names:
+            if name in self.cluster.nodes:
+                self._observed.add(name)
+                self.index.attach(name)
 
-        Each node costs its own services once, so a caller takes `count` at a time and lets others run in between.
-        """
-        self._is_observing = True
-        missing = [name for name in self.cluster.nodes if name not in self._observed]
-        for name in islice(missing, count):
-            self._follow(name)
-        return len(missing) <= count
-
-    def _follow(self, name: str) -> None:
-        if name in self.cluster.nodes:
-            self._observed.add(name)
-            self.index.attach(name)
-        elif name in self._observed:
-            self._observed.discard(name)
-            if name not in self._sessions:
-                self.index.detach(name)
+    def is_observed(self, name: str) -> bool:
+        """Whether the digest of a node is kept, or cannot be because there is no such node."""
+        return name in self._observed or name not in self.cluster.nodes
 
     def desired_digest(self, name: str) -> int:
         """Digest of what any node should have; cheap for one that has a session or is observed."""
