@@ -2,8 +2,8 @@
 """Random histories of a Service with session affinity: endpoints come, go and change, and so do policies.
 
 Which endpoints a client may use is the oracle's to say, which of them it must get `foretelling`'s. Every history has a
-cluster IP of its own, so that none finds what another left in a kernel's memory, and asks of one client and ServicePort
-once in a step, as the order within a step is nobody's. Equal seeds give equal rows.
+cluster IP and endpoints of its own, so that none finds what another left in a kernel's memory, and asks of one client
+and ServicePort once in a step, as the order within a step is nobody's. Equal seeds give equal rows.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from conformance.objects import Port, SlicePort, apply, endpoint, service, slice
 
 _PORTS = (Port(80, "http", node_port=3001), Port(81, "https", node_port=3002))
 _NAMES = {80: "http", 3001: "http", 81: "https", 3002: "https"}
-_ENDPOINTS = ("10.180.0.1@L", "10.180.0.2@L", "10.180.2.1@R", "10.180.2.2@R", "10.180.2.3@R", "10.180.3.1")
+_WHERE = ("@L", "@L", "@R", "@R", "@R", "")
 _FLAGS = ("", "", "", "", "/T", "/U", "/TX")
 _LOAD_BALANCER = "1.2.3.4"
 _SOURCES = (POD, PRIMARY, SECONDARY, CLIENT, BLOCKED_CLIENT, *(f"198.51.100.{n}" for n in range(1, 9)))
@@ -42,11 +42,11 @@ def rows(count: int, *, seed: int) -> Iterator[Row]:
     """`count` rows, at most HISTORIES_MAX, and the twin of each."""
     random = Random(seed)
     for number in range(min(count, HISTORIES_MAX)):
-        vip = f"172.30.{8 + number // 250}.{number % 250 + 1}"
+        own = f"{number // 250}.{number % 250 + 1}"
         drafts = sequence(
             SECTION,
             f"{seed}.affinity.{number}",
-            *_steps(random, vip),
+            *_steps(random, f"172.30.{8 + number // 250}.{number % 250 + 1}", own),
             settings=random.choice(_SETTINGS),
             title=f"generated, session affinity, seed {seed}",
         )
@@ -55,10 +55,10 @@ def rows(count: int, *, seed: int) -> Iterator[Row]:
             yield replace(judged, remembers=True, steps=foretell(judged.steps, _NAMES))
 
 
-def _steps(random: Random, vip: str) -> Iterator[Step]:
+def _steps(random: Random, vip: str, own: str) -> Iterator[Step]:
     """The Service is always there: what becomes of the memory of one that was gone is nowhere said."""
     for number in range(_STEPS):
-        events = apply(_slice(random))
+        events = apply(_slice(random, own))
         if not number or random.random() < 0.4:
             events = (*apply(_service(random, vip)), *events)
         disturbance = random.choice(_DISTURBANCES) if number else Disturbance.NOTHING
@@ -80,9 +80,10 @@ def _service(random: Random, vip: str) -> str:
     )
 
 
-def _slice(random: Random) -> str:
-    chosen = random.sample(_ENDPOINTS, random.choice((1, 2, 3, 4, 5)))
-    endpoints = [endpoint(f"{one}{random.choice(_FLAGS) if '@' in one else ''}") for one in sorted(chosen)]
+def _slice(random: Random, own: str) -> str:
+    chosen = random.sample(range(len(_WHERE)), random.choice((1, 2, 3, 4, 5)))
+    flags = {place: random.choice(_FLAGS) if _WHERE[place] else "" for place in sorted(chosen)}
+    endpoints = [endpoint(f"10.{180 + place}.{own}{_WHERE[place]}{flag}") for place, flag in flags.items()]
     return slice_of("svc1", endpoints, (SlicePort(80, "http"), SlicePort(8443, "https")))
 
 
