@@ -61,9 +61,13 @@ class PlanServiceStub:
     it opens the new stream, keeps applying what the old one sends, and closes the old one when the first transaction of the new one is
     programmed. The planner serves the old stream until it is closed or `redirect.grace` has passed.
     14. A planner MAY delay the first transaction (admission); heartbeats flow meanwhile.
-    15. `affinity` flows beside transactions and is in no digest. The enforcer reports the clients whose remembered endpoint is not the one that a
-    new client of that address would get (the exceptions), and seeds into its kernel what it is sent, unless it remembers that client already, or
-    the endpoint is in no set of its plan. Nothing breaks when a message of these is lost: a report is repeated as long as the exception lives.
+    15. `affinity` flows beside transactions and is in no digest. To a planner whose `welcome` has the capability `affinity`, and to no other, the
+    enforcer SHOULD report clients whose remembered endpoint is not the one that a new client of that address would get (the exceptions), of
+    ServicePorts that clients can also reach through other nodes, from the first transaction on. To an enforcer that has the capability `affinity`
+    the planner MAY send exceptions of other nodes, and its own back. The enforcer SHOULD make its kernel remember them, unless the endpoint is in
+    no set of its plan. A client that it remembers already MUST NOT be moved; if the endpoint is the same, the longer of both times counts. What it was
+    sent it MUST NOT report as its own before the client has connected here: else nodes would keep alive among each other what nobody uses. Nothing
+    breaks when a message of these is lost or an entry of it is not usable: that one is left out, and reports are repeated while the exception lives.
     16. Order within a transaction: updates are sent in the order in which they should be programmed when they do not fit one kernel batch.
     17. Trouble with a Service on this node that is no failure to program it (that is a `nack`) is told in `conditions`, which lists all there is and so
     replaces what was told before. The enforcer MUST NOT send it to a planner whose `welcome` lacks the capability `conditions`. To others it MUST send
@@ -120,9 +124,13 @@ class PlanServiceServicer:
     it opens the new stream, keeps applying what the old one sends, and closes the old one when the first transaction of the new one is
     programmed. The planner serves the old stream until it is closed or `redirect.grace` has passed.
     14. A planner MAY delay the first transaction (admission); heartbeats flow meanwhile.
-    15. `affinity` flows beside transactions and is in no digest. The enforcer reports the clients whose remembered endpoint is not the one that a
-    new client of that address would get (the exceptions), and seeds into its kernel what it is sent, unless it remembers that client already, or
-    the endpoint is in no set of its plan. Nothing breaks when a message of these is lost: a report is repeated as long as the exception lives.
+    15. `affinity` flows beside transactions and is in no digest. To a planner whose `welcome` has the capability `affinity`, and to no other, the
+    enforcer SHOULD report clients whose remembered endpoint is not the one that a new client of that address would get (the exceptions), of
+    ServicePorts that clients can also reach through other nodes, from the first transaction on. To an enforcer that has the capability `affinity`
+    the planner MAY send exceptions of other nodes, and its own back. The enforcer SHOULD make its kernel remember them, unless the endpoint is in
+    no set of its plan. A client that it remembers already MUST NOT be moved; if the endpoint is the same, the longer of both times counts. What it was
+    sent it MUST NOT report as its own before the client has connected here: else nodes would keep alive among each other what nobody uses. Nothing
+    breaks when a message of these is lost or an entry of it is not usable: that one is left out, and reports are repeated while the exception lives.
     16. Order within a transaction: updates are sent in the order in which they should be programmed when they do not fit one kernel batch.
     17. Trouble with a Service on this node that is no failure to program it (that is a `nack`) is told in `conditions`, which lists all there is and so
     replaces what was told before. The enforcer MUST NOT send it to a planner whose `welcome` lacks the capability `conditions`. To others it MUST send
@@ -189,9 +197,13 @@ class PlanService:
     it opens the new stream, keeps applying what the old one sends, and closes the old one when the first transaction of the new one is
     programmed. The planner serves the old stream until it is closed or `redirect.grace` has passed.
     14. A planner MAY delay the first transaction (admission); heartbeats flow meanwhile.
-    15. `affinity` flows beside transactions and is in no digest. The enforcer reports the clients whose remembered endpoint is not the one that a
-    new client of that address would get (the exceptions), and seeds into its kernel what it is sent, unless it remembers that client already, or
-    the endpoint is in no set of its plan. Nothing breaks when a message of these is lost: a report is repeated as long as the exception lives.
+    15. `affinity` flows beside transactions and is in no digest. To a planner whose `welcome` has the capability `affinity`, and to no other, the
+    enforcer SHOULD report clients whose remembered endpoint is not the one that a new client of that address would get (the exceptions), of
+    ServicePorts that clients can also reach through other nodes, from the first transaction on. To an enforcer that has the capability `affinity`
+    the planner MAY send exceptions of other nodes, and its own back. The enforcer SHOULD make its kernel remember them, unless the endpoint is in
+    no set of its plan. A client that it remembers already MUST NOT be moved; if the endpoint is the same, the longer of both times counts. What it was
+    sent it MUST NOT report as its own before the client has connected here: else nodes would keep alive among each other what nobody uses. Nothing
+    breaks when a message of these is lost or an entry of it is not usable: that one is left out, and reports are repeated while the exception lives.
     16. Order within a transaction: updates are sent in the order in which they should be programmed when they do not fit one kernel batch.
     17. Trouble with a Service on this node that is no failure to program it (that is a `nack`) is told in `conditions`, which lists all there is and so
     replaces what was told before. The enforcer MUST NOT send it to a planner whose `welcome` lacks the capability `conditions`. To others it MUST send
