@@ -118,11 +118,9 @@ class Handover:
     async def run(self, streams: Callable[[], Mapping[str, PlanStream]]) -> None:
         """Move nodes that belong elsewhere, for ever."""
         while True:
-            try:
-                async with asyncio.timeout(_AGAIN_SECONDS / 2):
-                    await self._changed.wait()
-            except TimeoutError:
-                pass
+            again = self._clock.call_later(_AGAIN_SECONDS / 2, self._changed.set)
+            await self._changed.wait()
+            again.cancel()
             self._changed.clear()
             if not self._is_draining:
                 await self._move(streams, self._pace.nodes_per_second, self._pace.grace_seconds)
