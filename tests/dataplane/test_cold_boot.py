@@ -80,6 +80,8 @@ def test_a_node_boots_with_the_api_server_s_own_address_and_boots_again_without_
         with running(node):
             wait_for(lambda: programmed(namespace), tmp_path)
             wait_for((state / "planners.json").exists, tmp_path)
+            status = node.status()
+            assert (status["planner"], status["planners"]["remembered"]) == ("here", [f"127.0.0.1:{PLANNER_PORT}"])
     kubeconfig.unlink()
     (state / "plan.log").unlink()
     namespace.run("nft", "flush", "ruleset")

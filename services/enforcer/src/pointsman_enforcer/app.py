@@ -328,12 +328,14 @@ class Enforcer:
             "mode": self._dataplane.mode.value,
             "pid": os.getpid(),
             "planner": self._stream.planner_id if self._stream is not None else "",
+            "planners": self._stream.planners() if self._stream is not None else {},
             "inSync": self._stream.is_in_sync if self._stream is not None else False,
             "position": {"epoch": self._store.position.epoch, "revision": self._store.position.revision},
             "services": len(self._store),
             "digest": f"{self._store.digest:016x}",
             "programmedDigest": f"{self._reconciler.failures.correct(self._store.digest):016x}",
             "pending": self._reconciler.dirty_count,
+            "unverified": self._verification.waiting,
             "failed": {
                 str(key): {"stage": failed.stage.name, "message": failed.message, "attempts": failed.attempts}
                 for key, failed in self._reconciler.failures.items()

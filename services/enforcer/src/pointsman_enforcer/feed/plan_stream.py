@@ -96,6 +96,15 @@ class PlanStream:
         """Whether a present stream has brought the whole plan."""
         return any(connection.session.is_in_sync for connection in self._connections.values())
 
+    def planners(self) -> dict[str, list[str]]:
+        """Whom this node would dial, and whom it could not reach, for people."""
+        directory, now = self._dialer.directory, self._clock.monotonic()
+        return {
+            "candidates": [f"{each.planner_id or 'unknown'} {each.address}" for each in directory.memory.told],
+            "remembered": list(directory.memory.remembered),
+            "unreachable": list(directory.unreachable(now)),
+        }
+
     async def run(self) -> None:
         """Stream until cancelled."""
         async with self._group:
