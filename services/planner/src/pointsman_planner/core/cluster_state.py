@@ -185,8 +185,9 @@ class ClusterState:
         if override.service is not None:
             yield override.service
             return
+        selectors = selectors_of(override.kind)
         for key, planned in self._planned.items():
-            if override.concerns(key) and any(_has(planned.state, each) for each in selectors_of(override.kind)):
+            if any(_has(planned.state, each) for each in selectors) and override.concerns(key):
                 yield key
 
     def _apply_service(self, change: Change, touched: dict[ServiceKey, None]) -> None:
