@@ -331,7 +331,7 @@ class Hello(_message.Message):
 
     @_builtins.property
     def unreachable_planners(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Ids of candidates that this enforcer could not reach, see rule 12."""
+        """Ids of candidates that this enforcer could not reach, or was sent away by, see rule 12."""
 
     def __init__(
         self,

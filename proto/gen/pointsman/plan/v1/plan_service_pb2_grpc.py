@@ -45,7 +45,8 @@ class PlanServiceStub:
     5. The first transaction of a stream has `in_sync` set on commit: after it the enforcer holds the whole plan. Only then may it clean
     up what it finds in the kernel and no plan asks for.
     6. `digest` on commit is what the enforcer's digest must now be. If it differs, the enforcer MUST NOT guess: it sends `resync` with its bucket
-    digests, and the planner answers with a transaction that replaces the buckets that differ.
+    digests, and the planner answers with a transaction that replaces the buckets that differ. A planner that doubts what the enforcer
+    holds (a heartbeat has another digest) MAY send a transaction that names no service: its digest settles it.
     7. The enforcer MUST answer every committed transaction: ACK_LEVEL_RECEIVED when it holds it durably (optional), ACK_LEVEL_PROGRAMMED when the
     kernel has committed it, ACK_LEVEL_VERIFIED when it was read back (optional). Acks are cumulative. A revision that changes nothing is acked too.
     8. A service the enforcer cannot program is named in `nack`; everything else of the transaction MUST be applied, and the last good state of that service
@@ -57,6 +58,7 @@ class PlanServiceStub:
     12. Any enforcer may dial any planner. `welcome.candidates` names the planners of this node, best first: the first is its owner. A planner that is
     not the owner sends `redirect` and no transactions, unless every candidate before it is in `hello.unreachable_planners`. The enforcer MUST then
     dial the candidates in order, naming those it could not reach, and SHOULD keep the list through restarts.
+    The enforcer MAY also name a planner that sent it away because it drains, or with others in circles: the next one may not know yet.
     13. A planner that must give a node away (it drains, or another joined) sends `redirect` on a live stream. The enforcer MUST make before it breaks:
     it opens the new stream, keeps applying what the old one sends, and closes the old one when the first transaction of the new one is
     programmed. The planner serves the old stream until it is closed or `redirect.grace` has passed.
@@ -108,7 +110,8 @@ class PlanServiceServicer:
     5. The first transaction of a stream has `in_sync` set on commit: after it the enforcer holds the whole plan. Only then may it clean
     up what it finds in the kernel and no plan asks for.
     6. `digest` on commit is what the enforcer's digest must now be. If it differs, the enforcer MUST NOT guess: it sends `resync` with its bucket
-    digests, and the planner answers with a transaction that replaces the buckets that differ.
+    digests, and the planner answers with a transaction that replaces the buckets that differ. A planner that doubts what the enforcer
+    holds (a heartbeat has another digest) MAY send a transaction that names no service: its digest settles it.
     7. The enforcer MUST answer every committed transaction: ACK_LEVEL_RECEIVED when it holds it durably (optional), ACK_LEVEL_PROGRAMMED when the
     kernel has committed it, ACK_LEVEL_VERIFIED when it was read back (optional). Acks are cumulative. A revision that changes nothing is acked too.
     8. A service the enforcer cannot program is named in `nack`; everything else of the transaction MUST be applied, and the last good state of that service
@@ -120,6 +123,7 @@ class PlanServiceServicer:
     12. Any enforcer may dial any planner. `welcome.candidates` names the planners of this node, best first: the first is its owner. A planner that is
     not the owner sends `redirect` and no transactions, unless every candidate before it is in `hello.unreachable_planners`. The enforcer MUST then
     dial the candidates in order, naming those it could not reach, and SHOULD keep the list through restarts.
+    The enforcer MAY also name a planner that sent it away because it drains, or with others in circles: the next one may not know yet.
     13. A planner that must give a node away (it drains, or another joined) sends `redirect` on a live stream. The enforcer MUST make before it breaks:
     it opens the new stream, keeps applying what the old one sends, and closes the old one when the first transaction of the new one is
     programmed. The planner serves the old stream until it is closed or `redirect.grace` has passed.
@@ -181,7 +185,8 @@ class PlanService:
     5. The first transaction of a stream has `in_sync` set on commit: after it the enforcer holds the whole plan. Only then may it clean
     up what it finds in the kernel and no plan asks for.
     6. `digest` on commit is what the enforcer's digest must now be. If it differs, the enforcer MUST NOT guess: it sends `resync` with its bucket
-    digests, and the planner answers with a transaction that replaces the buckets that differ.
+    digests, and the planner answers with a transaction that replaces the buckets that differ. A planner that doubts what the enforcer
+    holds (a heartbeat has another digest) MAY send a transaction that names no service: its digest settles it.
     7. The enforcer MUST answer every committed transaction: ACK_LEVEL_RECEIVED when it holds it durably (optional), ACK_LEVEL_PROGRAMMED when the
     kernel has committed it, ACK_LEVEL_VERIFIED when it was read back (optional). Acks are cumulative. A revision that changes nothing is acked too.
     8. A service the enforcer cannot program is named in `nack`; everything else of the transaction MUST be applied, and the last good state of that service
@@ -193,6 +198,7 @@ class PlanService:
     12. Any enforcer may dial any planner. `welcome.candidates` names the planners of this node, best first: the first is its owner. A planner that is
     not the owner sends `redirect` and no transactions, unless every candidate before it is in `hello.unreachable_planners`. The enforcer MUST then
     dial the candidates in order, naming those it could not reach, and SHOULD keep the list through restarts.
+    The enforcer MAY also name a planner that sent it away because it drains, or with others in circles: the next one may not know yet.
     13. A planner that must give a node away (it drains, or another joined) sends `redirect` on a live stream. The enforcer MUST make before it breaks:
     it opens the new stream, keeps applying what the old one sends, and closes the old one when the first transaction of the new one is
     programmed. The planner serves the old stream until it is closed or `redirect.grace` has passed.
