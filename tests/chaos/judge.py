@@ -143,6 +143,7 @@ async def _in_plans(cluster: Cluster, verdicts: Verdicts) -> list[str]:
 
 
 async def _in_states(cluster: Cluster) -> list[str]:
+    """Every planner knows of every node that it has everything, whoever serves it."""
     states = await node_states(cluster)
     return [] if are_synced(cluster, states) else [f"planners say: {states}"]
 

@@ -134,7 +134,7 @@ async def test_nodes_show_how_far_each_has_come() -> None:
 
 
 async def test_what_an_earlier_planner_recorded_does_not_count_as_converged() -> None:
-    recorded = NodeStatus(name="node-a", state=NodeState.SYNCED, desired_digest=7, programmed_digest=7, last_seen_ns=9)
+    recorded = NodeStatus(name="node-a", state=NodeState.SYNCED, desired_digest=7, programmed_digest=7, age_ns=10**12)
     async with controlled() as (server, stub):
         with patch.object(server.store, "read", AsyncMock(return_value={"node-a": recorded})):
             first = (await stub.ListNodes(pb.ListNodesRequest())).nodes[0]

@@ -10,6 +10,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from pointsman_chassis.clock import VirtualClock
 from pointsman_chassis.metrics import Registry
 from pointsman_model.cluster import ClusterPosition, ResourceVersions
 from pointsman_model.names import ServiceKey
@@ -82,6 +83,18 @@ async def test_what_one_planner_reports_another_reads(tmp_path: Path) -> None:
         writer.report(STATUS)
         await poll(reader, STATUS)
         assert await reader.read([]) == {}
+
+
+async def test_how_old_a_record_is_says_the_store_and_not_the_clock_of_who_wrote_it() -> None:
+    clock = VirtualClock()
+    store = MemoryStore(clock=clock)
+    metrics = StoreMetrics(Registry(process=False))
+    statuses = NodeStatusStore(store=store, metrics=metrics, flush_seconds=0.01, clock=clock)
+    await store.commit(NODES, [Write(key="node-a", value=msgspec.json.encode(STATUS), lives_seconds=24 * 3600)])
+    assert (await statuses.read(["node-a"]))["node-a"].age_ns == 0
+    await clock.advance(90)
+    found = (await statuses.read(["node-a"]))["node-a"]
+    assert (found, found.age_ns) == (STATUS, 90 * 10**9)
 
 
 async def test_redis_away_costs_nothing_and_the_newest_status_is_written_when_it_is_back(tmp_path: Path) -> None:

@@ -73,6 +73,12 @@ def _add_questions(parser: argparse.ArgumentParser) -> None:
     questions.add_parser("nodes", help="how far each node has come")
     plan = questions.add_parser("plan", help="everything a node is to do")
     plan.add_argument("node")
+    endpoints = questions.add_parser("endpoints", help="what becomes of each endpoint of a Service on a node")
+    endpoints.add_argument("service", help="NAMESPACE/NAME")
+    endpoints.add_argument("node")
+    wait = questions.add_parser("wait", help="wait until every node has a Service as it is now, and say who has not")
+    wait.add_argument("service", help="NAMESPACE/NAME")
+    wait.add_argument("seconds", type=float)
     explain = questions.add_parser("explain", help="where a packet goes, and why")
     explain.add_argument("node")
     explain.add_argument("source")
@@ -97,7 +103,53 @@ async def _ask(channel: grpc.aio.Channel, parsed: argparse.Namespace) -> list[st
         return [json.dumps(_node(node)) async for node in _nodes(stub)]
     if parsed.question == "plan":
         return [json_format.MessageToJson(await _plan(stub, parsed.node), indent=None)]
+    if parsed.question == "endpoints":
+        return list(_fates(await stub.GetEndpoints(_endpoints_request(parsed), timeout=_TIMEOUT_SECONDS)))
+    if parsed.question == "wait":
+        answer = await stub.WaitConverged(_wait_request(parsed), timeout=parsed.seconds + _TIMEOUT_SECONDS)
+        return list(_standing(answer))
     return list(_explanation(parsed, await _explain(stub, parsed)))
+
+
+def _service_name(text: str) -> types_pb2.NamespacedName:
+    namespace, slash, name = text.partition("/")
+    if not (namespace and slash and name):
+        raise ValueError(f"{text!r} is not NAMESPACE/NAME")
+    return types_pb2.NamespacedName(namespace=namespace, name=name)
+
+
+def _endpoints_request(parsed: argparse.Namespace) -> pb.GetEndpointsRequest:
+    return pb.GetEndpointsRequest(service=_service_name(parsed.service), node_name=parsed.node)
+
+
+def _wait_request(parsed: argparse.Namespace) -> pb.WaitConvergedRequest:
+    request = pb.WaitConvergedRequest(service=pb.ServiceTarget(name=_service_name(parsed.service)))
+    request.timeout.FromNanoseconds(round(parsed.seconds * 1e9))
+    return request
+
+
+def _standing(answer: pb.WaitConvergedResponse) -> Iterator[str]:
+    yield f"{answer.reached} of {answer.nodes} nodes have it"
+    for node in answer.laggards:
+        state = pb.NodeStatus.State.Name(node.state).removeprefix("STATE_").lower()
+        yield f"  {node.name} {state}: {node.reason}"
+
+
+def _fates(answer: pb.GetEndpointsResponse) -> Iterator[str]:
+    for port in answer.endpoints.ports:
+        protocol = types_pb2.Protocol.Name(port.protocol).removeprefix("PROTOCOL_")
+        yield f"port {port.name or '(unnamed)'} {port.port}/{protocol}"
+        for endpoint in port.endpoints:
+            fate = [f"in {_set(each)}" for each in endpoint.sets]
+            fate += [f"not in {_set(each.set)}: {each.reason}" for each in endpoint.absences]
+            yield f"  {ipaddress.ip_address(endpoint.facts.address)} port {endpoint.port}: {'; '.join(fate)}"
+    for endpoint in answer.endpoints.unused:
+        reason = "; ".join(each.reason for each in endpoint.absences)
+        yield f"unused {ipaddress.ip_address(endpoint.facts.address)} port {endpoint.port}: {reason}"
+
+
+def _set(number: pb.EndpointState.Set.ValueType) -> str:
+    return pb.EndpointState.Set.Name(number).removeprefix("SET_").lower()
 
 
 async def _nodes(stub: ControlServiceAsyncStub) -> AsyncIterator[pb.NodeStatus]:

@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How far each node has come, as the planners of a lab say."""
+"""How far each node has come, as the planners of a lab say; any of them is asked about all nodes."""
 
 from __future__ import annotations
 
 import json
 import time
+from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Any
 
 from pointsman_lab.errors import RemoteError
@@ -14,27 +15,25 @@ if TYPE_CHECKING:
 
 NodeState = dict[str, Any]
 _CONVERGED_SECONDS = 15.0
+_AWAY = "disconnected"
 
 
 async def node_states(cluster: Cluster) -> list[NodeState]:
-    """Each node once, by name, from the planner that knows most of it; empty when no planner answers."""
-    best: dict[str, NodeState] = {}
-    for planner in cluster.topology.planners:
-        try:
-            lines = await cluster.ask_planner("nodes", planner=planner.name)
-        except RemoteError:  # it begins, or is away
-            continue
-        for state in map(json.loads, lines):
-            state["planner"] = state["planner"] or planner.name
-            known = best.get(state["name"])
-            if known is None or is_synced(state) or (known["state"] == "disconnected" and not is_synced(known)):
-                best[state["name"]] = state
-    return [best[name] for name in sorted(best)]
+    """Each node once, by name, as the planner says that is least content with it; empty when no planner answers."""
+    worst: dict[str, NodeState] = {}
+    async for state in _all_states(cluster):
+        known = worst.get(state["name"])
+        if known is None or is_synced(known):
+            worst[state["name"]] = state
+    return [worst[name] for name in sorted(worst)]
 
 
 async def planner_of(cluster: Cluster, node: str) -> str:
-    """The planner that has a node's stream, empty when none has."""
-    return next((str(state["planner"]) for state in await node_states(cluster) if state["name"] == node), "")
+    """The planner that has a node's stream, empty when none says so."""
+    async for state in _all_states(cluster):
+        if state["name"] == node and state["state"] != _AWAY:
+            return str(state["planner"])
+    return ""
 
 
 async def wait_synced(cluster: Cluster, *, timeout_seconds: float = _CONVERGED_SECONDS) -> list[NodeState]:
@@ -54,3 +53,14 @@ def is_synced(state: NodeState) -> bool:
 def are_synced(cluster: Cluster, states: list[NodeState]) -> bool:
     """Whether every node of the lab is named and synced."""
     return {state["name"] for state in states if is_synced(state)} == {node.name for node in cluster.nodes}
+
+
+async def _all_states(cluster: Cluster) -> AsyncIterator[NodeState]:
+    """What each planner that answers says of each node."""
+    for planner in cluster.topology.planners:
+        try:
+            lines = await cluster.ask_planner("nodes", planner=planner.name)
+        except RemoteError:  # it begins, or is away
+            continue
+        for line in lines:
+            yield json.loads(line)

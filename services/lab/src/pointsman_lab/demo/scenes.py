@@ -139,6 +139,7 @@ async def explain(cluster: Cluster, story: Story) -> None:
     vip = (await cluster.service("shop", "catalog"))["spec"]["clusterIP"]
     client = next(pod for pod in await cluster.pods("default") if pod["metadata"]["name"] == "client")
     node = client["spec"]["nodeName"]
+    # Its own planner knows the settings of its enforcer.
     planner = await planner_of(cluster, node)
     lines = await cluster.ask_planner("explain", node, client["status"]["podIP"], vip, "80", planner=planner)
     story.text(lines)

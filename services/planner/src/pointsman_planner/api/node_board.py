@@ -85,7 +85,6 @@ class NodeBoard:
         view = Viewpoint(
             planner_id=self._plans.planner_id,
             position=self._planner.position,
-            now_ns=self._clock.wall_ns(),
             patience=self._plans.patience,
             is_store_available=self._store.is_available,
         )

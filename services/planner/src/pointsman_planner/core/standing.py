@@ -157,7 +157,6 @@ class Viewpoint:
     planner_id: str
     position: ClusterPosition
     """What the desired digests speak of."""
-    now_ns: int
     patience: Patience
     is_store_available: bool = True
 
@@ -202,9 +201,8 @@ def _gone(record: NodeStatus, view: Viewpoint) -> str:
         return record.reason or "disconnected"
     if record.planner_id == view.planner_id:
         return "disconnected: it has not come back since this planner lost it"
-    age_ns = view.now_ns - record.last_seen_ns
-    if age_ns > view.patience.report_ns:
-        return f"unknown: {record.planner_id or 'its planner'} has not reported it for {_seconds(age_ns)}"
+    if record.age_ns > view.patience.report_ns:
+        return f"unknown: {record.planner_id or 'its planner'} has not reported it for {_seconds(record.age_ns)}"
     return ""
 
 

@@ -49,3 +49,5 @@ class NodeStatus:
     """Why it is in this state, for people; empty when it is synced."""
     since_ns: int = 0
     """Since when it is in this state; 0 = unknown."""
+    age_ns: int = field(default=0, compare=False)
+    """How long ago another planner recorded it, by the clock of the store: the clocks of planners need not agree."""

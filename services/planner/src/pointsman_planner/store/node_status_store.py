@@ -9,9 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
+from dataclasses import replace
 
 import msgspec
 
+from pointsman_chassis.clock import Clock, SystemClock
 from pointsman_model.cluster import ClusterPosition
 from pointsman_planner.core.messages import Conditions, Drift, Failure
 from pointsman_planner.core.reached import Reached
@@ -31,8 +33,17 @@ NODES = Area(name="nodes", records_max=_NODES_MAX, evicts=True, is_followed=Fals
 class NodeStatusStore:
     """The repository of node status."""
 
-    def __init__(self, *, store: Store, metrics: StoreMetrics, flush_seconds: float = _FLUSH_SECONDS) -> None:
+    def __init__(
+        self,
+        *,
+        store: Store,
+        metrics: StoreMetrics,
+        flush_seconds: float = _FLUSH_SECONDS,
+        clock: Clock | None = None,
+    ) -> None:
+        """`clock` is the one by which the store says when records end."""
         self._store = store
+        self._clock = clock or SystemClock()
         self._hostile = HostileValues(metrics)
         self._behind: WriteBehind[NodeStatus] = WriteBehind(
             write=self._write,
@@ -94,7 +105,14 @@ class NodeStatusStore:
         if status is not None and not (status.name == record.key and _fits(status)):
             self._hostile.leave_out(NODES, record.key, ValueError("a number is out of range, or the name is another"))
             status = None
-        return record.key, status
+        return record.key, replace(status, age_ns=self._age_ns(record)) if status is not None else None
+
+    def _age_ns(self, record: Record) -> int:
+        """How long ago a record was written: each lives equally long, and the store knows how much of that is left."""
+        if record.expires_at is None:
+            return 0
+        left_seconds = record.expires_at - self._clock.monotonic()
+        return max(0, round((_LIVES_SECONDS - left_seconds) * 1e9))
 
 
 def _is_newer(stored: NodeStatus, status: NodeStatus) -> bool:
