@@ -228,6 +228,15 @@ async def test_an_enforcer_that_never_asks_for_what_differs_is_sent_everything_o
         await eventually(lambda: client.enforcer.plans == wanted(server), "everything again")
 
 
+async def test_a_message_of_a_kind_that_only_newer_enforcers_know_is_passed_over() -> None:
+    async with plan_server() as server, enforcer_client(server, ModelEnforcer("node-a")) as client:
+        seed(server)
+        await eventually(lambda: server.is_converged("node-a"), "the first plan")
+        await client.call.write(b"\xc2\x3e\x03abc")
+        server.put(service("shop/late", "10.96.0.77", ports=["p:80"]))
+        await eventually(lambda: ServiceKey("shop", "late") in client.enforcer.plans, "a change after it")
+
+
 @pytest.mark.parametrize(
     ("first", "problem"),
     [

@@ -29,6 +29,7 @@ from pointsman_planner.core.messages import (
     Message,
     Nack,
     Resync,
+    Unknown,
 )
 
 _TEXT_MAX = 1024
@@ -62,9 +63,9 @@ def decode_message(data: bytes) -> Message:
         return Resync(bucket_digests=_buckets(request.resync.bucket_digests, "resync"))
     if kind == "hello":
         return _hello(request.hello)
-    if kind == "conditions":
-        return _conditions(request.conditions)
-    raise WireError("no message is set: expected hello, ack, nack, heartbeat, resync or conditions")
+    if not request.ByteSize():
+        raise WireError("no message is set: expected hello, ack, nack, heartbeat, resync or conditions")
+    return _conditions(request.conditions) if kind == "conditions" else Unknown()
 
 
 def _hello(message: pb.Hello) -> Hello:

@@ -124,4 +124,9 @@ class Resync:
     bucket_digests: tuple[int, ...]
 
 
-Message = Hello | Ack | Nack | Heartbeat | Resync | Conditions
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Unknown:
+    """A message of a kind that only newer enforcers know; passed over."""
+
+
+Message = Hello | Ack | Nack | Heartbeat | Resync | Conditions | Unknown

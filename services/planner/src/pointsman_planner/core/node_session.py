@@ -169,7 +169,7 @@ class NodeSession:
             self._receive_resync(message)
         elif isinstance(message, Conditions):
             self.conditions = message
-        else:
+        elif isinstance(message, Hello):
             raise ProtocolViolationError("hello was sent twice; it is the first message only")
         return None
 
