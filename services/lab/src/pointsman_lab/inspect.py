@@ -4,8 +4,10 @@
     python -m pointsman_lab.inspect [--tls CERT KEY CA] ADDRESS explain NODE SOURCE DESTINATION PORT[/PROTOCOL]
     python -m pointsman_lab.inspect [--tls CERT KEY CA] ADDRESS nodes
     python -m pointsman_lab.inspect [--tls CERT KEY CA] ADDRESS plan NODE
+    python -m pointsman_lab.inspect [--tls CERT KEY CA] ADDRESS endpoints NAMESPACE/SERVICE NODE
+    python -m pointsman_lab.inspect [--tls CERT KEY CA] ADDRESS wait NAMESPACE/SERVICE SECONDS
 
-`nodes` prints one JSON object a line, `plan` a GetNodePlanResponse as JSON, for programs; `explain` prints prose, for
+`nodes` prints one JSON object a line, `plan` a GetNodePlanResponse as JSON, for programs; the others print prose, for
 people.
 """
 
@@ -78,7 +80,7 @@ def _add_questions(parser: argparse.ArgumentParser) -> None:
     endpoints.add_argument("node")
     wait = questions.add_parser("wait", help="wait until every node has a Service as it is now, and say who has not")
     wait.add_argument("service", help="NAMESPACE/NAME")
-    wait.add_argument("seconds", type=float)
+    wait.add_argument("seconds")
     explain = questions.add_parser("explain", help="where a packet goes, and why")
     explain.add_argument("node")
     explain.add_argument("source")
@@ -106,7 +108,7 @@ async def _ask(channel: grpc.aio.Channel, parsed: argparse.Namespace) -> list[st
     if parsed.question == "endpoints":
         return list(_fates(await stub.GetEndpoints(_endpoints_request(parsed), timeout=_TIMEOUT_SECONDS)))
     if parsed.question == "wait":
-        answer = await stub.WaitConverged(_wait_request(parsed), timeout=parsed.seconds + _TIMEOUT_SECONDS)
+        answer = await stub.WaitConverged(_wait_request(parsed), timeout=_seconds(parsed.seconds) + _TIMEOUT_SECONDS)
         return list(_standing(answer))
     return list(_explanation(parsed, await _explain(stub, parsed)))
 
@@ -124,8 +126,14 @@ def _endpoints_request(parsed: argparse.Namespace) -> pb.GetEndpointsRequest:
 
 def _wait_request(parsed: argparse.Namespace) -> pb.WaitConvergedRequest:
     request = pb.WaitConvergedRequest(service=pb.ServiceTarget(name=_service_name(parsed.service)))
-    request.timeout.FromNanoseconds(round(parsed.seconds * 1e9))
+    request.timeout.FromNanoseconds(round(_seconds(parsed.seconds) * 1e9))
     return request
+
+
+def _seconds(text: str) -> float:
+    if not text.replace(".", "", 1).isdigit():
+        raise ValueError(f"{text!r} is not a number of seconds")
+    return float(text)
 
 
 def _standing(answer: pb.WaitConvergedResponse) -> Iterator[str]:
