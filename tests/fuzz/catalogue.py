@@ -11,6 +11,7 @@ from fuzz.targets import (
     notifications,
     overrides,
     planner,
+    planner_sources,
     store,
     watcher,
 )
@@ -23,6 +24,7 @@ TARGETS: tuple[Target, ...] = (
     *enforcer.TARGETS,
     *notifications.TARGETS,
     *disk.TARGETS,
+    *planner_sources.TARGETS,
     *configuration.TARGETS,
     *convert.TARGETS,
     *control.TARGETS,
