@@ -15,7 +15,6 @@ from pointsman_planner.core.override_rules import (
     crowd_problems,
     problems,
 )
-from pointsman_planner.core.overrides import own_addresses
 from pointsman_planner.core.service_state import ServiceState, join
 from support.cluster_objects import endpoint, endpoint_slice, service
 from support.overrides import SECOND_NS, at, drain, key_of, override, pin, register, weight
@@ -125,12 +124,13 @@ def test_every_problem_is_told_at_once() -> None:
 
 
 def test_addresses_of_services_are_no_endpoints() -> None:
-    taken = own_addresses(service("shop/web", "10.96.0.1", external_ips=["9.9.9.9"]))
-    kind = register("shop/r", "web", "9.9.9.9", "172.16.0.1", "10.96.3.3").kind
+    taken = [service("shop/web", "10.96.0.1", external_ips=["9.9.9.9"], load_balancer_ips=["1.2.3.4"])]
+    kind = register("shop/r", "web", "9.9.9.9", "172.16.0.1", "10.96.3.3", "1.2.3.4").kind
     found = address_problems(kind, [parse_prefix("10.96.0.0/16")], taken)
     assert [problem.partition(" ")[0] for problem in found] == [
         "register.endpoints[0].address:",
         "register.endpoints[2].address:",
+        "register.endpoints[3].address:",
     ]
     assert address_problems(Drain(endpoints=at("9.9.9.9")), [], taken) == []
 

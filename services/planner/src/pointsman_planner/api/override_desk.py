@@ -17,7 +17,6 @@ from pointsman_chassis.errors import NotFoundError, PeerError, PointsmanError, S
 from pointsman_planner.core.override import Override, OverrideKey
 from pointsman_planner.core.override_advice import warnings
 from pointsman_planner.core.override_rules import address_problems, crowd_problems, problems
-from pointsman_planner.core.overrides import own_addresses
 from pointsman_planner.core.planner import Planner
 from pointsman_planner.feed.override_feed import OverrideFeed
 from pointsman_planner.override_metrics import OverrideMetrics
@@ -165,12 +164,8 @@ class OverrideDesk:
         cluster = self.planner.cluster
         found = problems(wish)
         if not found:
-            taken = (
-                [block for each in cluster.services.values() for block in own_addresses(each.state.service)]
-                if wish.kind_name == "register"
-                else []
-            )
-            found = address_problems(wish.kind, cluster.service_cidrs, taken)
+            services = (each.state.service for each in cluster.services.values())
+            found = address_problems(wish.kind, cluster.service_cidrs, services)
             found += crowd_problems(wish, (each.override for each in self.feed.held.values()))
         if found:
             raise PeerError("; ".join(found))

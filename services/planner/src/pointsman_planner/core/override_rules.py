@@ -12,6 +12,7 @@ import ipaddress
 import re
 from collections.abc import Iterable, Iterator, Sequence
 
+from pointsman_model.cluster import Service
 from pointsman_model.names import Prefix, family_of, format_address, is_object_name
 from pointsman_planner.core.override import Drain, Kind, Override, Pin, Register, Selector, Weight
 from pointsman_planner.core.overrides import REGISTERED_MAX
@@ -76,15 +77,20 @@ def crowd_problems(override: Override, held: Iterable[Override]) -> list[str]:
     return []
 
 
-def address_problems(kind: Kind, reserved: Sequence[Prefix], taken: Iterable[Prefix]) -> list[str]:
+def address_problems(kind: Kind, reserved: Sequence[Prefix], services: Iterable[Service]) -> list[str]:
     """Registered addresses at which a Service answers, or could: `reserved` are the service CIDRs."""
     if not isinstance(kind, Register):
         return []
-    blocks = (*reserved, *taken)
+    wanted = frozenset(each.address for each in kind.endpoints)
+    refused = {address for address in wanted if any(block.contains(address) for block in reserved)}
+    for service in services:
+        refused.update(wanted.intersection(service.cluster_ips))
+        refused.update(wanted.intersection(service.external_ips))
+        refused.update(wanted.intersection(ip.address for ip in service.load_balancer_ips))
     return [
         f"register.endpoints[{index}].address: {format_address(each.address)} is an address of Services"
         for index, each in enumerate(kind.endpoints)
-        if any(block.contains(each.address) for block in blocks)
+        if each.address in refused
     ]
 
 
