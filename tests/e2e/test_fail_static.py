@@ -92,7 +92,7 @@ async def test_redis_is_never_on_the_path_of_a_change(world: World, manner: Mann
 
 
 async def is_degraded(world: World) -> bool:
-    return await figure(world.cluster, "planner", "pointsman_planner_status_store_degraded") == 1
+    return await figure(world.cluster, "planner", "pointsman_planner_store_available") == 0
 
 
 async def test_a_planner_that_starts_without_redis_works_and_says_what_it_lacks(world: World) -> None:
