@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 
 _LOSS_PERCENT = 30
 _REDIS_BYTES = "256mb"
+_REFUSED = 12
+"""Watches that are refused: some of each watcher and of the lab's own controllers."""
+_POISON = "for _, key in ipairs(redis.call('KEYS', '*')) do redis.call('SET', key, '\\255{[') end"
 _REDIS_CALL = """
 import json, sys
 import redis
@@ -43,9 +46,11 @@ async def begin(cluster: Cluster, fault: Fault) -> None:
         case Harm.LOSSY:
             await cluster.cut(fault.subject, fault.peer, percent=_LOSS_PERCENT)
         case Harm.CLOCK:
-            await cluster.step_clock(fault.subject, float(fault.peer))
+            cluster.step_clock(fault.subject, float(fault.peer))
         case Harm.EMPTIED:
             await _redis(cluster, "FLUSHALL")
+        case Harm.POISONED:
+            await _redis(cluster, "EVAL", _POISON, "0")
         case Harm.FULL:
             await _redis(cluster, "CONFIG", "SET", "maxmemory", "1")
         case _:
@@ -101,6 +106,10 @@ async def _api_server(cluster: Cluster, fault: Fault) -> None:
         Harm.WATCHES_DELAYED: ("delay-watches", {"resource": "", "seconds": 1.0}),
         Harm.HISTORY_LOST: ("compact", {"resource": ""}),
     }
+    if fault.harm is Harm.WATCHES_REFUSED:
+        await cluster.fault("refuse", count=_REFUSED, code=503, retry_after_seconds=1, verb="watch")
+        await cluster.fault("drop-watches", resource="", abrupt=True)
+        return
     name, values = fields[fault.harm]
     await cluster.fault(name, **values)
 

@@ -27,7 +27,9 @@ class Harm(Enum):
     WATCHES_FROZEN = "keeps watches open and silent"
     WATCHES_DELAYED = "is a second late with watch events"
     HISTORY_LOST = "forgets its history"
+    WATCHES_REFUSED = "drops all watches, and refuses the next ones"
     EMPTIED = "is emptied"
+    POISONED = "has garbage in all its keys"
     FULL = "takes no writes"
 
 
@@ -75,7 +77,9 @@ class Round:
 
 
 SECONDS_MIN, SECONDS_MAX = 0.5, 6.0
-_MOMENTARY = frozenset({Harm.KILL, Harm.END, Harm.WATCHES_DROPPED, Harm.HISTORY_LOST, Harm.EMPTIED})
+_MOMENTARY = frozenset(
+    {Harm.KILL, Harm.END, Harm.WATCHES_DROPPED, Harm.WATCHES_REFUSED, Harm.HISTORY_LOST, Harm.EMPTIED, Harm.POISONED}
+)
 _CLOCK_STEPS = ("-3600", "-7", "7", "3600")
 
 
@@ -101,7 +105,7 @@ def _draw(random: Random, places: Places) -> tuple[Harm, str, str]:
     machines = (*places.watchers, *places.planners, places.redis)
     cut = random.choice(machines)
     peer = random.choice(_peers(cut, places))
-    watches = random.choice([Harm.WATCHES_DROPPED, Harm.WATCHES_FROZEN, Harm.WATCHES_DELAYED, Harm.HISTORY_LOST])
+    watches = random.choice([harm for harm in Harm if harm.name.startswith(("WATCHES", "HISTORY"))])
     weighted = {
         (Harm.KILL, random.choice((*services, places.redis)), ""): 22,
         (Harm.END, random.choice((*services, places.redis)), ""): 8,
@@ -111,7 +115,7 @@ def _draw(random: Random, places: Places) -> tuple[Harm, str, str]:
         (Harm.LOSSY, cut, peer): 7,
         (Harm.CLOCK, random.choice(services), random.choice(_CLOCK_STEPS)): 8,
         (watches, places.api_server, ""): 9,
-        (random.choice([Harm.EMPTIED, Harm.FULL]), places.redis, ""): 6,
+        (random.choice([Harm.EMPTIED, Harm.POISONED, Harm.FULL]), places.redis, ""): 7,
     }
     [drawn] = random.choices(list(weighted), weights=list(weighted.values()))
     return drawn

@@ -210,7 +210,7 @@ class Cluster(ProbeCalls, ControlCalls):
         """A fault of the API server: drop-watches, freeze-watches, thaw-watches, delay-watches, compact, refuse."""
         return await self.api.request("POST", f"/lab/v1/faults/{name}", fields)
 
-    async def step_clock(self, process: str, seconds: float) -> None:
+    def step_clock(self, process: str, seconds: float) -> None:
         """Moves the wall clock of a service by so many seconds, for good; its monotonic clock is not touched.
 
         Raises:
