@@ -67,13 +67,13 @@ class OverrideParts:
             on_change=self.feed.take,
             is_restored=options.is_restored,
         )
-        self._desk = OverrideDesk(planner=planner, feed=self.feed, records=self.records, metrics=metrics, clock=clock)
+        self.desk = OverrideDesk(planner=planner, feed=self.feed, records=self.records, metrics=metrics, clock=clock)
         if self._file is not None:
             self.records.seed(*self._file.read(clock))
 
     def serve(self, server: GrpcServer) -> None:
         """Add the API to a server that is not started yet."""
-        override_service_pb2_grpc.add_OverrideServiceServicer_to_server(OverrideService(self._desk), server.server)
+        override_service_pb2_grpc.add_OverrideServiceServicer_to_server(OverrideService(self.desk), server.server)
         server.declare(override_service.SERVICE)
 
     async def run(self) -> None:
