@@ -74,7 +74,7 @@ class PlannerFinder:
 
     def _read_slices(self) -> list[str]:
         # TLS and HTTP cost a megabyte or two that most nodes never need.
-        from pointsman_enforcer.feed import api_access  # noqa: PLC0415 - see above
+        from pointsman_chassis import api_access  # noqa: PLC0415 - see above
 
         lookup = self._lookup
         if lookup.kubeconfig:
@@ -119,7 +119,7 @@ def addresses_of(body: bytes, port_name: str) -> list[str]:
     """
     ready: dict[str, None] = {}
     others: dict[str, None] = {}
-    for each in msgspec.json.decode(body, type=_SliceList).items:
+    for each in _decoded(body).items:
         ports = [port.port for port in each.ports or () if (port.name or "") == port_name and port.port]
         for endpoint in each.endpoints or ():
             is_ready = endpoint.conditions.ready is not False
@@ -130,3 +130,10 @@ def addresses_of(body: bytes, port_name: str) -> list[str]:
                 found = {f"{text}:{port}": None for port in ports if is_address(f"{text}:{port}")}
                 (ready if is_ready else others).update(found)
     return list(ready or others)
+
+
+def _decoded(body: bytes) -> _SliceList:
+    try:
+        return msgspec.json.decode(body, type=_SliceList)
+    except UnicodeDecodeError as error:
+        raise msgspec.DecodeError(f"not UTF-8: {error}") from error
