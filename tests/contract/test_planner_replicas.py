@@ -193,6 +193,23 @@ async def test_records_end_in_their_time_while_the_store_is_away(tmp_path: Path)
             server.stop()
 
 
+async def test_nobody_waits_for_a_store_that_is_known_to_be_away(tmp_path: Path) -> None:
+    server = RedisServer(tmp_path)
+    store = redis_store(server.url)
+    follower = Follower(store)
+    async with running(store, follower.replicas):
+        async with asyncio.timeout(30):
+            assert not await follower.replicas.loaded(3600)
+        assert "onnect" in store.last_error
+        try:
+            await server.start()
+            await eventually(lambda: follower.replica.is_loaded, "it is listed when the store is there")
+            assert await follower.replicas.loaded(10)
+        finally:
+            server.stop()
+    await store.close()
+
+
 async def test_an_area_has_one_replica_and_must_be_followed() -> None:
     replicas = Replicas(store=MemoryStore(), metrics=StoreMetrics(Registry(process=False)))
     replicas.add(AREA, lambda _: None)

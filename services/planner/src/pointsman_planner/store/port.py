@@ -156,7 +156,7 @@ class Store(Protocol):
 
     @property
     def last_error(self) -> str:
-        """Why it is not available, for people; empty when it is."""
+        """Why it does not work, for people; empty when it does, and before that is known."""
 
     async def heads(self, areas: Sequence[Area]) -> tuple[Head, ...]:
         """Where areas stand, each made if it is not there; records that ended are swept away on the way."""

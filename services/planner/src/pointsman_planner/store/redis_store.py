@@ -113,9 +113,9 @@ class RedisStore:
 
     @property
     def last_error(self) -> str:
-        """Why it is not available, for people; empty when it is."""
-        broken = [health for health in (self._reads, self._writes) if not health.is_good]
-        return next((health.last_error for health in broken if health.last_error), "")
+        """See `Store`."""
+        broken = [health for health in (self._reads, self._writes) if health.is_good is False]
+        return broken[0].last_error if broken else ""
 
     # -- the port ----------------------------------------------------------------------------------------------------
 

@@ -16,6 +16,7 @@ from pointsman_planner.store.replica import Changes, Replica
 
 _CHECK_SECONDS = 1.0
 _ENDS_SECONDS = 0.2
+_LOAD_POLL_SECONDS = 0.05
 
 
 class Replicas:
@@ -42,8 +43,17 @@ class Replicas:
         return replica
 
     async def loaded(self, timeout_seconds: float) -> bool:
-        """Whether every replica was listed once, waiting for it at most so long."""
-        return await self._until(lambda: all(each.is_loaded for each in self._replicas.values()), timeout_seconds)
+        """Whether every replica was listed once, waiting at most so long, and not for a store known to be away."""
+        is_over = asyncio.get_running_loop().time() + timeout_seconds
+
+        def are_loaded() -> bool:
+            return all(each.is_loaded for each in self._replicas.values())
+
+        while not await self._until(are_loaded, _LOAD_POLL_SECONDS):
+            is_away = bool(self._store.last_error) and not self._store.is_available
+            if is_away or asyncio.get_running_loop().time() >= is_over:
+                return False
+        return True
 
     async def reached(self, replica: Replica, version: int, timeout_seconds: float) -> bool:
         """Whether the replica has what was written at this version, waiting for it at most so long."""
