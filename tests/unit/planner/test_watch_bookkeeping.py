@@ -5,7 +5,7 @@ import hypothesis.strategies as st
 from hypothesis import given
 
 from pointsman_model.cluster import ObjectKey, ObjectKind
-from pointsman_planner.core.watching import ChangeLog, Reader
+from pointsman_planner.core.watching import UNREAD_MARKS_MAX, ChangeLog, Reader
 
 
 def key(name: str) -> ObjectKey:
@@ -61,8 +61,27 @@ def test_who_comes_back_gets_what_changed_since_oldest_first() -> None:
     assert log.reader_count == 1
 
 
+def test_a_log_without_readers_keeps_nothing_and_one_that_was_read_waits_a_while() -> None:
+    log = ChangeLog(epoch="e")
+    log.mark([key("a")])
+    assert (log.is_followed, log.token) == (False, "e.0")
+    reader = opened(log)
+    token = reader.take().token
+    reader.close()
+    for _ in range(UNREAD_MARKS_MAX - 1):
+        log.mark([key("a")])
+    again = opened(log, token)
+    assert (again.is_resume, names(again)) == (True, ["a"])
+    again.close()
+    for _ in range(UNREAD_MARKS_MAX + 5):
+        log.mark([key("a")])
+    assert not log.is_followed
+    assert not opened(log, token).is_resume
+
+
 def test_a_token_of_another_process_or_of_nobody_begins_anew() -> None:
     log = ChangeLog(epoch="e")
+    opened(log)
     log.mark([key("a")])
     for token in ("f.0", "e.2", "e.-1", "e.", "", "e", "e.x", "e." + "9" * 30):
         assert not opened(log, token).is_resume
@@ -71,7 +90,7 @@ def test_a_token_of_another_process_or_of_nobody_begins_anew() -> None:
 
 def test_a_reader_that_was_away_too_long_begins_anew_and_memory_is_bounded() -> None:
     log = ChangeLog(epoch="e", entries_max=3)
-    token = log.token
+    token = opened(log).take().token
     for name in "abc":
         log.mark([key(name)])
     assert names(opened(log, token)) == ["a", "b", "c"]

@@ -108,12 +108,18 @@ class NodeBoard:
             self._next_reading = ended + max(_READING_SECONDS, _READING_SHARE * (ended - started))
 
     def _applied(self, applied: Applied) -> None:
-        self.node_log.mark(map(node_key, applied.changed_nodes | {session.node for session in applied.marked}))
+        if self.node_log.is_followed:
+            self.node_log.mark(map(node_key, applied.changed_nodes | {session.node for session in applied.marked}))
+        if not self.service_log.is_followed:
+            return
         services = [ObjectKey(ObjectKind.SERVICE, *key) for key in applied.touched_services]
         self.service_log.mark([*services, *map(node_key, applied.touched_nodes)])
 
     def _status_told(self, status: NodeStatus) -> None:
         """A heartbeat that says nothing new is no change."""
+        if not self.node_log.is_followed:
+            self._told.clear()
+            return
         if _essence(self._told.get(status.name)) != _essence(status):
             self._told[status.name] = status
             self.node_log.mark([node_key(status.name)])

@@ -5,6 +5,8 @@
     ChangeLog.open(token)  -> a Reader that begins with all keys, or with those that changed after the token
     Reader.take()          -> the keys to send now, and the token that stands for having sent them
 
+A log that nobody reads keeps nothing: until the first reader comes, and some time after the last one has gone.
+
 A key is all that is kept; what is sent is the newest state when it is sent. So a slow reader costs a set that is
 bounded by what there is, and gets fewer, later and complete changes.
 """
@@ -19,6 +21,8 @@ from pointsman_model.cluster import ObjectKey
 
 ENTRIES_MAX = 200_000
 """Keys whose newest change is remembered; about 150 bytes each. Who is further behind gets a snapshot."""
+UNREAD_MARKS_MAX = 10_000
+"""Changes without any reader after which nobody is expected to come back."""
 PENDING_MAX = 250_000
 """Dirty keys of one reader, more than any cluster has: only names that come and go while it stands still get here."""
 
@@ -80,6 +84,7 @@ class ChangeLog:
         """Who has seen up to here has missed nothing."""
         self._newest: OrderedDict[ObjectKey, int] = OrderedDict()
         self._readers: set[Reader] = set()
+        self._unread_marks = UNREAD_MARKS_MAX
 
     @property
     def token(self) -> str:
@@ -91,12 +96,22 @@ class ChangeLog:
         """Watches that are open."""
         return len(self._readers)
 
+    @property
+    def is_followed(self) -> bool:
+        """Whether somebody reads, or may come back; otherwise there is no need to call `mark`."""
+        return bool(self._readers) or self._unread_marks < UNREAD_MARKS_MAX
+
     def mark(self, keys: Iterable[ObjectKey]) -> None:
         """These things may have changed."""
         marked = tuple(keys)
-        if not marked:
+        if not marked or not self.is_followed:
             return
         self._sequence += 1
+        self._unread_marks = 0 if self._readers else self._unread_marks + 1
+        if not self.is_followed:
+            self._newest.clear()
+            self._floor = self._sequence
+            return
         for key in marked:
             self._newest[key] = self._sequence
             self._newest.move_to_end(key)
@@ -111,6 +126,7 @@ class ChangeLog:
         base = everything if missed is None else missed
         reader = Reader(self, base, is_resume=missed is not None, wake=wake, pending_max=self._pending_max)
         self._readers.add(reader)
+        self._unread_marks = 0
         return reader
 
     def forget(self, reader: Reader) -> None:
