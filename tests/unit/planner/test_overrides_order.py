@@ -40,7 +40,7 @@ def steps() -> st.SearchStrategy[Step]:
     return st.one_of(changes(), changes(), override_changes())
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=120, deadline=None)
 @given(st.lists(steps(), max_size=30), st.randoms(use_true_random=False))
 def test_any_order_and_duplication_ends_in_the_same_bytes(history: list[Step], chooser: object) -> None:
     final: dict[object, Step] = {(type(step), step.key): step for step in history}
@@ -56,7 +56,7 @@ def test_any_order_and_duplication_ends_in_the_same_bytes(history: list[Step], c
         assert plan(name, straight) == plan(name, shuffled)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=120, deadline=None)
 @given(st.lists(steps(), min_size=1, max_size=20), st.integers(0, 4096))
 def test_sharing_never_changes_a_plan_and_sums_stay_right(history: list[Step], cache_bytes: int) -> None:
     planner = Planner(cache_bytes_max=cache_bytes * 16)

@@ -171,11 +171,8 @@ class ClusterState:
     def override(self, changes: Iterable[OverrideChange]) -> Effects:
         """Take in overrides; says which services they touched."""
         touched: dict[ServiceKey, None] = {}
-        for change in changes:
-            before = self._overrides.put(change.key, change.value)
-            for each in (before, change.value):
-                if each is not None:
-                    touched.update((key, None) for key in self._named_by(each))
+        for each in self._overrides.take(changes):
+            touched.update((key, None) for key in self._named_by(each))
         effects = Effects()
         self._join_again(touched, effects)
         return effects
