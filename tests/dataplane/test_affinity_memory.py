@@ -122,6 +122,24 @@ def test_a_seed_does_not_move_a_client_that_is_known_here(world: AffinityWorld) 
     assert world.connect(new) == elsewhere(world, new)
 
 
+def test_a_seed_for_the_endpoint_that_a_client_has_lets_it_be_remembered_for_longer_and_never_shorter(
+    world: AffinityWorld,
+) -> None:
+    world.program()
+    clients = [world.client(number) for number in range(1, 4)]
+    kept = {client: elsewhere(world, client) for client in clients}
+    world.seed(*(world.remembered_as(client, kept[client], left_ms=60_000) for client in clients))
+    longer = [world.remembered_as(client, kept[client], left_ms=300_000) for client in clients[:2]]
+    other = world.remembered_as(clients[2], world.picked(clients[2], EVERYBODY), left_ms=300_000)
+    assert world.seed(*longer, other) == 2
+    left = {format_address(each.client): each.left_ms for each in world.known()}
+    assert all(60_000 < left[client] <= 300_000 for client in clients[:2])
+    assert left[clients[2]] <= 60_000
+    assert world.seed(*(world.remembered_as(client, kept[client], left_ms=30_000) for client in clients)) == 0
+    assert all(each.left_ms > 30_000 for each in world.known())
+    assert {client: world.connect(client) for client in clients} == kept
+
+
 def test_a_seed_for_an_endpoint_that_is_gone_is_left_out(world: AffinityWorld) -> None:
     world.program(("a", "b"))
     client = world.client(1)

@@ -118,7 +118,11 @@ class ScriptedStream:
 
     async def beat(self) -> None:
         """Send a heartbeat."""
-        await self._context.write(pb.StreamNodePlanResponse(heartbeat=pb.Heartbeat()))
+        await self.write(pb.StreamNodePlanResponse(heartbeat=pb.Heartbeat()))
+
+    async def write(self, message: pb.StreamNodePlanResponse) -> None:
+        """Send any message."""
+        await self._context.write(message)
 
     def end(self) -> None:
         """Close the stream from the planner's side."""

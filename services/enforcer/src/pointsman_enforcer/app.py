@@ -30,6 +30,7 @@ from pointsman_enforcer.core.conditions import ServiceConditions
 from pointsman_enforcer.core.plan_changes import PlanChanges
 from pointsman_enforcer.core.plan_session import Commit, Programmed
 from pointsman_enforcer.core.status import Health
+from pointsman_enforcer.dataplane.affinity_share import AffinityShare, AffinityShareMetrics
 from pointsman_enforcer.dataplane.affinity_sweep import AffinityMetrics, AffinitySweep
 from pointsman_enforcer.dataplane.base import Dataplane
 from pointsman_enforcer.dataplane.conntrack.metrics import ConntrackMetrics
@@ -123,6 +124,7 @@ class Enforcer:
         self._runner = self._make_runner(config.nftables.min_sync_period)
         self._is_syncing = False
         self._verification = self._make_verification()
+        self._affinity_share = self._make_affinity_share()
         self._affinity = self._make_affinity()
         self._observer = self._make_observer()
         self._stream: Any = None
@@ -141,6 +143,7 @@ class Enforcer:
             work = {"reconciler": self._runner.run(), "journal": self._journal.run(), "plan-stream": self._follow()}
             work.update(self._serving.work())
             work["affinity"] = self._affinity.run()
+            work["affinity-share"] = self._affinity_share.run()
             work["verification"] = self._verification.run()
             if self._conntrack is not None:
                 work["conntrack"] = self._conntrack.run()
@@ -181,6 +184,8 @@ class Enforcer:
                 resync=self._metrics.resyncs.inc,
                 overflow=self._metrics.outbox_overflows.inc,
                 redirected=self._metrics.redirects.inc,
+                affinity_wanted=self._affinity_share.planner_changed,
+                remember=self._affinity_share.received,
             ),
             clock=self._clock,
         )
@@ -206,6 +211,7 @@ class Enforcer:
         """The kernel has a service as planned."""
         self._serving.programmed(key, plan)
         self._verification.changed(key)
+        self._affinity_share.programmed(key, plan)
 
     def _connected(self, is_connected: bool) -> None:  # noqa: FBT001 - an event with one fact
         self._metrics.connected.set(is_connected)
@@ -294,7 +300,24 @@ class Enforcer:
 
     def _make_affinity(self) -> AffinitySweep:
         metrics = AffinityMetrics(self._registry)
-        return AffinitySweep(memory=self._dataplane.affinity, metrics=metrics, clock=self._clock)
+        return AffinitySweep(
+            memory=self._dataplane.affinity, metrics=metrics, clock=self._clock, on_look=self._affinity_share.looked
+        )
+
+    def _make_affinity_share(self) -> AffinityShare:
+        return AffinityShare(
+            memory=self._dataplane.affinity,
+            plan_of=self._store.get,
+            rendering_of=self._reconciler.rendering,
+            is_dirty=self._reconciler.is_dirty,
+            tell=lambda clients: self._stream is not None and self._stream.tell_affinity(clients),
+            look_again=self._look_at_clients,
+            metrics=AffinityShareMetrics(self._registry),
+            clock=self._clock,
+        )
+
+    def _look_at_clients(self) -> None:
+        self._affinity.request()
 
     def _make_observer(self) -> SyncObserver:
         return SyncObserver(

@@ -5,10 +5,12 @@
     receive(..) -> Commit(transaction, changes)  program this, then call `programmed`
                    Send(resync)                  our digest is not what the planner says it must be
                    Redirected(redirect)          go to another planner
+                   Remember(clients)             other nodes remember these; have the kernel do so, too
                    raises PlanProtocolError      close the stream and dial again
     programmed(..) -> Send(nack) for what could not be programmed, then Send(ack)
     received(..), verified(..) -> Send(ack) of these levels
     tell_conditions() -> Send(conditions)        to a planner that knows them
+    tell_affinity(..) -> Send(affinity)          to a planner that wants it, once the plan is in sync
     tick(now)   -> Send(heartbeat), or raises PlanProtocolError when the planner has gone silent
 
 States: OPENING --welcome--> WELCOMED --first commit with in_sync and the right digest--> in sync.
@@ -24,7 +26,7 @@ When the old stream is closed the new one `confirm`s that the plan is what its p
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final, TypeAlias
 
@@ -44,6 +46,8 @@ from pointsman_enforcer.core.messages import (
 from pointsman_enforcer.core.plan_store import PlanStore
 from pointsman_enforcer.core.transaction import NO_POSITION, PlanChange, Position, Stage, Transaction
 from pointsman_model.names import ServiceKey
+from pointsman_model.remembered import RememberedClient
+from pointsman_model.wire.remembered import memories_to_pb, memory_from_pb
 
 HEARTBEAT_SECONDS_DEFAULT: Final = 10.0
 HEARTBEAT_SECONDS_MIN: Final = 0.05
@@ -55,7 +59,8 @@ RESYNCS_MAX: Final = 3
 FAILURES_PER_NACK: Final = 500
 FAILURE_CHARACTERS_MAX: Final = 1000
 CONDITIONS: Final = "conditions"
-"""Capability of a planner that takes the message of this name."""
+AFFINITY: Final = "affinity"
+"""Capabilities of a planner that takes the messages of these names."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +89,14 @@ class Redirected:
     redirect: Redirect
 
 
-Action: TypeAlias = Send | Commit | Redirected
+@dataclass(frozen=True, slots=True)
+class Remember:
+    """Clients of services with session affinity, and their endpoints as other nodes know them."""
+
+    clients: list[RememberedClient]
+
+
+Action: TypeAlias = Send | Commit | Redirected | Remember
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -130,7 +142,7 @@ class PlanSession:
         self._hello = hello
         self._store = store
         self._conditions = ServiceConditions() if conditions is None else conditions
-        self._tells_conditions = False
+        self._tells_conditions = self._tells_affinity = False
         self._heard_at = self._sent_at = now
         self._interval = HEARTBEAT_SECONDS_DEFAULT
         self._is_open = self._is_welcomed = False
@@ -178,7 +190,14 @@ class PlanSession:
             return self._receive_part(message.transaction, now)
         if message.HasField("redirect"):
             return [Redirected(redirect_from_pb(message.redirect))]
+        if message.HasField("affinity"):
+            return [Remember(memory_from_pb(message.affinity))]
         return []
+
+    @property
+    def wants_affinity(self) -> bool:
+        """Whether the planner is to be told of exceptions of session affinity."""
+        return self._tells_affinity and self.is_in_sync
 
     @property
     def is_served(self) -> bool:
@@ -242,6 +261,12 @@ class PlanSession:
             return []
         return [self._send(pb.StreamNodePlanRequest(conditions=conditions_to_pb(self._conditions)), now)]
 
+    def tell_affinity(self, clients: Sequence[RememberedClient], now: float) -> list[Action]:
+        """Tell a planner that wants to know of exceptions of session affinity."""
+        if not self.wants_affinity:
+            return []
+        return [self._send(pb.StreamNodePlanRequest(affinity=each), now) for each in memories_to_pb(clients)]
+
     def tick(self, now: float) -> list[Action]:
         """Send a heartbeat if one is due.
 
@@ -275,6 +300,7 @@ class PlanSession:
         if seconds > 0:
             self._interval = min(max(seconds, HEARTBEAT_SECONDS_MIN), HEARTBEAT_SECONDS_MAX)
         self._tells_conditions = CONDITIONS in message.welcome.capabilities
+        self._tells_affinity = AFFINITY in message.welcome.capabilities
         return self.tell_conditions(now) if len(self._conditions) else []
 
     def _receive_part(self, part: pb.Transaction, now: float) -> list[Action]:

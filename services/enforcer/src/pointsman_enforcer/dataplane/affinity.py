@@ -74,10 +74,10 @@ class AffinityMemory(Protocol):
         """
 
     async def seed(self, plan: ServicePlan, rendering: bytes, clients: Sequence[AffinityClient]) -> int:
-        """Make the kernel remember clients of a service that it does not know yet; how many it took.
+        """Make the kernel remember clients of a service, or for longer than it would; how many it took.
 
-        A client that connected here before keeps the endpoint it has. Those whose endpoint or port is not here are left
-        out, and so are those whose time is over.
+        A client that connected here before keeps the endpoint it has; if that is the same one, the longer of both times
+        counts. Those whose endpoint or port is not here are left out, and so are those whose time is over.
 
         Raises:
             KernelError: refused.

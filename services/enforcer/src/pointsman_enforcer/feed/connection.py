@@ -14,7 +14,8 @@ from pointsman.plan.v1 import plan_service_pb2 as pb
 from pointsman_chassis.clock import Clock, Timer
 from pointsman_enforcer.core.candidates import Redirect
 from pointsman_enforcer.core.errors import PlanProtocolError
-from pointsman_enforcer.core.plan_session import Action, Commit, PlanSession, Redirected, Send
+from pointsman_enforcer.core.plan_session import Action, Commit, PlanSession, Redirected, Remember, Send
+from pointsman_model.remembered import RememberedClient
 
 OUTBOX_MAX: Final = 1024
 """Messages that may wait for a planner that does not read; then the stream is ended, and the next one catches up."""
@@ -28,6 +29,7 @@ class ConnectionEvents:
     committed: Callable[[Connection, Commit], None]
     welcomed: Callable[[Connection], None]
     redirected: Callable[[Connection, Redirect], None]
+    remember: Callable[[Sequence[RememberedClient]], None]
     resync: Callable[[], None]
     overflow: Callable[[], None]
 
@@ -73,6 +75,8 @@ class Connection:
                 self._outbox.append(action.message)
             elif isinstance(action, Redirected):
                 self._events.redirected(self, action.redirect)
+            elif isinstance(action, Remember):
+                self._events.remember(action.clients)
             else:
                 self._events.committed(self, action)
         if self._outbox:

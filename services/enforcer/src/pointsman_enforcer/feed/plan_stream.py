@@ -28,6 +28,7 @@ from pointsman_enforcer.core.plan_session import Commit, PlanSession, Programmed
 from pointsman_enforcer.core.plan_store import PlanStore
 from pointsman_enforcer.core.planner_directory import PlannerMemory, Source
 from pointsman_enforcer.feed.connection import Connection, ConnectionEvents
+from pointsman_model.remembered import RememberedClient
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,6 +43,10 @@ class StreamEvents:
     overflow: Callable[[], None]
     redirected: Callable[[], None]
     """A planner sent us to another."""
+    affinity_wanted: Callable[[], None]
+    """A planner that shares exceptions of session affinity has brought its first transaction."""
+    remember: Callable[[Sequence[RememberedClient]], None]
+    """A planner told of clients that other nodes remember."""
 
 
 class PlanStream:
@@ -76,11 +81,14 @@ class PlanStream:
         self._timer: Timer | None = None
         self._kept_memory = dialer.directory.memory
         self._is_saving = False
+        self._asked = 0
+        """The newest stream whose planner asked for exceptions of session affinity."""
         self._log = structlog.get_logger("plan-stream")
         self._connection_events = ConnectionEvents(
             committed=self._committed,
             welcomed=self._welcomed,
             redirected=self._redirected,
+            remember=events.remember,
             resync=events.resync,
             overflow=events.overflow,
         )
@@ -142,6 +150,13 @@ class PlanStream:
         for connection in self._connections.values():
             connection.perform(connection.session.tell_conditions(self._clock.monotonic()))
 
+    def tell_affinity(self, clients: Sequence[RememberedClient]) -> bool:
+        """Tell of exceptions of session affinity; whether some planner wants to know."""
+        wanted = [each for each in self._connections.values() if each.session.wants_affinity]
+        for connection in wanted:
+            connection.perform(connection.session.tell_affinity(clients, self._clock.monotonic()))
+        return bool(wanted)
+
     # -- what streams say --------------------------------------------------------------------------------------------
 
     def _committed(self, connection: Connection, commit: Commit) -> None:
@@ -149,6 +164,9 @@ class PlanStream:
         if not commit.in_sync:
             return
         self._events.connected(True)
+        if connection.number > self._asked and connection.session.wants_affinity:
+            self._asked = connection.number
+            self._events.affinity_wanted()
         for other in self._connections.values():
             if other.number < connection.number:
                 other.session.retire()

@@ -15,7 +15,7 @@ import errno
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import islice
-from typing import Final
+from typing import Final, TypeAlias
 
 from pointsman_chassis.clock import Clock
 from pointsman_enforcer.dataplane.affinity import LOOK_CLIENTS_MAX, AffinityClient, Look
@@ -24,7 +24,7 @@ from pointsman_enforcer.dataplane.nftables import layout
 from pointsman_enforcer.dataplane.nftables.affinity_memory import SECOND_MS, Remembered, clients_of, seeds_of
 from pointsman_enforcer.dataplane.nftables.apply import TABLES
 from pointsman_enforcer.dataplane.nftables.drift import Monitor
-from pointsman_enforcer.dataplane.nftables.elements import Timed, add_timed
+from pointsman_enforcer.dataplane.nftables.elements import Timed, add_timed, delete_keys
 from pointsman_enforcer.dataplane.nftables.errors import NetlinkError
 from pointsman_enforcer.dataplane.nftables.kernel import NftKernel
 from pointsman_enforcer.dataplane.nftables.message import Batch, Family
@@ -34,6 +34,7 @@ from pointsman_model.plan import ServicePlan
 _CLIENTS_PER_BATCH: Final = 500
 _LEFT_OUT: Final = (errno.EEXIST, errno.EBUSY, errno.ENFILE)
 """A client that is remembered already, with the same endpoint or another; the memory is full."""
+_Seeds: TypeAlias = Sequence[tuple[Family, Timed]]
 
 
 class AffinityKeeper:
@@ -89,8 +90,8 @@ class AffinityKeeper:
 
     async def seed(self, plan: ServicePlan, rendering: bytes, clients: Sequence[AffinityClient]) -> int:
         """See `AffinityMemory`."""
-        seeds = list(seeds_of(plan, rendering, clients))
-        return await self._add(await asyncio.to_thread(self._unknown, seeds))
+        unknown, lasting = await asyncio.to_thread(self._sorted, list(seeds_of(plan, rendering, clients)))
+        return await self._add(unknown) + await self._prolong(lasting)
 
     @contextmanager
     def repairing(self) -> Iterator[None]:
@@ -131,13 +132,51 @@ class AffinityKeeper:
     def _passed_ms(self) -> int:
         return round((self._clock.monotonic() - self._looked_at) * SECOND_MS)
 
-    def _unknown(self, seeds: Sequence[tuple[Family, Timed]]) -> list[tuple[Family, Timed]]:
-        """Those whom the kernel does not know: asking for one costs 10 us, a transaction refused for one 10 ms."""
-        return [
-            (family, each)
-            for family, each in seeds
-            if self._nft.get_element(TABLES[family], layout.AFFINITY, each[0]) is None
-        ]
+    def _sorted(self, seeds: Sequence[tuple[Family, Timed]]) -> tuple[_Seeds, _Seeds]:
+        """Those whom the kernel does not know, and those who would be forgotten earlier.
+
+        Asking for one costs 10 us, a transaction refused for one 10 ms.
+        """
+        unknown, lasting = [], []
+        for family, each in seeds:
+            found = self._nft.get_element(TABLES[family], layout.AFFINITY, each[0])
+            if found is None:
+                unknown.append((family, each))
+            elif found.data == each[1] and found.expiration_ms + SECOND_MS < each[3]:
+                lasting.append((family, each))
+        return unknown, lasting
+
+    async def _prolong(self, elements: _Seeds) -> int:
+        """Have clients remembered for longer, whom the kernel knows with this endpoint; how many that were.
+
+        Older kernels change no time, so an element is replaced with itself in one transaction: no packet sees it gone.
+        A client that was forgotten in this moment, or connected, fails the transaction of its batch at worst; those of
+        it are tried one by one. One who connected is remembered for longer anyhow, soon or at the next report.
+        """
+        prolonged = 0
+        for start in range(0, len(elements), _CLIENTS_PER_BATCH):
+            some = elements[start : start + _CLIENTS_PER_BATCH]
+            if await self._replace(some):
+                prolonged += len(some)
+            elif len(some) > 1:
+                for each in some:
+                    prolonged += await self._replace([each])
+        return prolonged
+
+    async def _replace(self, elements: _Seeds) -> bool:
+        """Whether the kernel took it; it does not when one of them is not there any more."""
+        messages = []
+        for family in Family:
+            chosen = [each for of, each in elements if of is family]
+            messages += delete_keys(TABLES[family], layout.AFFINITY, [each[0] for each in chosen])
+            messages += add_timed(TABLES[family], layout.AFFINITY, chosen)
+        try:
+            await self._nft.commit(Batch(messages))
+        except NetlinkError as error:
+            if not error.reasons or not set(error.reasons.values()) <= {errno.ENOENT, *_LEFT_OUT}:
+                raise KernelError(f"remembering clients: {error}", outcome_known=error.outcome_known) from error
+            return False
+        return True
 
     async def _read(self, family: Family, before: Remembered | None = None, passed_ms: int = 0) -> Remembered:
         found = Remembered(family)
