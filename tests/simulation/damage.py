@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Deltas that arrive as they were not sent: a plan with other bytes in it, a service left out.
+"""Deltas that arrive as they were not sent: a plan with other bytes in it, a service left out; or not at all.
 
 The digest that goes with the transaction stays, so whoever receives it can tell. Parts that replace buckets keep their
 services: there, what is left out is a removal, and no digest can undo one in time.
@@ -10,6 +10,12 @@ from __future__ import annotations
 from random import Random
 
 from pointsman.plan.v1 import plan_service_pb2 as pb
+
+
+def is_transaction(data: bytes) -> bool:
+    """Whether a message is a transaction as a whole."""
+    message = pb.StreamNodePlanResponse.FromString(data)
+    return message.HasField("transaction") and message.transaction.part == 0 and message.transaction.commit
 
 
 def damaged(data: bytes, random: Random) -> bytes:

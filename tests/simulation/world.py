@@ -22,7 +22,7 @@ from collections.abc import Callable
 from random import Random
 
 from simulation.cluster_log import NODES, STABLE, ClusterLog, cluster_ip
-from simulation.damage import damaged
+from simulation.damage import damaged, is_transaction
 from simulation.link import Link
 from simulation.node import Node, Surroundings
 from simulation.planner import PlannerProcess
@@ -39,6 +39,7 @@ _SETTLE_SECONDS_MAX = 2000.0
 _SETTLE_TURNS_MAX = 20_000
 _FAULTS_SHARE = 0.04
 _FLUSHES_SHARE = 0.05
+_LOST_SHARE = 0.3
 
 
 class InvariantError(AssertionError):
@@ -233,12 +234,16 @@ class World:
 
     def _damage(self) -> None:
         link = self.random.choice(self.links) if self.links else None
-        if link is not None and link.to_node:
-            index = self.random.randrange(len(link.to_node))
-            data = link.to_node[index]
-            if data is not None:
-                self._say(f"FAULT a message to the node is damaged on {link}")
-                link.to_node[index] = damaged(data, self.random)
+        if link is None or not link.to_node:
+            return
+        index = self.random.randrange(len(link.to_node))
+        data = link.to_node[index]
+        if data is not None and is_transaction(data) and self.random.random() < _LOST_SHARE:
+            self._say(f"FAULT a transaction is lost on {link}")
+            del link.to_node[index]
+        elif data is not None:
+            self._say(f"FAULT a message to the node is damaged on {link}")
+            link.to_node[index] = damaged(data, self.random)
 
     def _restart_planner(self) -> None:
         planner = self.random.choice(self.planners)
