@@ -13,8 +13,8 @@ import pytest
 from cryptography.hazmat.primitives import serialization
 
 from pointsman.plan.v1 import plan_service_pb2 as pb
+from pointsman_chassis.api_access import ApiAccess, ApiAccessError, kubeconfig, service_account
 from pointsman_enforcer.core.planner_directory import Source
-from pointsman_enforcer.feed.api_access import ApiAccess, ApiAccessError, kubeconfig, service_account
 from pointsman_enforcer.feed.planner_lookup import PlannerFinder, resolve_name
 from pointsman_enforcer.settings import PlannerLookupSettings
 from pointsman_model.wire.plan import encode_service_plan

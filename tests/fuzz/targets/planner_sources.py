@@ -17,11 +17,11 @@ from fuzz.mutation import mutated_bytes, mutated_json, mutated_message
 from hypothesis import strategies as st
 
 from pointsman.plan.v1 import plan_service_pb2 as pb
+from pointsman_chassis.api_access import ApiAccess, ApiAccessError, kubeconfig
 from pointsman_enforcer.core.candidates import CANDIDATES_MAX, candidates_from_pb, is_address, redirect_from_pb
 from pointsman_enforcer.core.dialing import Action, Dialer, Ending, Open
 from pointsman_enforcer.core.planner_directory import REMEMBERED_MAX, PlannerDirectory
 from pointsman_enforcer.disk.planner_file import load_planners
-from pointsman_enforcer.feed.api_access import ApiAccess, ApiAccessError, kubeconfig
 from pointsman_enforcer.feed.planner_lookup import addresses_of
 
 _MEMORY = {"candidates": [{"address": "10.0.0.1:7402", "id": "a"}], "known": ["10.0.0.2:7402", "[fd00::1]:7402"]}

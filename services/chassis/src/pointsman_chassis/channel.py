@@ -4,7 +4,7 @@
 import grpc.aio
 
 from pointsman_chassis.grpc_options import KEEPALIVE_TIME_SECONDS, KEEPALIVE_TIMEOUT_SECONDS, common_options
-from pointsman_chassis.tls import TransportSecurity
+from pointsman_chassis.tls import TransportSecurity, require_local
 
 
 def open_channel(
@@ -22,7 +22,8 @@ def open_channel(
     clients come back to at once answers late, and is not to be taken for dead. One that refuses is tried again at once.
 
     Proxies of the environment are ignored: these are connections inside a cluster. Each channel has its own
-    connection, so that closing one stream's channel closes its socket. Raises ConfigError for unusable certificates.
+    connection, so that closing one stream's channel closes its socket. Raises ConfigError for unusable certificates,
+    and for plaintext to another machine.
     """
     options = [
         *common_options(
@@ -39,5 +40,6 @@ def open_channel(
         options.append(("grpc.ssl_target_name_override", security.server_name))
     credentials = security.channel_credentials()
     if credentials is None:
+        require_local(address, what="dial")
         return grpc.aio.insecure_channel(address, options=options)
     return grpc.aio.secure_channel(address, credentials, options=options)

@@ -9,6 +9,9 @@ PointsmanError
   LocalProtocolError   we broke the protocol: a bug of ours
   NotFoundError        the request names something that is not there
   UnavailableError     a dependency is away for now: retry
+  UnauthenticatedError the caller has not shown who it is, or not any more
+  ForbiddenError       the caller may not do that; the message names the right that is missing
+  OverloadError        more than is allowed at once, or in a time: come back later
   SlowConsumerError    a reader fell behind its bound: it must resynchronise
   StaleVersionError    the request was built on a state that is gone: read again, then retry
   ApplyError           the kernel refused a batch: the reconciler retries and bisects
@@ -54,6 +57,18 @@ class UnavailableError(PointsmanError):
     """A dependency does not answer now; the same request may work later."""
 
 
+class UnauthenticatedError(PointsmanError):
+    """The caller has not shown who it is, or its proof is over."""
+
+
+class ForbiddenError(PointsmanError):
+    """The caller may not do what it asks for."""
+
+
+class OverloadError(PointsmanError):
+    """More than is allowed at once, or in a time."""
+
+
 class SlowConsumerError(PointsmanError):
     """A reader exceeded its bound and has to resynchronise."""
 
@@ -82,6 +97,9 @@ _STATUS: Final[Mapping[type[PointsmanError], grpc.StatusCode]] = MappingProxyTyp
         PeerError: grpc.StatusCode.INVALID_ARGUMENT,
         LocalProtocolError: grpc.StatusCode.INTERNAL,
         UnavailableError: grpc.StatusCode.UNAVAILABLE,
+        UnauthenticatedError: grpc.StatusCode.UNAUTHENTICATED,
+        ForbiddenError: grpc.StatusCode.PERMISSION_DENIED,
+        OverloadError: grpc.StatusCode.RESOURCE_EXHAUSTED,
         SlowConsumerError: grpc.StatusCode.RESOURCE_EXHAUSTED,
         NotFoundError: grpc.StatusCode.NOT_FOUND,
         StaleVersionError: grpc.StatusCode.ABORTED,

@@ -15,7 +15,8 @@ from grpc_reflection.v1alpha import reflection
 
 from pointsman_chassis.errors import ConfigError
 from pointsman_chassis.grpc_options import KEEPALIVE_TIME_SECONDS, KEEPALIVE_TIMEOUT_SECONDS, Options, common_options
-from pointsman_chassis.tls import TransportSecurity
+from pointsman_chassis.guard import Guard
+from pointsman_chassis.tls import TransportSecurity, require_local
 
 _OVERALL: Final = ""
 
@@ -28,21 +29,39 @@ class GrpcServer:
         *,
         address: str,
         security: TransportSecurity,
+        guard: Guard[Any] | None = None,
+        token_address: str = "",
         reflection_enabled: bool = False,
         concurrent_calls_max: int | None = None,
         keepalive_time_seconds: float = KEEPALIVE_TIME_SECONDS,
         keepalive_timeout_seconds: float = KEEPALIVE_TIMEOUT_SECONDS,
     ) -> None:
+        """`token_address` is one more to listen on, with TLS and without asking for a certificate: a guard must ask.
+
+        Raises:
+            ConfigError: the certificates are unusable, or plaintext would leave this machine.
+        """
         self._address = address
         self._credentials = security.server_credentials()
+        self._token_address = token_address
+        self._token_credentials = security.server_credentials(asks_certificate=False) if token_address else None
+        if self._credentials is None:
+            require_local(address, what="listen on")
+            if token_address:
+                raise ConfigError(f"{token_address}: callers with tokens need TLS, not `insecure: true`")
+        if token_address and guard is None:
+            raise ValueError("an address for callers with tokens needs a guard")
         self._reflection_enabled = reflection_enabled
         options = common_options(
             keepalive_time_seconds=keepalive_time_seconds, keepalive_timeout_seconds=keepalive_timeout_seconds
         )
         self._server = grpc.aio.server(
-            options=[*options, *_server_options(keepalive_time_seconds)],
+            options=_with_limits([*options, *_server_options(keepalive_time_seconds)], guard),
+            interceptors=(guard,) if guard is not None else (),
             maximum_concurrent_rpcs=concurrent_calls_max,
         )
+        self.token_port = 0
+        """Port of `token_address`, once started."""
         self._health = health.aio.HealthServicer()
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         self._services: list[str] = []
@@ -78,8 +97,11 @@ class GrpcServer:
                 port = self._server.add_insecure_port(self._address)
             else:
                 port = self._server.add_secure_port(self._address, self._credentials)
+            if self._token_credentials is not None:
+                self.token_port = self._server.add_secure_port(self._token_address, self._token_credentials)
         except (RuntimeError, ValueError) as error:
-            raise ConfigError(f"cannot listen on {self._address}: is the address local and the port free?") from error
+            where = f"{self._address} and {self._token_address}" if self._token_address else self._address
+            raise ConfigError(f"cannot listen on {where}: is the address local and the port free?") from error
         await self._server.start()
         return 0 if self._address.startswith("unix:") else port
 
@@ -126,6 +148,16 @@ def typed_unary_unary(
     return grpc.unary_unary_rpc_method_handler(
         behaviour, request_deserializer=request_deserializer, response_serializer=response_serializer
     )
+
+
+def _with_limits(options: Options, guard: Guard[Any] | None) -> Options:
+    """What gRPC itself holds back before a guard is asked."""
+    if guard is None:
+        return options
+    # Twice, so that the guard sees, counts and answers most messages that are too large; gRPC cuts off the rest.
+    limited = [("grpc.max_receive_message_length", 2 * guard.limits.request_bytes_max)]
+    limited.append(("grpc.server_handshake_timeout_ms", round(guard.limits.request_timeout * 1000)))
+    return [option for option in options if option[0] != "grpc.max_receive_message_length"] + limited
 
 
 def _server_options(keepalive_time_seconds: float) -> Options:

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One GET to the API server at a direct address, with the standard library.
+"""Single requests to the API server, with the standard library.
 
-A client library would cost more memory than the rest of the enforcer, for one request after a cold boot. What a
-kubeconfig or a service account offers is read anew for each request, so rotated files are taken up.
+A client library would cost more memory than the rest of an enforcer, for one request after a cold boot. Whoever asks
+reads the kubeconfig or the service account anew for each request, so rotated files are taken up. Calls block.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from pointsman_chassis.settings import parse_yaml
 SERVICE_ACCOUNT: Final = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 TIMEOUT_SECONDS: Final = 5.0
 _BYTES_MAX: Final = 8 * 1024 * 1024
+_ANSWERED: Final = (http.client.OK, http.client.CREATED)
 
 
 class ApiAccessError(PointsmanError):
@@ -50,15 +51,22 @@ class ApiAccess:
         Raises:
             ApiAccessError: none did.
         """
+        return self._first("GET", path, None)
+
+    def post(self, path: str, body: bytes) -> bytes:
+        """What the first server that takes a JSON body answers. Raises ApiAccessError when none does."""
+        return self._first("POST", path, body)
+
+    def _first(self, method: str, path: str, body: bytes | None) -> bytes:
         problems = []
         for server in self.servers:
             try:
-                return self._get(server, path)
+                return self._ask(server, method, path, body)
             except (OSError, http.client.HTTPException, ValueError) as error:
                 problems.append(f"{server}: {str(error) or type(error).__name__}")
-        raise ApiAccessError(f"GET {path}: {'; '.join(problems)}")
+        raise ApiAccessError(f"{method} {path}: {'; '.join(problems)}")
 
-    def _get(self, server: str, path: str) -> bytes:
+    def _ask(self, server: str, method: str, path: str, asked: bytes | None) -> bytes:
         url = urlsplit(server)
         if url.scheme != "https" or not url.hostname:
             raise ValueError("not an https:// address")
@@ -67,10 +75,12 @@ class ApiAccess:
             headers = {"Accept": "application/json"}
             if self.token:
                 headers["Authorization"] = f"Bearer {self.token}"
-            connection.request("GET", url.path.rstrip("/") + path, headers=headers)
+            if asked is not None:
+                headers["Content-Type"] = "application/json"
+            connection.request(method, url.path.rstrip("/") + path, body=asked, headers=headers)
             answer = connection.getresponse()
             body = answer.read(_BYTES_MAX + 1)
-            if answer.status != http.client.OK:
+            if answer.status not in _ANSWERED:
                 raise ValueError(f"status {answer.status}: {body[:200].decode(errors='replace')}")
             if len(body) > _BYTES_MAX:
                 raise ValueError(f"the answer has more than {_BYTES_MAX} bytes")
