@@ -5,6 +5,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
+from unittest.mock import patch
 
 import grpc
 import grpc.aio
@@ -15,6 +16,7 @@ from pointsman.control.v1 import control_service_pb2_grpc as pb_grpc
 from pointsman.types.v1 import types_pb2
 from pointsman_model.cluster import ObjectKey, ObjectKind
 from pointsman_model.names import ServiceKey, format_address
+from pointsman_planner.api import control_watch
 from support.cluster_objects import endpoint, endpoint_slice, node, service
 from support.model_enforcer import ModelEnforcer
 from support.plan_server import DEADLINE_SECONDS, PlanServer, enforcer_client, eventually, plan_server
@@ -303,6 +305,21 @@ async def test_a_planner_that_goes_away_sends_its_watchers_to_another_one() -> N
         with pytest.raises(grpc.aio.AioRpcError) as refused:
             await stub.WatchServices(pb.WatchServicesRequest()).read()
         assert refused.value.code() is grpc.StatusCode.UNAVAILABLE
+
+
+async def test_the_number_of_watches_is_bounded_and_counted() -> None:
+    async with world() as (server, stub):
+        with patch.object(control_watch, "WATCHES_MAX", 1):
+            call = stub.WatchServices(pb.WatchServicesRequest())
+            await synced(call)
+            with pytest.raises(grpc.aio.AioRpcError) as failure:
+                await stub.WatchNodes(pb.WatchNodesRequest()).read()
+            assert failure.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+            assert server.registry.value("pointsman_planner_control_watches") == 1
+            call.cancel()
+            await eventually(lambda: server.registry.value("pointsman_planner_control_watches") == 0, "a free place")
+            await synced(stub.WatchNodes(pb.WatchNodesRequest()))
+        assert server.registry.value("pointsman_planner_control_refused_total", {"reason": "too_many"}) == 1
 
 
 async def test_watches_fail_before_the_planner_is_in_sync() -> None:

@@ -24,7 +24,7 @@ from pointsman_planner.api.plan_service import PlanService
 from pointsman_planner.core.admission import AdmissionLimits
 from pointsman_planner.core.planner import Batch, Planner
 from pointsman_planner.core.priority import Priority
-from pointsman_planner.metrics import PlannerMetrics, ShardingMetrics, StoreMetrics
+from pointsman_planner.metrics import ControlMetrics, PlannerMetrics, ShardingMetrics, StoreMetrics
 from pointsman_planner.shard import Shard
 from pointsman_planner.store.memory_store import MemoryStore
 from pointsman_planner.store.node_status_store import NodeStatusStore
@@ -74,7 +74,9 @@ class PlanServer:
             entrance=shard.entrance if shard is not None else entrance,
             checks_identity=checks_identity,
         )
-        self.control = ControlService(planner=self.planner, plans=self.plans, store=self.store)
+        self.control = ControlService(
+            planner=self.planner, plans=self.plans, store=self.store, metrics=ControlMetrics(self.registry)
+        )
         self.revision = 0
         self.epoch = "test"
         self.versions = ResourceVersions()

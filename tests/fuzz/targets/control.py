@@ -19,7 +19,6 @@ from pointsman.control.v1 import control_service_pb2 as pb
 from pointsman.plan.v1 import plan_service_pb2 as plan_pb
 from pointsman.types.v1 import types_pb2
 from pointsman_model.names import parse_address
-from pointsman_planner.api.control_service import ControlService
 from support.cluster_objects import endpoint, endpoint_slice, node, service, service_cidr
 from support.plan_server import PlanServer
 
@@ -130,7 +129,7 @@ def check(value: tuple[str, bytes]) -> None:
     method, data = value
     server = PlanServer(heartbeat_seconds=5.0)
     server.put(*_OBJECTS)
-    control = ControlService(planner=server.planner, plans=server.plans, store=server.store)
+    control = server.control
     kind = type(dict(_REQUESTS)[method])  # requests of one method are of one type
     try:
         request = kind.FromString(data)

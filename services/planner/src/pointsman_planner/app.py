@@ -28,7 +28,7 @@ from pointsman_planner.core.planner import Batch, Planner
 from pointsman_planner.core.priority import Priority
 from pointsman_planner.feed.cluster_feed import ClusterFeed
 from pointsman_planner.health_page import health_page
-from pointsman_planner.metrics import PlannerMetrics, ShardingMetrics, StoreMetrics
+from pointsman_planner.metrics import ControlMetrics, PlannerMetrics, ShardingMetrics, StoreMetrics
 from pointsman_planner.override_parts import OverrideOptions, OverrideParts
 from pointsman_planner.settings import PlannerSettings, shown_settings
 from pointsman_planner.shard import Shard, advertised_address
@@ -90,7 +90,12 @@ class App:
     async def run(self, stop: Stop) -> int:
         """Serve until asked to stop; returns the exit status."""
         self._server.add_raw_service(plan_service.SERVICE, self._plans.methods())
-        control = ControlService(planner=self._planner, plans=self._plans, store=self._statuses)
+        control = ControlService(
+            planner=self._planner,
+            plans=self._plans,
+            store=self._statuses,
+            metrics=ControlMetrics(self._registry),
+        )
         control_service_pb2_grpc.add_ControlServiceServicer_to_server(control, self._server.server)
         self._server.declare(control_service.SERVICE)
         self._overrides.serve(self._server)

@@ -63,6 +63,18 @@ class PlannerMetrics:
         self.encoded_plans = registry.gauge(f"{prefix}_encoded_plans", "Plans encoded since the start.")
 
 
+class ControlMetrics:
+    """Figures of the control API; names begin with `pointsman_planner_control_`."""
+
+    def __init__(self, registry: Registry) -> None:
+        prefix = "pointsman_planner_control"
+        self.watches = registry.gauge(f"{prefix}_watches", "Watches that are open.")
+        self.waits = registry.gauge(f"{prefix}_waits", "Calls that wait for convergence.")
+        self.refused = registry.counter(
+            f"{prefix}_refused_total", "Watches and waits that were ended or refused: too_many, too_slow.", ["reason"]
+        )
+
+
 class StoreMetrics:
     """Figures of what planners share; names begin with `pointsman_planner_store_`."""
 

@@ -37,6 +37,7 @@ from pointsman_planner.core.explain import explain_packet
 from pointsman_planner.core.label_selector import LabelSelector, parse_label_selector
 from pointsman_planner.core.planner import Planner
 from pointsman_planner.core.view import View, view_of
+from pointsman_planner.metrics import ControlMetrics
 from pointsman_planner.store.node_status_store import NodeStatusStore
 
 SERVICE = "pointsman.control.v1.ControlService"
@@ -48,14 +49,19 @@ _Context = Any
 class ControlService(pb_grpc.ControlServiceServicer):
     """Serves ControlService for one planner."""
 
-    def __init__(self, *, planner: Planner, plans: PlanService, store: NodeStatusStore) -> None:
+    def __init__(
+        self, *, planner: Planner, plans: PlanService, store: NodeStatusStore, metrics: ControlMetrics
+    ) -> None:
         clock = SystemClock()
         self._planner = planner
         self._board = NodeBoard(planner=planner, plans=plans, store=store, clock=clock)
         self._watches = Watches(
-            planner_id=plans.planner_id, heartbeat_seconds=plans.patience.heartbeat_seconds, clock=clock
+            planner_id=plans.planner_id,
+            heartbeat_seconds=plans.patience.heartbeat_seconds,
+            clock=clock,
+            metrics=metrics,
         )
-        self._waits = Waits(planner=planner, board=self._board, clock=clock)
+        self._waits = Waits(planner=planner, board=self._board, clock=clock, metrics=metrics)
 
     async def ListServices(self, request: pb.ListServicesRequest, context: _Context) -> pb.ListServicesResponse:  # noqa: N802 - the name in the proto
         """Services with their ports and endpoint counts."""

@@ -20,6 +20,7 @@ from pointsman_planner.core.convergence import Convergence, Decision, Laggard, Q
 from pointsman_planner.core.label_selector import parse_label_selector
 from pointsman_planner.core.messages import AckLevel
 from pointsman_planner.core.planner import Planner
+from pointsman_planner.metrics import ControlMetrics
 
 WAITS_MAX: Final = 256
 NAMES_MAX: Final = 5000
@@ -35,10 +36,11 @@ _PAUSE_SECONDS: Final = 0.01
 class Waits:
     """Serves WaitConverged for one planner."""
 
-    def __init__(self, *, planner: Planner, board: NodeBoard, clock: Clock) -> None:
+    def __init__(self, *, planner: Planner, board: NodeBoard, clock: Clock, metrics: ControlMetrics) -> None:
         self._planner = planner
         self._board = board
         self._clock = clock
+        self._metrics = metrics
         self._count = 0
         self._is_closed = False
 
@@ -62,12 +64,15 @@ class Waits:
             raise PeerError("nodes: no node is selected; what would be waited for?")
         convergence = Convergence(target, _quorum(request), chosen)
         if self._count >= WAITS_MAX:
+            self._metrics.refused.labels("too_many").inc()
             raise SlowConsumerError(f"{WAITS_MAX} calls wait here, as many as may; ask another planner")
         self._count += 1
+        self._metrics.waits.set(self._count)
         try:
             await self._until_decided(convergence, self._clock.monotonic() + timeout, frozenset(request.nodes.names))
         finally:
             self._count -= 1
+            self._metrics.waits.set(self._count)
         return _response(convergence.decision(), self._planner.position)
 
     async def _until_decided(self, convergence: Convergence, deadline: float, named: frozenset[str]) -> None:

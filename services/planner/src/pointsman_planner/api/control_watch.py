@@ -19,6 +19,7 @@ from pointsman_chassis.errors import SlowConsumerError, UnavailableError
 from pointsman_model.cluster import ClusterPosition, ObjectKey
 from pointsman_model.wire.positions import position_to_pb
 from pointsman_planner.core.watching import ChangeLog, Reader
+from pointsman_planner.metrics import ControlMetrics
 
 WATCHES_MAX: Final = 256
 _ITEMS_PER_MESSAGE: Final = 200
@@ -66,10 +67,11 @@ class Scope(Protocol):
 class Watches:
     """Serves watches of one planner."""
 
-    def __init__(self, *, planner_id: str, heartbeat_seconds: float, clock: Clock) -> None:
+    def __init__(self, *, planner_id: str, heartbeat_seconds: float, clock: Clock, metrics: ControlMetrics) -> None:
         self._planner_id = planner_id
         self._heartbeat_seconds = heartbeat_seconds
         self._clock = clock
+        self._metrics = metrics
         self._open: set[asyncio.Event] = set()
         self._is_closed = False
 
@@ -99,21 +101,28 @@ class Watches:
         """A place for one more watch; the event wakes it."""
         self.check_open()
         if len(self._open) >= WATCHES_MAX:
+            self._metrics.refused.labels("too_many").inc()
             raise SlowConsumerError(
                 f"this planner serves {WATCHES_MAX} watches, as many as it may; ask another planner"
             )
         wake = asyncio.Event()
         self._open.add(wake)
+        self._metrics.watches.set(len(self._open))
         return wake
 
     def leave(self, wake: asyncio.Event) -> None:
         """A watch is over."""
         self._open.discard(wake)
+        self._metrics.watches.set(len(self._open))
 
     def check_open(self) -> None:
         """Raises UnavailableError once this planner is going away."""
         if self._is_closed:
             raise UnavailableError("this planner is going away; watch at another one, with the same resume token")
+
+    def count_too_slow(self) -> None:
+        """A watch ends because its reader stood still while too much came and went."""
+        self._metrics.refused.labels("too_slow").inc()
 
     @property
     def heartbeat_seconds(self) -> float:
@@ -165,6 +174,7 @@ class _Watch:
         while True:
             self._watches.check_open()
             if reader.is_overrun:
+                self._watches.count_too_slow()
                 raise SlowConsumerError("more changed things than can be remembered wait for this reader; watch anew")
             wake.clear()
             position, taken = self._source.position, reader.take()
