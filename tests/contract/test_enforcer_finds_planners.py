@@ -79,6 +79,13 @@ async def test_the_service_account_of_the_pod_will_do_and_the_next_server_is_ask
     assert json.loads(body)["items"] == []
 
 
+def test_a_service_account_that_is_not_text_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "token").write_bytes(b"\xff")
+    (tmp_path / "ca.crt").write_bytes(b"\xff")
+    with pytest.raises(ApiAccessError, match="are text"):
+        service_account(("10.0.0.1:6443",), tmp_path)
+
+
 async def test_a_client_certificate_does_as_well_as_a_token(server: SliceServer, tmp_path: Path) -> None:
     server.slices = [slice_of(["10.0.0.1:7444"])]
     directory = server.authority_file.parent

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
+from pointsman_planner.core.messages import AckLevel
 from pointsman_planner.core.ownership import Member
 from support.cluster_objects import endpoint, endpoint_slice, node, service
 from support.enforcer_node import Node
@@ -71,6 +72,18 @@ async def test_an_enforcer_that_knows_any_planner_ends_at_its_owner(tmp_path: Pa
         owner, _, last = made.order
         async with Node(tmp_path).enforcer(made.servers[last].address):
             await eventually(lambda: made.serving() == [owner], "the owner serves, and nobody else")
+
+
+async def test_a_planner_is_told_what_was_read_back_from_the_kernel(tmp_path: Path) -> None:
+    async with planners() as made:
+        [owner, *_] = made.order
+        async with Node(tmp_path).enforcer(made.servers[owner].address):
+            await eventually(lambda: made.serving() == [owner], "the owner serves")
+            session = made.servers[owner].planner.sessions["node-1"]
+            await eventually(lambda: session.reached.nonce(AckLevel.VERIFIED) > 0, "all of it was verified")
+            verified = next(each for each in session.reached if each.level is AckLevel.VERIFIED)
+            assert verified.digest == made.servers[owner].planner.digest("node-1")
+            assert session.is_converged
 
 
 async def test_a_drained_owner_loses_no_change_and_the_kernel_no_service(tmp_path: Path) -> None:

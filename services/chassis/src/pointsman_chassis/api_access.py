@@ -119,6 +119,8 @@ def service_account(servers: tuple[str, ...], directory: Path = SERVICE_ACCOUNT)
         raise ApiAccessError(
             f"no service account in this pod: cannot read {error.filename}: {error.strerror}"
         ) from error
+    except UnicodeDecodeError as error:
+        raise ApiAccessError(f"{directory}: token and ca.crt are text: {error}") from error
     return ApiAccess(servers=tuple(map(_url, servers)), authority=authority, token=token.strip())
 
 
