@@ -85,6 +85,33 @@ async def test_a_planner_that_joins_is_given_its_nodes_and_no_other_moves() -> N
         await eventually(made.is_settled, "a change reaches every node")
 
 
+async def test_nodes_that_stay_hear_of_the_others_they_could_dial() -> None:
+    async with fleet(one_store(), objects(), "a") as made:
+        made.connect(NODES)
+        await eventually(made.is_settled, "every node is with its owner")
+        assert {len(each.candidates) for each in made.nodes.values()} == {1}
+        await made.add("b")
+        await eventually(made.is_settled, "the new planner has its nodes")
+
+        def know(count: int) -> bool:
+            return all(
+                len(each.candidates) == count and each.candidates[0].planner_id == each.planner
+                for each in made.nodes.values()
+            )
+
+        await eventually(lambda: know(2), "those that stayed know it, too")
+        stayed = [each for each in made.nodes.values() if len(each.moves) == 1]
+        assert stayed
+        assert {each.dials for each in stayed} == {1}
+        for each in made.nodes.values():
+            each.addresses = ()
+        moved = set(made.planners["a"].nodes)
+        await made.remove("a", is_crash=True)
+        await eventually(made.is_settled, "they go where they were told, knowing no other address")
+        assert {name for name, each in made.nodes.items() if each.gaps} == moved
+        await eventually(lambda: know(1), "and hear that there is no other any more")
+
+
 async def test_a_planner_that_drains_gives_its_nodes_away_before_it_ends() -> None:
     async with fleet(one_store(), objects(), "a", "b", "c") as made:
         made.connect(NODES)

@@ -60,6 +60,8 @@ class _Link:
             self.planner_id = message.welcome.planner_id
             self.owner.unreachable.discard(self.planner_id)
             self.owner.candidates = tuple(message.welcome.candidates)
+        elif message.heartbeat.candidates:
+            self.owner.candidates = tuple(message.heartbeat.candidates)
         elif message.HasField("redirect"):
             self.redirect = message.redirect
         elif message.HasField("transaction"):

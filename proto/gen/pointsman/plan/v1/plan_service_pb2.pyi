@@ -1460,6 +1460,7 @@ class Heartbeat(_message.Message):
     SENT_AT_FIELD_NUMBER: _builtins.int
     POSITION_FIELD_NUMBER: _builtins.int
     DIGEST_FIELD_NUMBER: _builtins.int
+    CANDIDATES_FIELD_NUMBER: _builtins.int
     digest: _builtins.int
     """From the enforcer: digest of the plan held."""
     @_builtins.property
@@ -1470,16 +1471,21 @@ class Heartbeat(_message.Message):
     def position(self) -> Global___Position:
         """Newest position: of the planner's plan, or programmed by the enforcer."""
 
+    @_builtins.property
+    def candidates(self) -> _containers.RepeatedCompositeFieldContainer[Global___Candidate]:
+        """From the planner: planners of this node, best first, when they are others than it said last; they replace `welcome.candidates`."""
+
     def __init__(
         self,
         *,
         sent_at: _timestamp_pb2.Timestamp | None = ...,
         position: Global___Position | None = ...,
         digest: _builtins.int = ...,
+        candidates: _abc.Iterable[Global___Candidate] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["position", b"position", "sent_at", b"sent_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["digest", b"digest", "position", b"position", "sent_at", b"sent_at"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["candidates", b"candidates", "digest", b"digest", "position", b"position", "sent_at", b"sent_at"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

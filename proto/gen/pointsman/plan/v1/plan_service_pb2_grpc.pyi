@@ -58,7 +58,8 @@ class PlanServiceStub:
      11. On disconnect the enforcer keeps everything programmed, without limit of time, and reconnects with jittered backoff.
      12. Any enforcer may dial any planner. `welcome.candidates` names the planners of this node, best first: the first is its owner. A planner that is
          not the owner sends `redirect` and no transactions, unless every candidate before it is in `hello.unreachable_planners`. The enforcer MUST then
-         dial the candidates in order, naming those it could not reach, and SHOULD keep the list through restarts.
+         dial the candidates in order, naming those it could not reach, and SHOULD keep the list through restarts. When the list becomes another one, a
+         `heartbeat` of the planner brings it; it is no call to move.
          The enforcer MAY also name a planner that sent it away because it drains, or with others in circles: the next one may not know yet.
      13. A planner that must give a node away (it drains, or another joined) sends `redirect` on a live stream. The enforcer MUST make before it breaks:
          it opens the new stream, keeps applying what the old one sends, and closes the old one when the first transaction of the new one is
@@ -118,7 +119,8 @@ class PlanServiceAsyncStub(PlanServiceStub):
      11. On disconnect the enforcer keeps everything programmed, without limit of time, and reconnects with jittered backoff.
      12. Any enforcer may dial any planner. `welcome.candidates` names the planners of this node, best first: the first is its owner. A planner that is
          not the owner sends `redirect` and no transactions, unless every candidate before it is in `hello.unreachable_planners`. The enforcer MUST then
-         dial the candidates in order, naming those it could not reach, and SHOULD keep the list through restarts.
+         dial the candidates in order, naming those it could not reach, and SHOULD keep the list through restarts. When the list becomes another one, a
+         `heartbeat` of the planner brings it; it is no call to move.
          The enforcer MAY also name a planner that sent it away because it drains, or with others in circles: the next one may not know yet.
      13. A planner that must give a node away (it drains, or another joined) sends `redirect` on a live stream. The enforcer MUST make before it breaks:
          it opens the new stream, keeps applying what the old one sends, and closes the old one when the first transaction of the new one is
@@ -174,7 +176,8 @@ class PlanServiceServicer(metaclass=_abc_1.ABCMeta):
      11. On disconnect the enforcer keeps everything programmed, without limit of time, and reconnects with jittered backoff.
      12. Any enforcer may dial any planner. `welcome.candidates` names the planners of this node, best first: the first is its owner. A planner that is
          not the owner sends `redirect` and no transactions, unless every candidate before it is in `hello.unreachable_planners`. The enforcer MUST then
-         dial the candidates in order, naming those it could not reach, and SHOULD keep the list through restarts.
+         dial the candidates in order, naming those it could not reach, and SHOULD keep the list through restarts. When the list becomes another one, a
+         `heartbeat` of the planner brings it; it is no call to move.
          The enforcer MAY also name a planner that sent it away because it drains, or with others in circles: the next one may not know yet.
      13. A planner that must give a node away (it drains, or another joined) sends `redirect` on a live stream. The enforcer MUST make before it breaks:
          it opens the new stream, keeps applying what the old one sends, and closes the old one when the first transaction of the new one is

@@ -64,6 +64,8 @@ class Handover:
         self._clock = clock
         self._random = random or Random()  # noqa: S311 - spreads load, guards nothing
         self._members: tuple[Member, ...] = ()
+        self.changes = 0
+        """How often the members changed."""
         self._is_draining = False
         self._changed = asyncio.Event()
 
@@ -75,6 +77,7 @@ class Handover:
     def set_members(self, members: Sequence[Member]) -> None:
         """Who serves now; nodes that belong elsewhere will be moved."""
         self._members = tuple(members)
+        self.changes += 1
         self._changed.set()
 
     # -- where a node belongs ----------------------------------------------------------------------------------------

@@ -31,7 +31,7 @@ from pointsman_planner.core import framing
 from pointsman_planner.core.messages import Conditions, Hello, Nack, Resync
 from pointsman_planner.core.node_session import NodeSession
 from pointsman_planner.core.override import OverrideChange
-from pointsman_planner.core.ownership import Verdict
+from pointsman_planner.core.ownership import Member, Verdict
 from pointsman_planner.core.planner import Applied, Batch, Planner
 from pointsman_planner.core.standing import Patience, Standings, connected_status, disconnected_status
 from pointsman_planner.core.status import NodeState, NodeStatus
@@ -72,6 +72,7 @@ class PlanService:
         self._checks_identity = checks_identity
         self._handover = handover
         self._entrance = entrance
+        self._told_changes = handover.changes
         self._streams: dict[str, PlanStream] = {}
         self._standings = Standings()
         self.planner_id = planner_id
@@ -151,7 +152,7 @@ class PlanService:
             return
         stream = self._open(hello, context)
         try:
-            await stream.carry(self._welcome(hello.node_name), lambda data: self._receive(stream, data))
+            await stream.carry(self._welcome(stream.candidates), lambda data: self._receive(stream, data))
         finally:
             self._close(stream)
         if stream.failure is not None:
@@ -160,7 +161,7 @@ class PlanService:
     async def _turn_away(self, context: Context, hello: Hello, verdict: Verdict) -> None:
         """Say where to go, and wait a while for the enforcer to hang up."""
         structlog.get_logger("plan_service").info("enforcer sent on", node=hello.node_name, reason=verdict.value)
-        await context.write(self._welcome(hello.node_name))
+        await context.write(self._welcome(self._handover.candidates(hello.node_name)))
         await context.write(self._handover.redirect(hello.node_name, verdict, grace_seconds=self._turned_away_seconds))
         try:
             async with asyncio.timeout(self._turned_away_seconds):
@@ -169,8 +170,7 @@ class PlanService:
         except TimeoutError:
             return
 
-    def _welcome(self, node: str) -> bytes:
-        candidates = self._handover.candidates(node)
+    def _welcome(self, candidates: Sequence[Member]) -> bytes:
         return framing.welcome(self.planner_id, self._interval, framing.CAPABILITIES, candidates)
 
     async def _hello(self, context: Context) -> Hello:
@@ -198,6 +198,7 @@ class PlanService:
         stream = self._streams[hello.node_name] = PlanStream(
             session, context, clock=self._clock, metrics=self._metrics, tracing=self._tracing
         )
+        stream.candidates = self._handover.candidates(hello.node_name)
         self._metrics.streams.set(len(self._streams))
         self._tell(self.status(session))
         structlog.get_logger("plan_service").info(
@@ -271,12 +272,20 @@ class PlanService:
                 refused=len(nack.failures),
             )
 
+    def _tell_candidates(self) -> None:
+        """After a change of membership: a node that stays must know whom to dial when its planner dies."""
+        if self._handover.changes != self._told_changes:
+            self._told_changes = self._handover.changes
+            for node, stream in self._streams.items():
+                stream.tell_candidates(self._handover.candidates(node))
+
     async def keep_time(self) -> None:
         """Ask for heartbeats and end silent streams, for ever."""
         while True:
             await self._clock.sleep(self._interval / 4)
             now = self._clock.monotonic()
             self._entrance.keep_time()
+            self._tell_candidates()
             for stream in list(self._streams.values()):
                 if stream.ends_at is not None and now >= stream.ends_at:
                     stream.finish()

@@ -21,6 +21,7 @@ from pointsman_chassis.tracing import AttributeValue, Tracing
 from pointsman_model.wire import WireError
 from pointsman_planner.core.messages import ProtocolViolationError
 from pointsman_planner.core.node_session import NodeSession
+from pointsman_planner.core.ownership import Member
 from pointsman_planner.metrics import PlannerMetrics
 
 NOTICES_MAX = 64
@@ -43,6 +44,9 @@ class PlanStream:
         """When the node was last sent elsewhere."""
         self.ends_at: float | None = None
         """When the stream is over, whatever the enforcer does."""
+        self.candidates: tuple[Member, ...] = ()
+        """The planners of the node, as the enforcer was told."""
+        self._are_candidates_new = False
         self._context = context
         self._clock = clock
         self._metrics = metrics
@@ -70,6 +74,13 @@ class PlanStream:
         """Write a heartbeat."""
         self._is_heartbeat_due = True
         self._wake.set()
+
+    def tell_candidates(self, candidates: tuple[Member, ...]) -> None:
+        """Write the planners of the node, if they are others than it was told."""
+        if candidates != self.candidates:
+            self.candidates = candidates
+            self._are_candidates_new = True
+            self.ask_heartbeat()
 
     def fail(self, error: PointsmanError) -> None:
         """End the stream with this error, also when a write is stuck."""
@@ -107,8 +118,9 @@ class PlanStream:
             while session.has_work:
                 await self._write_transaction()
             if self._is_heartbeat_due:
-                self._is_heartbeat_due = False
-                await self._context.write(session.heartbeat(now_ns=self._clock.wall_ns()))
+                candidates = self.candidates if self._are_candidates_new else ()
+                self._is_heartbeat_due = self._are_candidates_new = False
+                await self._context.write(session.heartbeat(now_ns=self._clock.wall_ns(), candidates=candidates))
                 self.sent_at = self._clock.monotonic()
 
     async def _write_transaction(self) -> None:

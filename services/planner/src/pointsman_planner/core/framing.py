@@ -150,11 +150,11 @@ def _duration(seconds: float) -> Duration:
     return duration
 
 
-def heartbeat(now_ns: int, position: ClusterPosition | None) -> bytes:
-    """Proof of life; `position` is given only when the node has everything up to it."""
+def heartbeat(now_ns: int, position: ClusterPosition | None, candidates: Iterable[Member] = ()) -> bytes:
+    """Proof of life; `position` is given only when the node has everything up to it, `candidates` when they are new."""
     sent_at = Timestamp()
     sent_at.FromNanoseconds(now_ns)
-    message = pb.Heartbeat(sent_at=sent_at)
+    message = pb.Heartbeat(sent_at=sent_at, candidates=map(_candidate, candidates))
     if position is not None:
         message.position.CopyFrom(position_to_pb(position))
     return pb.StreamNodePlanResponse(heartbeat=message).SerializeToString()

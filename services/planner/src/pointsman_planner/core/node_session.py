@@ -41,6 +41,7 @@ from pointsman_planner.core.messages import (
     Resync,
 )
 from pointsman_planner.core.origins import Origin, Origins
+from pointsman_planner.core.ownership import Member
 from pointsman_planner.core.plan_source import PlanSource
 from pointsman_planner.core.reached import ReachedLevels
 
@@ -324,10 +325,10 @@ class NodeSession:
         self._are_facts_dirty = self._is_probe_due = False
         self._origins.clear()
 
-    def heartbeat(self, *, now_ns: int) -> bytes:
-        """A heartbeat; it carries the planner's position when everything up to it was sent."""
+    def heartbeat(self, *, now_ns: int, candidates: Sequence[Member] = ()) -> bytes:
+        """A heartbeat; it carries the planner's position when everything up to it was sent, and candidates if new."""
         is_current = self._sent is not None and not self.has_pending
-        return framing.heartbeat(now_ns, self._source.position if is_current else None)
+        return framing.heartbeat(now_ns, self._source.position if is_current else None, candidates)
 
     # -- what others may ask -----------------------------------------------------------------------------------------
 
