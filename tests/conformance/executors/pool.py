@@ -31,7 +31,8 @@ class KernelPool:
         with contextlib.ExitStack() as stack:
             for executor in self._executors:
                 self._free.put(stack.enter_context(executor))
-            self._threads = stack.enter_context(ThreadPoolExecutor(len(self._executors), "conformance"))
+            self._threads = ThreadPoolExecutor(len(self._executors), "conformance")
+            stack.callback(self._threads.shutdown, cancel_futures=True)
             self._stack = stack.pop_all()
         return self
 
