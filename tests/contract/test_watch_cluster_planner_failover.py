@@ -55,7 +55,7 @@ async def test_another_watcher_is_tried_when_one_does_not_catch_up() -> None:
     async with following(first, stuck, third) as follower:
         await eventually(at(follower, "a", 5), "the first")
         first.queue.put_nowait(None)
-        await eventually(lambda: bool(stuck.requests), "the second is asked")
+        await eventually(lambda: follower.registry.value(HOLDING) == 1, "the second is found to be older")
         follower.now += 0.1  # its patience is over, the hold time is not
         await eventually(at(follower, "c", 5), "the third")
         assert follower.disconnects("older") == 1

@@ -101,7 +101,7 @@ def test_each_kind_is_compared_for_itself(kind: ObjectKind) -> None:
     assert kind.name.lower() in str(state.older())
 
 
-def test_what_is_removed_without_a_version_is_as_new_as_the_state_that_said_so() -> None:
+def test_what_is_removed_without_a_version_is_as_new_as_the_state_that_said_so_for_a_moment() -> None:
     world = held(put(WEB, 20), put(API, 30))
     state = world.stream()
     state.delta(1, [put(WEB, 20)], is_complete=True)
@@ -110,6 +110,9 @@ def test_what_is_removed_without_a_version_is_as_new_as_the_state_that_said_so()
     late = world.stream("e3")
     late.delta(1, [put(WEB, 20), put(API, 30)], is_complete=True)
     assert late.in_sync(1, ResourceVersions(services=69)) is None
+    world.now = 5.0
+    assert world.take(late.catch_up()), "an idle watcher is not shut out until its next bookmark"
+    assert not world.alarms
 
 
 def test_an_older_state_that_stays_the_only_one_is_believed_in_the_end_and_that_is_an_alarm() -> None:

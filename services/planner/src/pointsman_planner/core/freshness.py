@@ -3,7 +3,9 @@
 
 What a planner holds is as new as the newest change it took in, kind by kind: the *floor*. Another watcher, or the same
 one after a relist, is taken in only when it has read at least that far. Bookmarks do not raise the floor: two watchers
-with equal objects get theirs at different moments, and neither is older.
+with equal objects get theirs at different moments, and neither is older. A removal that names no version (somebody
+found it missing in a list) is as new as that list, bookmarks included; so it counts for a moment only, in which a
+watcher that merely lags catches up, and an idle one is not shut out until its next bookmark.
 
 An API server that was restored from a backup really is older, and never catches up. So what is older is believed after
 a time, with an alarm: long enough that a watcher that merely lags has caught up, and that somebody may look.
@@ -30,6 +32,8 @@ class FreshnessSettings:
     """From the first older state until one is taken in all the same."""
     patience_seconds: float = 2.0
     """How long one watcher is waited for before another is tried."""
+    removal_seconds: float = 5.0
+    """How long a removal without a version raises the floor."""
 
 
 class Freshness:
@@ -46,7 +50,16 @@ class Freshness:
         self._now = now
         self._on_older = on_older
         self._held_since: float | None = None
-        self.floor = ResourceVersions()
+        self._lasting = ResourceVersions()
+        self._passing = ResourceVersions()
+        self._passing_until = 0.0
+
+    @property
+    def floor(self) -> ResourceVersions:
+        """How far a watcher must have read now, at least."""
+        if self._now() >= self._passing_until:
+            return self._lasting
+        return ResourceVersions(*map(max, self._lasting, self._passing))
 
     @property
     def is_holding(self) -> bool:
@@ -72,7 +85,7 @@ class Freshness:
         if self._on_older is not None:
             self._on_older(self.describe(versions))
         self._held_since = None
-        self.floor = ResourceVersions()
+        self._lasting = self._passing = ResourceVersions()
         return True
 
     def describe(self, versions: ResourceVersions) -> str:
@@ -84,14 +97,15 @@ class Freshness:
         return f"the watcher has read {' and '.join(behind)}"
 
     def taken(self, changes: Iterable[Change], versions: ResourceVersions) -> None:
-        """These changes are held now; a removal that names no version is as new as the state it came with."""
+        """These changes are held now."""
         for change in changes:
             kind = change.key.kind
             version = version_number(change.resource_version)
-            if not version and change.value is None:
-                version = versions.of(kind)
-            if version > self.floor.of(kind):
-                self.floor = self.floor.having(kind, version)
+            if version > self._lasting.of(kind):
+                self._lasting = self._lasting.having(kind, version)
+            elif not version and change.value is None:
+                self._passing = self._passing.having(kind, versions.of(kind))
+                self._passing_until = self._now() + self.settings.removal_seconds
 
     def _missing(self, versions: ResourceVersions) -> list[ObjectKind]:
         return [kind for kind in versions.missing(self.floor) if versions.of(kind)]
