@@ -66,13 +66,17 @@ class OverrideFile:
 
     async def keep(self, source: Source) -> None:
         """Write what `source` gives some time after each change, and at the end; for ever."""
+        writing: asyncio.Future[None] | None = None
         try:
             while True:
                 await self._changed.wait()
                 await asyncio.sleep(_FLUSH_SECONDS)
                 self._changed.clear()
-                await asyncio.to_thread(self._write, *source())
+                writing = asyncio.ensure_future(asyncio.to_thread(self._write, *source()))
+                await asyncio.shield(writing)
         finally:
+            if writing is not None:
+                await writing  # two writers at once would spoil the file
             if self._changed.is_set():
                 self._write(*source())
 
