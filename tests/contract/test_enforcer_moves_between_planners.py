@@ -124,3 +124,29 @@ async def test_a_planner_that_dies_is_followed_by_the_second_candidate(tmp_path:
             assert node.vips() == {"172.30.0.1"}
         finally:
             await enforcer.__aexit__(None, None, None)
+
+
+async def test_a_candidate_that_a_heartbeat_told_of_is_dialled_and_is_no_call_to_move(tmp_path: Path) -> None:
+    node = Node(tmp_path)
+    async with scripted_planner() as joined:
+        async with scripted_planner() as first:
+            told = (first.candidate("first"), joined.candidate("joined"))
+            enforcer = node.enforcer(first.address)
+            await enforcer.__aenter__()
+            stream = await first.stream()
+            await serve(stream, "first", first.candidate("first"))
+            await stream.write(pb.StreamNodePlanResponse(heartbeat=pb.Heartbeat(candidates=told)))
+
+            def is_kept() -> bool:
+                path = tmp_path / "planners.json"
+                known = json.loads(path.read_text()) if path.exists() else {"candidates": []}
+                return [each["id"] for each in known["candidates"]] == ["first", "joined"]
+
+            await eventually(is_kept, "the candidates are on disk")
+            assert not stream.is_closed
+            assert joined.is_idle
+        try:
+            hello = await (await joined.stream()).welcome(planner_id="joined", candidates=told)
+            assert list(hello.unreachable_planners) == ["first"]
+        finally:
+            await enforcer.__aexit__(None, None, None)

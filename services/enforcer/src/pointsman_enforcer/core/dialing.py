@@ -149,6 +149,15 @@ class Dialer:
             self._doubt_at = now + self._patience.next()
         return []
 
+    def told(self, number: int, candidates: Sequence[Candidate]) -> list[Action]:
+        """The planners of this node are others than before. No call to move: that would be a redirect."""
+        stream = self._stream(number)
+        if stream is None or not candidates:
+            return []
+        stream.candidates = tuple(candidates)
+        self.directory.learn(candidates)
+        return []
+
     def served(self, number: int, now: float) -> list[Action]:
         """The first transaction of a stream is in the kernel: the other stream, if there is one, has had its time."""
         stream = self._stream(number)

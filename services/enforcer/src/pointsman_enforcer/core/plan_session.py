@@ -158,7 +158,7 @@ class PlanSession:
         self.is_in_sync = False
         self.planner_id = ""
         self.candidates: tuple[Candidate, ...] = ()
-        """Planners of this node, best first, as the welcome says."""
+        """Planners of this node, best first, as the welcome says, or a heartbeat since."""
         self.acknowledged_nonce = 0
 
     def open(self, now: float) -> list[Action]:
@@ -190,6 +190,8 @@ class PlanSession:
             return self._receive_part(message.transaction, now)
         if message.HasField("redirect"):
             return [Redirected(redirect_from_pb(message.redirect))]
+        if message.heartbeat.candidates:
+            self.candidates = candidates_from_pb(message.heartbeat.candidates) or self.candidates
         if message.HasField("affinity"):
             return [Remember(memory_from_pb(message.affinity))]
         return []

@@ -29,6 +29,8 @@ class ConnectionEvents:
     committed: Callable[[Connection, Commit], None]
     welcomed: Callable[[Connection], None]
     redirected: Callable[[Connection, Redirect], None]
+    candidates: Callable[[Connection], None]
+    """The planner told of others than before."""
     remember: Callable[[Sequence[RememberedClient]], None]
     resync: Callable[[], None]
     overflow: Callable[[], None]
@@ -95,6 +97,8 @@ class Connection:
             if message.HasField("welcome"):
                 self._schedule_tick()
                 self._events.welcomed(self)
+            elif message.heartbeat.candidates:
+                self._events.candidates(self)
 
     async def _write(self) -> None:
         while True:

@@ -88,6 +88,7 @@ class PlanStream:
             committed=self._committed,
             welcomed=self._welcomed,
             redirected=self._redirected,
+            candidates=self._candidates_told,
             remember=events.remember,
             resync=events.resync,
             overflow=events.overflow,
@@ -176,6 +177,11 @@ class PlanStream:
         self._log.info("planner reached", planner=session.planner_id, candidates=len(session.candidates))
         now = self._clock.monotonic()
         self._perform(self._dialer.welcomed(connection.number, session.planner_id, session.candidates, now))
+
+    def _candidates_told(self, connection: Connection) -> None:
+        session = connection.session
+        self._log.info("planners changed", planner=session.planner_id, candidates=len(session.candidates))
+        self._perform(self._dialer.told(connection.number, session.candidates))
 
     def _redirected(self, connection: Connection, redirect: Redirect) -> None:
         self._events.redirected()
