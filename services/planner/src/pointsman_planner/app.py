@@ -14,11 +14,14 @@ import structlog
 from pointsman.control.v1 import control_service_pb2_grpc
 from pointsman_chassis.clock import SystemClock
 from pointsman_chassis.errors import ConfigError
+from pointsman_chassis.guard import Guard, GuardMetrics
 from pointsman_chassis.http import HttpServer, Request, Response
 from pointsman_chassis.lifecycle import Stop, task_boundary
 from pointsman_chassis.metrics import Registry
 from pointsman_chassis.server import GrpcServer
 from pointsman_chassis.tracing import Tracing
+from pointsman_planner.access.gate import PlannerGate
+from pointsman_planner.access.reviews import Reviews, api_access
 from pointsman_planner.api import control_service, override_service, plan_service
 from pointsman_planner.api.control_service import ControlService
 from pointsman_planner.api.plan_service import PlanService
@@ -27,6 +30,7 @@ from pointsman_planner.core.freshness import FreshnessSettings
 from pointsman_planner.core.planner import Batch, Planner
 from pointsman_planner.core.priority import Priority
 from pointsman_planner.feed.cluster_feed import ClusterFeed
+from pointsman_planner.core.rights import Sight
 from pointsman_planner.health_page import health_page
 from pointsman_planner.metrics import ControlMetrics, PlannerMetrics, ShardingMetrics, StoreMetrics
 from pointsman_planner.override_parts import OverrideOptions, OverrideParts
@@ -83,7 +87,11 @@ class App:
         )
         self._overrides = self._make_overrides()
         self._server = GrpcServer(
-            address=settings.listen_address, security=settings.security, reflection_enabled=settings.reflection
+            address=settings.listen_address,
+            security=settings.security,
+            guard=self._make_guard(),
+            token_address=settings.access.tokens.listen_address,
+            reflection_enabled=settings.reflection,
         )
         self._in_sync = asyncio.Event()
 
@@ -100,7 +108,8 @@ class App:
         self._server.declare(control_service.SERVICE)
         self._overrides.serve(self._server)
         port = await self._server.start()
-        address = advertised_address(self._settings, port=port, pod_ip=os.environ.get("POD_IP", ""))
+        told_port = self._server.token_port if self._settings.access.tokens.is_advertised else port
+        address = advertised_address(self._settings, port=told_port, pod_ip=os.environ.get("POD_IP", ""))
         http = await self._start_http()
         structlog.get_logger("planner").info(
             "listening", address=self._settings.listen_address, port=port, planner=self._planner_id
@@ -141,6 +150,18 @@ class App:
             settings=self._settings.redis,
             key_prefix=self._settings.redis_key_prefix,
             metrics=self._store_metrics,
+    def _make_guard(self) -> Guard[Sight]:
+        settings, clock = self._settings, SystemClock()
+        gate = PlannerGate(
+            settings=settings.access,
+            is_plaintext=settings.security.insecure,
+            reviews=Reviews(lambda: api_access(settings.access), settings.access),
+            namespaces=lambda: {key.namespace for key in self._planner.cluster.services},
+            clock=clock,
+        )
+        metrics = GuardMetrics(self._registry, "pointsman_planner")
+        return Guard(gate=gate, limits=settings.limits, metrics=metrics, clock=clock)
+
         )
 
     def _make_overrides(self) -> OverrideParts:

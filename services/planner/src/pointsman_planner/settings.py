@@ -9,9 +9,11 @@ from typing import Any, Literal
 import msgspec
 
 from pointsman_chassis.duration import Duration
+from pointsman_chassis.guard import CallLimits
 from pointsman_chassis.logs import LogSettings
 from pointsman_chassis.settings import Settings, settings_as_data
-from pointsman_chassis.tls import TransportSecurity
+from pointsman_chassis.tls import TransportSecurity, is_local
+from pointsman_planner.access.settings import AccessSettings
 from pointsman_planner.store.connection import RedisSettings, shown_url
 
 KIND = "PlannerConfiguration"
@@ -126,6 +128,10 @@ class PlannerSettings(Settings, frozen=True, kw_only=True):
     """gRPC server reflection, for grpcurl and its like."""
     security: TransportSecurity = TransportSecurity()
     """Certificates of this process, or `insecure: true`."""
+    access: AccessSettings = AccessSettings()
+    """Who may ask for what."""
+    limits: CallLimits = CallLimits()
+    """How much callers may ask for."""
     logging: LogSettings = LogSettings()
     """Log level and format."""
 
@@ -133,6 +139,10 @@ class PlannerSettings(Settings, frozen=True, kw_only=True):
         """Refuse what cannot work."""
         if not self.watcher_addresses:
             raise ValueError("watcherAddresses: at least one watcher is needed")
+        if self.security.insecure:
+            remote = [each for each in (*self.watcher_addresses, self.listen_address) if not is_local(each)]
+            if remote:
+                raise ValueError(f"security: insecure: true is for loopback and unix sockets, not for {remote[0]}")
         if self.advertise_address and _HOST_AND_PORT.fullmatch(self.advertise_address) is None:
             raise ValueError(f"advertiseAddress: {self.advertise_address} is not host:port")
         if not 0 <= self.drain_period <= 600:

@@ -112,7 +112,8 @@ def advertised_address(settings: PlannerSettings, *, port: int, pod_ip: str) -> 
     """
     if settings.advertise_address:
         return settings.advertise_address
-    host = settings.listen_address.rpartition(":")[0]
+    tokens = settings.access.tokens
+    host = (tokens.listen_address if tokens.is_advertised else settings.listen_address).rpartition(":")[0]
     if host in _WILDCARDS:
         host = f"[{pod_ip}]" if ":" in pod_ip else pod_ip
     if host:

@@ -29,6 +29,7 @@ from pointsman_planner.api.endpoint_codec import report_to_pb
 from pointsman_planner.api.node_board import NodeBoard
 from pointsman_planner.api.paging import page_of
 from pointsman_planner.api.plan_service import PlanService
+from pointsman_planner.api.sight import sight_of
 from pointsman_planner.api.watch_scopes import EndpointScope, NodeScope, ServiceScope
 from pointsman_planner.core.assignment import plan_service
 from pointsman_planner.core.cluster_state import PlannedService
@@ -72,7 +73,9 @@ class ControlService(pb_grpc.ControlServiceServicer):
             keys = sorted(
                 key
                 for key, planned in services.items()
-                if request.namespace in {"", key.namespace} and selector.selects(dict(planned.state.service.labels))
+                if request.namespace in {"", key.namespace}
+                and sight_of(context).sees(key.namespace)
+                and selector.selects(dict(planned.state.service.labels))
             )
             page = page_of(keys, request.page_size, request.page_token)
             return pb.ListServicesResponse(
@@ -198,6 +201,7 @@ class ControlService(pb_grpc.ControlServiceServicer):
                 board=self._board,
                 namespace=request.namespace,
                 selector=_selector(request.label_selector),
+                sight=sight_of(context),
             )
             async for message in self._watches.watch(scope, request.resume_token, self._planner):
                 yield message
@@ -211,7 +215,13 @@ class ControlService(pb_grpc.ControlServiceServicer):
             if request.service.name and not request.service.namespace:
                 raise PeerError("service.namespace: is needed beside a name")
             key = ServiceKey(request.service.namespace, request.service.name)
-            scope = EndpointScope(planner=self._planner, board=self._board, service=key, node_name=request.node_name)
+            scope = EndpointScope(
+                planner=self._planner,
+                board=self._board,
+                service=key,
+                node_name=request.node_name,
+                sight=sight_of(context),
+            )
             async for message in self._watches.watch(scope, request.resume_token, self._planner):
                 yield message
 

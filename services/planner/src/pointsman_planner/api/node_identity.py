@@ -1,18 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whether the certificate of a caller names the node whose plan it asks for."""
+"""Whether a caller is the node whose plan it asks for, by its certificate or its token."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from typing import Any
 
-_IDENTITY_PROPERTIES = ("x509_common_name", "x509_subject_alternative_name")
+from pointsman_chassis.caller import certificate_caller
+from pointsman_chassis.guard import GuardedContext
 
 
-def identities(auth_context: Mapping[str, Iterable[bytes]]) -> frozenset[str]:
-    """The names in a peer's certificate, from gRPC's auth context."""
-    return frozenset(
-        value.decode("utf-8", "replace") for name in _IDENTITY_PROPERTIES for value in auth_context.get(name, ())
-    )
+def identities(context: Any) -> frozenset[str]:
+    """The names of a caller: those of its certificate, or the node that its token is bound to."""
+    caller = context.caller if isinstance(context, GuardedContext) else certificate_caller(context.auth_context())
+    return caller.names
 
 
 def may_stream(names: frozenset[str], node_name: str) -> bool:

@@ -14,7 +14,9 @@ from pointsman_chassis.errors import NotFoundError, NotInSyncError, PointsmanErr
 from pointsman_planner.api.override_codec import key_from_pb, override_from_pb, override_to_pb
 from pointsman_planner.api.override_desk import OverrideDesk
 from pointsman_planner.api.paging import page_of
+from pointsman_planner.api.sight import sight_of
 from pointsman_planner.core.override import Override, OverrideKey
+from pointsman_planner.core.rights import Sight
 from pointsman_planner.feed.override_feed import Ending
 
 SERVICE = "pointsman.control.v1.OverrideService"
@@ -74,7 +76,7 @@ class OverrideService(pb_grpc.OverrideServiceServicer):
         async with errors_to_status(context):
             self._require_in_sync()
             held = self._desk.feed.held
-            keys = sorted(key for key, each in held.items() if _is_wanted(each.override, request))
+            keys = sorted(key for key, each in held.items() if _is_wanted(each.override, request, sight_of(context)))
             page = page_of(keys, request.page_size, request.page_token)
             found = [override_to_pb(held[OverrideKey(*key)].override) for key in page.keys]
             return pb.ListOverridesResponse(overrides=found, next_page_token=page.next_token)
@@ -86,19 +88,21 @@ class OverrideService(pb_grpc.OverrideServiceServicer):
         """Overrides, and every change of them."""
         async with errors_to_status(context):
             self._require_in_sync()
-            async for message in self._watched(request):
+            async for message in self._watched(request, sight_of(context)):
                 yield message
 
-    async def _watched(self, request: pb.WatchOverridesRequest) -> AsyncIterator[pb.WatchOverridesResponse]:
+    async def _watched(
+        self, request: pb.WatchOverridesRequest, sight: Sight
+    ) -> AsyncIterator[pb.WatchOverridesResponse]:
         with self._desk.feed.subscribe() as subscription:
             present = [each.override for _, each in sorted(self._desk.feed.held.items())]
             for override in present:
-                if _is_wanted(override, request):
+                if _is_wanted(override, request, sight):
                     yield pb.WatchOverridesResponse(applied=override_to_pb(override))
             yield pb.WatchOverridesResponse(synced=pb.OverridesSynced())
             while True:
                 for override, ending in await subscription.take():
-                    if _is_wanted(override, request):
+                    if _is_wanted(override, request, sight):
                         yield _change_to_pb(override, ending)
 
     def _require_in_sync(self) -> None:
@@ -120,7 +124,9 @@ _REASONS = {
 }
 
 
-def _is_wanted(override: Override, request: pb.ListOverridesRequest | pb.WatchOverridesRequest) -> bool:
+def _is_wanted(override: Override, request: pb.ListOverridesRequest | pb.WatchOverridesRequest, sight: Sight) -> bool:
+    if not sight.sees(override.key.namespace):
+        return False
     if request.owner and override.owner != request.owner:
         return False
     service: types_pb2.NamespacedName = request.service

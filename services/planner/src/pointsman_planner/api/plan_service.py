@@ -8,7 +8,7 @@ All decisions are the core's. `plan_stream` moves the bytes of a stream, `handov
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -140,10 +140,10 @@ class PlanService:
             self._metrics.rejected.labels("hello").inc()
             await context.abort(grpc_status(error), str(error))
             return
-        if self._checks_identity and not may_stream(identities(context.auth_context()), hello.node_name):
+        if self._checks_identity and not may_stream(identities(context), hello.node_name):
             self._metrics.rejected.labels("identity").inc()
             await context.abort(
-                grpc.StatusCode.PERMISSION_DENIED, f"the certificate does not name node {hello.node_name}"
+                grpc.StatusCode.PERMISSION_DENIED, f"neither certificate nor token is that of node {hello.node_name}"
             )
             return
         verdict = self._handover.judge(hello.node_name, hello.unreachable_planners)

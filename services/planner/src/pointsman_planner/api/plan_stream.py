@@ -162,3 +162,6 @@ class PlanStream:
             self.fail(PeerError(f"node {self.session.node}: {error}"))
         except grpc.aio.BaseError as error:
             self.fail(UnavailableError(f"node {self.session.node}: the stream broke: {error}"))
+        except PointsmanError as error:
+            self._metrics.rejected.labels("protocol").inc()
+            self.fail(error)

@@ -17,16 +17,20 @@ from pointsman_planner.api.node_board import NodeBoard, node_key
 from pointsman_planner.core.endpoint_report import report_endpoints
 from pointsman_planner.core.label_selector import LabelSelector
 from pointsman_planner.core.planner import Planner
+from pointsman_planner.core.rights import EVERYTHING, Sight
 from pointsman_planner.core.watching import ChangeLog
 
 
 class ServiceScope:
     """Services of a namespace with some labels."""
 
-    def __init__(self, *, planner: Planner, board: NodeBoard, namespace: str, selector: LabelSelector) -> None:
+    def __init__(
+        self, *, planner: Planner, board: NodeBoard, namespace: str, selector: LabelSelector, sight: Sight = EVERYTHING
+    ) -> None:
         self._planner = planner
         self._namespace = namespace
         self._selector = selector
+        self._sight = sight
         self.log: ChangeLog = board.service_log
 
     def everything(self) -> Iterable[ObjectKey]:
@@ -35,7 +39,10 @@ class ServiceScope:
 
     def concerned(self, keys: Iterable[ObjectKey]) -> Sequence[ObjectKey]:
         """Services of the namespace; whether the labels fit is found when one is built."""
-        return [key for key in keys if key.kind is ObjectKind.SERVICE and self._namespace in {"", key.namespace}]
+        return [key for key in keys if key.kind is ObjectKind.SERVICE and self._is_in(key.namespace)]
+
+    def _is_in(self, namespace: str) -> bool:
+        return self._namespace in {"", namespace} and self._sight.sees(namespace)
 
     async def build(self, keys: Sequence[ObjectKey]) -> Built:
         """Summaries of those that are there and selected."""
@@ -63,10 +70,13 @@ class ServiceScope:
 class EndpointScope:
     """Endpoints of one Service, of a namespace, or of all, as one node sees them."""
 
-    def __init__(self, *, planner: Planner, board: NodeBoard, service: ServiceKey, node_name: str) -> None:
+    def __init__(
+        self, *, planner: Planner, board: NodeBoard, service: ServiceKey, node_name: str, sight: Sight = EVERYTHING
+    ) -> None:
         self._planner = planner
         self._service = service
         self._node = node_name
+        self._sight = sight
         self.log: ChangeLog = board.service_log
 
     def everything(self) -> Iterable[ObjectKey]:
@@ -106,7 +116,8 @@ class EndpointScope:
         return pb.EndpointChanges(services=built.updates, removals=map(_name_to_pb, built.removals))
 
     def _is_in(self, key: ServiceKey) -> bool:
-        return self._service.namespace in {"", key.namespace} and self._service.name in {"", key.name}
+        is_asked_for = self._service.namespace in {"", key.namespace} and self._service.name in {"", key.name}
+        return is_asked_for and self._sight.sees(key.namespace)
 
 
 class NodeSelection:
