@@ -29,8 +29,8 @@ from pointsman_planner.core.feed_state import GuardSettings, MassDeleteGuard
 from pointsman_planner.core.freshness import FreshnessSettings
 from pointsman_planner.core.planner import Batch, Planner
 from pointsman_planner.core.priority import Priority
-from pointsman_planner.feed.cluster_feed import ClusterFeed
 from pointsman_planner.core.rights import Sight
+from pointsman_planner.feed.cluster_feed import ClusterFeed
 from pointsman_planner.health_page import health_page
 from pointsman_planner.metrics import ControlMetrics, PlannerMetrics, ShardingMetrics, StoreMetrics
 from pointsman_planner.override_parts import OverrideOptions, OverrideParts
@@ -139,17 +139,6 @@ class App:
             await self._tracing.shutdown()
         return 0
 
-    def _make_store(self) -> Store:
-        address = parse_store_url(self._settings.redis_url)
-        if address.topology is Topology.MEMORY:
-            self._store_metrics.available.set(1)
-            return MemoryStore()
-        check_files(self._settings.redis)
-        return RedisStore(
-            address=address,
-            settings=self._settings.redis,
-            key_prefix=self._settings.redis_key_prefix,
-            metrics=self._store_metrics,
     def _make_guard(self) -> Guard[Sight]:
         settings, clock = self._settings, SystemClock()
         gate = PlannerGate(
@@ -162,6 +151,17 @@ class App:
         metrics = GuardMetrics(self._registry, "pointsman_planner")
         return Guard(gate=gate, limits=settings.limits, metrics=metrics, clock=clock)
 
+    def _make_store(self) -> Store:
+        address = parse_store_url(self._settings.redis_url)
+        if address.topology is Topology.MEMORY:
+            self._store_metrics.available.set(1)
+            return MemoryStore()
+        check_files(self._settings.redis)
+        return RedisStore(
+            address=address,
+            settings=self._settings.redis,
+            key_prefix=self._settings.redis_key_prefix,
+            metrics=self._store_metrics,
         )
 
     def _make_overrides(self) -> OverrideParts:

@@ -8,7 +8,7 @@ All decisions are the core's. `plan_stream` moves the bytes of a stream, `handov
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 

@@ -160,8 +160,8 @@ class PlanStream:
         except (WireError, ProtocolViolationError) as error:
             self._metrics.rejected.labels("protocol").inc()
             self.fail(PeerError(f"node {self.session.node}: {error}"))
-        except grpc.aio.BaseError as error:
-            self.fail(UnavailableError(f"node {self.session.node}: the stream broke: {error}"))
         except PointsmanError as error:
             self._metrics.rejected.labels("protocol").inc()
             self.fail(error)
+        except grpc.aio.BaseError as error:
+            self.fail(UnavailableError(f"node {self.session.node}: the stream broke: {error}"))
