@@ -32,7 +32,8 @@ class World:
         self.wrong: set[bytes] = set()
         self.reads: list[tuple[float, int]] = []
         self.verified: list[float] = []
-        self.mismatches: list[Programmed] = []
+        self.differences: list[float] = []
+        self.reports: list[Programmed] = []
         self.is_syncing = False
         self.breaks = False
         self.reconciler = SimpleNamespace(
@@ -51,7 +52,8 @@ class World:
                 is_syncing=lambda: self.is_syncing,
                 read=lambda count: self.reads.append((self.clock.monotonic(), count)),
                 verified=lambda _digest, _programmed: self.verified.append(self.clock.monotonic()),
-                mismatch=self.mismatches.append,
+                mismatch=lambda: self.differences.append(self.clock.monotonic()),
+                report=self.reports.append,
             ),
         )
 
@@ -145,23 +147,42 @@ async def test_a_difference_is_a_failure_until_the_service_is_programmed_again(w
     world.program(2, 5)
     world.wrong.add(b"\1")
     await world.clock.advance(1.0)
-    [report] = world.mismatches
+    [report] = world.reports
     assert [(each.key, each.stage) for each in report.failures] == [(key(1), Stage.VERIFY)]
     assert report.programmed_digest != report.digest
-    assert world.reconciler.failures.next_retry() <= world.clock.monotonic() + 1.0
     world.wrong.clear()
     world.reconciler.failures.clear(key(1))
     world.program(1, 5)
-    await world.clock.advance(1.0)
+    await world.clock.advance(10.0)
     assert world.verification.waiting == 0
-    assert len(world.mismatches) == 1
+    assert (len(world.reports), len(world.differences)) == (1, 1)
+
+
+async def test_a_difference_that_stays_is_told_once_and_looked_at_again(world: World) -> None:
+    world.program(1, 5)
+    world.wrong.add(b"\1")
+    await world.clock.advance(30.0)
+    assert len(world.reports) == 1
+    assert 4 <= len(world.differences) <= 7
+    assert key(1) in world.reconciler.failures
+
+
+async def test_a_difference_that_went_away_by_itself_is_told_as_recovered(world: World) -> None:
+    world.program(1, 5)
+    world.wrong.add(b"\1")
+    await world.clock.advance(1.0)
+    world.wrong.clear()
+    await world.clock.advance(10.0)
+    assert [report.recovered for report in world.reports] == [(), (key(1),)]
+    assert world.reports[-1].programmed_digest == world.reports[-1].digest
+    assert world.verified[-1] > world.differences[-1]
 
 
 async def test_a_kernel_that_does_not_answer_is_no_difference_and_no_proof(world: World) -> None:
     world.breaks = True
     world.program(1, 5)
     await world.clock.advance(1.0)
-    assert (world.mismatches, world.verified) == ([], [])
+    assert (world.differences, world.verified) == ([], [])
     world.breaks = False
     await world.clock.advance(12.0)
     assert world.elements == 5

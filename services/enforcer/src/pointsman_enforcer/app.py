@@ -254,12 +254,10 @@ class Enforcer:
         self._metrics.refused(is_cleanup=isinstance(error, LeftoversError))
         structlog.get_logger("app").error("sync failed; what is programmed stays; trying again", error=str(error))
 
-    def _mismatch(self, programmed: Programmed) -> None:
-        """A service is not as the kernel acknowledged it."""
-        self._metrics.verification_mismatches.inc()
+    def _report(self, programmed: Programmed) -> None:
+        """Something about services has become known that no transaction asked for."""
         if self._stream is not None:
             self._stream.report(None, programmed)
-        self._runner.request()
 
     def _verified(self, digest: int, programmed_digest: int) -> None:
         if self._stream is not None:
@@ -276,7 +274,8 @@ class Enforcer:
                 is_syncing=lambda: self._is_syncing,
                 read=self._metrics.verified_elements.inc,
                 verified=self._verified,
-                mismatch=self._mismatch,
+                mismatch=self._metrics.verification_mismatches.inc,
+                report=self._report,
             ),
         )
 

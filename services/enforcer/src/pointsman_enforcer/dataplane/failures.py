@@ -63,8 +63,8 @@ class FailureBook:
     def enter(self, key: ServiceKey, fault: Fault, now: float) -> bool:
         """Note a failure; whether it is news (another plan, or another stage than last time).
 
-        Only what the kernel refused, or lost, is tried again by itself: decoding and rendering give the same answer
-        each time.
+        Only what the kernel refused is tried again by itself: decoding and rendering give the same answer each time,
+        and what the kernel lost is for drift repair to put back.
         """
         before = self._failed.get(key)
         is_repeated = (
@@ -78,7 +78,7 @@ class FailureBook:
             planned_digest=fault.planned_digest,
             programmed_digest=fault.programmed_digest,
             attempts=attempts,
-            retry_at=now + delay if fault.stage in {Stage.APPLY, Stage.VERIFY} else NEVER,
+            retry_at=now + delay if fault.stage is Stage.APPLY else NEVER,
         )
         return not is_repeated
 

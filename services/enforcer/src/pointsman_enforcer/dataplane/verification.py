@@ -2,7 +2,7 @@
 """Reads back what was programmed, service by service, in quiet moments: the proof behind an ack of level VERIFIED.
 
 changed(service) ... synced -> quiet for a moment -> slices of elements, at a bounded pace -> verified
-                                                     one is not as acknowledged -> mismatch: nacked, and mended as drift
+                                                     one is not as acknowledged -> nacked, mended as drift, read again
 
 Only services that were programmed since they were last read are read, by their keys: the cost is that of what changed,
 and a node where nothing changes reads nothing. Slices run between syncs and never during one, so what is compared is
@@ -53,8 +53,10 @@ class VerificationEvents:
     """So many elements were read."""
     verified: Callable[[int, int], None]
     """Everything that was programmed was read back and found equal: digest of the plan, and of what the kernel has."""
-    mismatch: Callable[[Programmed], None]
-    """A service is not as the kernel acknowledged it: to be reported, and followed by a sync."""
+    mismatch: Callable[[], None]
+    """A service is not as the kernel acknowledged it; the dataplane knows of it and mends."""
+    report: Callable[[Programmed], None]
+    """Such a service failed, or is as planned again without our doing."""
 
 
 class Verification:
@@ -153,27 +155,47 @@ class Verification:
                 self._unverified[key] = rendering
                 self._offset += found.reads
             else:
-                del self._unverified[key]
+                self._equals(key)
             left -= max(found.reads, 1)
 
-    def _differs(self, key: ServiceKey, words: str) -> None:
-        """The service counts as failed until it is programmed again, which mending it comes before."""
+    def _equals(self, key: ServiceKey) -> None:
         del self._unverified[key]
+        failed = self._reconciler.failures.get(key)
+        if failed is not None and failed.stage is Stage.VERIFY:
+            self._reconciler.failures.clear(key)
+            self._report(recovered=(key,))
+
+    def _differs(self, key: ServiceKey, words: str) -> None:
+        """The service counts as failed until it was mended and programmed again, or is found equal after all."""
+        del self._unverified[key]
+        self._events.mismatch()
         message = f"the kernel holds something else than it acknowledged, which is being put right: {words}"
-        structlog.get_logger("verification").error("kernel is not as acknowledged", service=str(key), differs=words)
         plan = self._store.get(key)
         planned = 0 if plan is None else plan_digest(key, plan)
         fault = Fault(stage=Stage.VERIFY, message=message, planned_digest=planned, programmed_digest=0)
-        failures = self._reconciler.failures
-        failures.enter(key, fault, self._clock.monotonic())
-        self._events.mismatch(
+        self._clock.call_later(self._pace.deferral_seconds_max, lambda: self._look_again(key))
+        if self._reconciler.failures.enter(key, fault, self._clock.monotonic()):
+            log = structlog.get_logger("verification")
+            log.error("kernel is not as acknowledged", service=str(key), differs=words)
+            self._report(failures=(Failure(key=key, stage=Stage.VERIFY, message=message),))
+
+    def _look_again(self, key: ServiceKey) -> None:
+        """A service that was not put right since may be as planned all the same."""
+        if key in self._reconciler.failures:
+            self._unverified.setdefault(key, None)
+            self.synced()
+
+    def _report(self, *, failures: tuple[Failure, ...] = (), recovered: tuple[ServiceKey, ...] = ()) -> None:
+        digest = self._store.digest
+        self._events.report(
             Programmed(
                 nonce=0,
                 position=self._store.position,
-                digest=self._store.digest,
-                programmed_digest=failures.correct(self._store.digest),
+                digest=digest,
+                programmed_digest=self._reconciler.failures.correct(digest),
                 applied_at_ns=self._clock.wall_ns(),
-                failures=(Failure(key=key, stage=Stage.VERIFY, message=message),),
+                failures=failures,
+                recovered=recovered,
                 drift=self._reconciler.drift.report,
             )
         )
