@@ -27,7 +27,7 @@ SETTINGS: Final[dict[str, tuple[type[Settings], ModuleType]]] = {
 # What a pod is told by the platform and the lab's processes by their files.
 ONLY_IN_THE_LAB: Final = {
     "watcher": {"kubernetes"},
-    "planner": {"plannerID", "redis"},
+    "planner": {"plannerID", "redis", "access"},
     "enforcer": {"hostnameOverride", "clusterCIDR"},
 }
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pointsman_lab.net.topology import CLUSTER_CIDRS, DualStack, MemberPlace, NodePlace, Topology
-from pointsman_lab.pki import Pki
+from pointsman_lab.pki import ADMIN_NAME, Pki
 from pointsman_lab.settings import LabSettings
 from pointsman_lab.statedir import StateDirectory
 
@@ -78,6 +78,12 @@ def planner_plan(site: Site, member: MemberPlace) -> ServicePlan:
         "metricsBindAddress": _at(member.address, PLANNER_METRICS_PORT),
         # People delete everything in a lab, and do not want to wait a minute for it.
         "massDeleteGuard": {"holdFor": "2s"},
+        "access": {
+            "rules": [
+                {"groups": ["system:authenticated"], "namespaces": ["*"]},
+                {"users": [ADMIN_NAME], "verbs": ["*"], "namespaces": ["*"]},
+            ]
+        },
         "security": _security(site, member.name),
     }
     if "redis" in site.settings.services:
