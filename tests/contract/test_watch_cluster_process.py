@@ -218,6 +218,7 @@ async def test_a_wrong_configuration_ends_it_with_status_2_and_the_reason(
         "apiVersion": "config.pointsman.io/v1alpha1",
         "kind": "WatcherConfiguration",
         "kubernetes": {"kubeconfig": str(tmp_path / "good")},
+        "listenAddress": "127.0.0.1:0",
     }
     (tmp_path / "wrong.yaml").write_text(json.dumps({**base, **document}))
     environment = {name: value for name, value in os.environ.items() if not name.startswith("KUBE")}

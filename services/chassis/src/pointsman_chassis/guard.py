@@ -180,6 +180,7 @@ class Guard(grpc.aio.ServerInterceptor, Generic[G]):
         try:
             with self._place():
                 context.caller = await self._gate.identify(context)
+                self._seconds_left(context.caller)
                 with self._place_of(_key(context)):
                     return await self._authorized(method, handler, context)
         except PointsmanError as error:
@@ -287,19 +288,24 @@ class Guard(grpc.aio.ServerInterceptor, Generic[G]):
         caller = context.caller
         interval = self._gate.recheck_seconds(caller, method)
         while True:
-            left = math.inf if caller.expires_at is None else caller.expires_at - self._clock.wall_ns() / 1e9
-            if left <= 0:
-                raise UnauthenticatedError(
-                    f"the {caller.proof.value} with which this stream began has expired; come back with the present one"
-                )
+            left = self._seconds_left(caller)
             if math.isinf(min(interval, left)):
                 return
             await self._clock.sleep(min(interval, left, _LOOK_SECONDS_MAX))
             if not math.isinf(interval):
                 try:
                     await self._gate.recheck(context, method, request)
-                except UnavailableError:
+                except (UnavailableError, OverloadError):
                     continue
+
+    def _seconds_left(self, caller: Caller) -> float:
+        """How long the proof is good. TLS looks at a certificate only when a connection begins, and that can last."""
+        left = math.inf if caller.expires_at is None else caller.expires_at - self._clock.wall_ns() / 1e9
+        if left <= 0:
+            raise UnauthenticatedError(
+                f"the {caller.proof.value} of {caller} has expired; connect again with the present one"
+            )
+        return left
 
 
 def _behaviour(handler: Any) -> Callable[[Any, Any], Any]:

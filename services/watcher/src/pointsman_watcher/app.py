@@ -14,6 +14,7 @@ import structlog
 
 from pointsman_chassis.clock import SystemClock
 from pointsman_chassis.errors import ConfigError
+from pointsman_chassis.guard import Guard, GuardMetrics
 from pointsman_chassis.http import Handler, HttpServer, Request, Response, metrics_handler
 from pointsman_chassis.lifecycle import Stop, task_boundary
 from pointsman_chassis.metrics import Registry
@@ -21,6 +22,7 @@ from pointsman_chassis.server import GrpcServer
 from pointsman_chassis.settings import settings_as_data
 from pointsman_chassis.tracing import Tracing
 from pointsman_watcher.api.cluster_service import SERVICE_NAME, ClusterService
+from pointsman_watcher.api.gate import WatcherGate
 from pointsman_watcher.core.object_store import ObjectStore
 from pointsman_watcher.core.resources import RESOURCES, Resource
 from pointsman_watcher.feed import ClusterFeed
@@ -45,8 +47,13 @@ async def run_watcher(settings: WatcherSettings, stop: Stop) -> int:
     feed = ClusterFeed(store=store, tracing=tracing, metrics=metrics, clock=clock)
     access = Access(kubeconfig=settings.kubernetes.kubeconfig, context=settings.kubernetes.context, clock=clock)
     client = KubeClient(access, settings.kubernetes)
+    gate = WatcherGate(planners=settings.planners, is_plaintext=settings.security.insecure)
+    guard = Guard(gate=gate, limits=settings.limits, metrics=GuardMetrics(registry, "pointsman_watcher"), clock=clock)
     server = GrpcServer(
-        address=settings.listen_address, security=settings.security, reflection_enabled=settings.reflection
+        address=settings.listen_address,
+        security=settings.security,
+        guard=guard,
+        reflection_enabled=settings.reflection,
     )
     service = ClusterService(feed, settings=settings.stream, metrics=metrics, clock=clock)
     server.add_raw_service(SERVICE_NAME, service.methods())

@@ -3,6 +3,7 @@
 
 from typing import Final, Literal
 
+from pointsman_chassis.guard import CallLimits
 from pointsman_chassis.logs import LogSettings
 from pointsman_chassis.settings import Duration, Settings
 from pointsman_chassis.tls import TransportSecurity
@@ -88,7 +89,11 @@ class WatcherSettings(Settings, frozen=True, kw_only=True):
     metrics_bind_address: str = "127.0.0.1:10251"
     """Where `/metrics`, `/healthz`, `/livez`, `/readyz` and `/configz` are served; empty: nowhere."""
     security: TransportSecurity = TransportSecurity()
-    """TLS of the stream to planners, or `insecure: true` for plaintext."""
+    """TLS of the stream to planners, or `insecure: true` for plaintext within the machine."""
+    planners: tuple[str, ...] = ("pointsman-planner",)
+    """Who may follow the cluster: names of which a planner's certificate has one, as common name or alternative."""
+    limits: CallLimits = CallLimits()
+    """How much callers may ask for."""
     reflection: bool = False
     """Whether the gRPC server answers reflection, for debugging with grpcurl."""
     kubernetes: KubernetesSettings = KubernetesSettings()

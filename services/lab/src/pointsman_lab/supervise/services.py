@@ -62,6 +62,7 @@ def watcher_plan(site: Site, member: MemberPlace) -> ServicePlan:
         "kubernetes": {"kubeconfig": str(site.state.internal_kubeconfig)},
         "listenAddress": _at(member.address, WATCHER_PORT),
         "metricsBindAddress": _at(member.address, WATCHER_METRICS_PORT),
+        "planners": [planner.name for planner in site.topology.planners],
         "security": _security(site, member.name),
     }
     return _plan(member.name, member.name, config, site, "watcher")

@@ -73,12 +73,8 @@ class PlannerGate:
             return PLAINTEXT
         token = _bearer(context.invocation_metadata()) if self._takes_tokens else ""
         if token:
-            caller = await self._holder(token, peer_host(context.peer()))
-        else:
-            caller = certificate_caller(context.auth_context())
-        if caller.expires_at is not None and caller.expires_at <= self._clock.wall_ns() / 1e9:
-            raise UnauthenticatedError(f"the {caller.proof.value} of {caller} has expired; show the present one")
-        return caller
+            return await self._holder(token, peer_host(context.peer()))
+        return certificate_caller(context.auth_context())
 
     async def authorize(self, caller: Caller, method: str, request: Any) -> Sight:
         """See `Gate.authorize`: what the caller sees of the answer."""
