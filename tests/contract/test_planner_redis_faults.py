@@ -46,8 +46,14 @@ class Lone:
     @property
     def page(self) -> dict[str, Any]:
         planner = self.planner
-        parts = {"planner": planner.served.planner, "shard": planner.shard, "store": planner.store}
-        return dict(msgspec.json.decode(health_page(planner_id="a", **parts).body))
+        page = health_page(
+            planner_id="a",
+            planner=planner.served.planner,
+            shard=planner.shard,
+            store=planner.store,
+            affinity=planner.affinity.records,
+        )
+        return dict(msgspec.json.decode(page.body))
 
     @property
     def is_available(self) -> bool:

@@ -11,6 +11,7 @@ from pointsman_chassis.metrics import Registry
 from pointsman_chassis.server import GrpcServer
 from pointsman_chassis.tls import TransportSecurity
 from pointsman_model.cluster import ClusterObject
+from pointsman_planner.affinity_parts import AffinityParts
 from pointsman_planner.api import plan_service
 from pointsman_planner.core.ownership import Member, candidates
 from pointsman_planner.metrics import ShardingMetrics, StoreMetrics
@@ -45,6 +46,15 @@ class FleetPlanner:
             clock=SystemClock(),
         )
         self.served = PlanServer(planner_id=name, heartbeat_seconds=0.5, shard=self.shard, shared=store)
+        self.affinity = AffinityParts(
+            planner=self.served.planner,
+            plans=self.served.plans,
+            store=store,
+            replicas=self.replicas,
+            registry=self.registry,
+            store_metrics=metrics,
+            clock=SystemClock(),
+        )
         self.server = GrpcServer(address="127.0.0.1:0", security=TransportSecurity(insecure=True))
         self.server.add_raw_service(plan_service.SERVICE, self.served.plans.methods())
         self.address = ""
@@ -64,7 +74,7 @@ class FleetPlanner:
         """Listen, be in sync, join."""
         self.address = f"127.0.0.1:{await self.server.start()}"
         parts = (self.store.run(), self.replicas.run(), self.shard.run(lambda: self.served.plans.streams))
-        others = (self.served.store.run(), self.served.plans.keep_time())
+        others = (self.served.store.run(), self.served.plans.keep_time(), self.affinity.run())
         self._tasks = [asyncio.create_task(part) for part in (*parts, *others)]
         self.served.put(*objects)
         self.shard.join(self.address)

@@ -22,6 +22,7 @@ from pointsman_chassis.server import GrpcServer
 from pointsman_chassis.tracing import Tracing
 from pointsman_planner.access.gate import PlannerGate
 from pointsman_planner.access.reviews import Reviews, api_access
+from pointsman_planner.affinity_parts import AffinityParts
 from pointsman_planner.api import control_service, override_service, plan_service
 from pointsman_planner.api.control_service import ControlService
 from pointsman_planner.api.plan_service import PlanService
@@ -86,6 +87,15 @@ class App:
             checks_identity=not settings.security.insecure,
         )
         self._overrides = self._make_overrides()
+        self._affinity = AffinityParts(
+            planner=self._planner,
+            plans=self._plans,
+            store=self._store,
+            replicas=self._replicas,
+            registry=self._registry,
+            store_metrics=self._store_metrics,
+            clock=SystemClock(),
+        )
         self._server = GrpcServer(
             address=settings.listen_address,
             security=settings.security,
@@ -123,6 +133,7 @@ class App:
                     tasks.create_task(task_boundary("replicas", self._replicas.run())),
                     tasks.create_task(task_boundary("node status", self._statuses.run())),
                     tasks.create_task(task_boundary("overrides", self._overrides.run())),
+                    tasks.create_task(task_boundary("affinity", self._affinity.run())),
                     tasks.create_task(task_boundary("readiness", self._become_ready(address))),
                     tasks.create_task(task_boundary("shard", self._shard.run(lambda: self._plans.streams))),
                 ]
@@ -260,7 +271,13 @@ class App:
         return Response(body=b"not in sync with any watcher yet\n", status=503)
 
     def _statusz(self, _request: Request) -> Response:
-        return health_page(planner_id=self._planner_id, planner=self._planner, shard=self._shard, store=self._store)
+        return health_page(
+            planner_id=self._planner_id,
+            planner=self._planner,
+            shard=self._shard,
+            store=self._store,
+            affinity=self._affinity.records,
+        )
 
     def _configz(self, _request: Request) -> Response:
         return Response(body=msgspec.json.encode(shown_settings(self._settings)), content_type="application/json")

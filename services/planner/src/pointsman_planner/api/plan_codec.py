@@ -16,9 +16,11 @@ from pointsman_model.digest import BUCKET_COUNT
 from pointsman_model.names import ServiceKey
 from pointsman_model.wire import WireError
 from pointsman_model.wire.plan import settings_from_pb
+from pointsman_model.wire.remembered import memory_from_pb
 from pointsman_planner.core.messages import (
     Ack,
     AckLevel,
+    AffinityReport,
     Condition,
     Conditions,
     Drift,
@@ -64,7 +66,14 @@ def decode_message(data: bytes) -> Message:
     if kind == "hello":
         return _hello(request.hello)
     if not request.ByteSize():
-        raise WireError("no message is set: expected hello, ack, nack, heartbeat, resync or conditions")
+        raise WireError("no message is set: expected hello, ack, nack, heartbeat, resync, conditions or affinity")
+    return _other(kind, request)
+
+
+def _other(kind: str | None, request: pb.StreamNodePlanRequest) -> Message:
+    """Messages beside those that plans need."""
+    if kind == "affinity":
+        return AffinityReport(clients=tuple(memory_from_pb(request.affinity)))
     return _conditions(request.conditions) if kind == "conditions" else Unknown()
 
 

@@ -8,7 +8,7 @@ All decisions are the core's. `plan_stream` moves the bytes of a stream, `handov
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -20,6 +20,8 @@ from pointsman_chassis.clock import Clock
 from pointsman_chassis.errors import PeerError, PointsmanError, StaleVersionError, UnavailableError, grpc_status
 from pointsman_chassis.server import raw_stream_stream
 from pointsman_chassis.tracing import Tracing
+from pointsman_model.names import ServiceKey
+from pointsman_model.remembered import RememberedClient
 from pointsman_model.wire import WireError
 from pointsman_planner.api.condition_report import ConditionReport
 from pointsman_planner.api.entrance import Entrance
@@ -28,7 +30,7 @@ from pointsman_planner.api.node_identity import identities, may_stream
 from pointsman_planner.api.plan_codec import decode_message
 from pointsman_planner.api.plan_stream import Context, PlanStream
 from pointsman_planner.core import framing
-from pointsman_planner.core.messages import Conditions, Hello, Nack, Resync
+from pointsman_planner.core.messages import AffinityReport, Conditions, Hello, Nack, Resync
 from pointsman_planner.core.node_session import NodeSession
 from pointsman_planner.core.override import OverrideChange
 from pointsman_planner.core.ownership import Member, Verdict
@@ -79,6 +81,10 @@ class PlanService:
         self.patience = Patience(heartbeat_seconds=heartbeat_interval_seconds)
         self.on_status: Callable[[NodeStatus], None] | None = None
         """Told of every status that is reported; for whoever watches."""
+        self.on_affinity: Callable[[Collection[RememberedClient]], None] | None = None
+        """Told of clients that a node remembers and other nodes would send elsewhere."""
+        self.on_services: Callable[[Iterable[ServiceKey]], None] | None = None
+        """Told of the services of which any fact changed, once their streams are awake."""
 
     def methods(self) -> Mapping[str, grpc.RpcMethodHandler[Any, Any]]:
         """For `GrpcServer.add_raw_service`."""
@@ -123,6 +129,8 @@ class PlanService:
         if not was_in_sync and self._planner.is_in_sync:
             for stream in self._streams.values():
                 self._let_in(stream)
+        if self.on_services is not None:
+            self.on_services(applied.touched_services)
         if was_in_sync:
             self._metrics.compute.observe((ended_ns - started_ns) / 1e9)
         for traceparent in applied.traceparents:
@@ -235,11 +243,17 @@ class PlanService:
     def _receive(self, stream: PlanStream, data: bytes) -> None:
         session, now_ns = stream.session, self._clock.wall_ns()
         message = decode_message(data)
+        if isinstance(message, AffinityReport):
+            session.last_heard_ns = now_ns
+            if self.on_affinity is not None:
+                self.on_affinity(message.clients)
+            return
         mismatches, conditions = session.mismatches, session.conditions
         acknowledged = session.receive(message, now_ns=now_ns)
         if session.mismatches != mismatches:
             self._metrics.mismatches.inc(session.mismatches - mismatches)
         if acknowledged is not None:
+            stream.is_served = True
             self._entrance.done(stream)
             self._metrics.acknowledged.observe(max(now_ns - acknowledged.built_ns, 0) / 1e9)
             for traceparent in acknowledged.traceparents:

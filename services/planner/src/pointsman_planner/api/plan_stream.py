@@ -47,6 +47,10 @@ class PlanStream:
         self.candidates: tuple[Member, ...] = ()
         """The planners of the node, as the enforcer was told."""
         self._are_candidates_new = False
+        self.is_served = False
+        """Whether the node's kernel has had a whole plan from this stream."""
+        self.affinity_place = 0
+        """Up to where the node was told of clients to remember."""
         self._context = context
         self._clock = clock
         self._metrics = metrics
@@ -61,6 +65,11 @@ class PlanStream:
     def wake(self) -> None:
         """The session may have something to send."""
         self._wake.set()
+
+    @property
+    def waiting(self) -> int:
+        """Messages beside transactions that are not written yet."""
+        return len(self._notices)
 
     def send(self, message: bytes) -> bool:
         """Write this message soon, after those given before; False when too many wait already."""

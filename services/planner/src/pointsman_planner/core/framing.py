@@ -21,11 +21,13 @@ from pointsman.plan.v1 import plan_service_pb2 as pb
 from pointsman.types.v1 import types_pb2
 from pointsman_model.cluster import ClusterPosition
 from pointsman_model.names import Family, ServiceKey
+from pointsman_model.remembered import RememberedClient
 from pointsman_model.wire.positions import position_to_pb
+from pointsman_model.wire.remembered import memory_to_pb
 from pointsman_planner.core.ownership import Member
 
 MESSAGE_BYTES_MAX = 1 << 20
-CAPABILITIES = ("conditions",)
+CAPABILITIES = ("affinity", "conditions")
 """Of this planner, as proto/README.md names them."""
 ITEM_BYTES_MAX = MESSAGE_BYTES_MAX - (32 << 10)
 """Room for fields in one part; the rest is for the head: buckets (3 KiB), node facts and 64 origins."""
@@ -148,6 +150,11 @@ def _duration(seconds: float) -> Duration:
     duration = Duration()
     duration.FromNanoseconds(round(seconds * 1e9))
     return duration
+
+
+def affinity(clients: Iterable[RememberedClient]) -> bytes:
+    """Clients to remember, at most `wire.remembered.ENTRIES_SENT_MAX`."""
+    return pb.StreamNodePlanResponse(affinity=memory_to_pb(clients)).SerializeToString()
 
 
 def heartbeat(now_ns: int, position: ClusterPosition | None, candidates: Iterable[Member] = ()) -> bytes:

@@ -9,6 +9,7 @@ from enum import IntEnum
 from pointsman_model.cluster import ClusterPosition
 from pointsman_model.names import ServiceKey
 from pointsman_model.plan import DataplaneSettings
+from pointsman_model.remembered import RememberedClient
 
 
 class ProtocolViolationError(Exception):
@@ -125,8 +126,15 @@ class Resync:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class AffinityReport:
+    """Clients that the node remembers and that other nodes would send elsewhere."""
+
+    clients: tuple[RememberedClient, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Unknown:
     """A message of a kind that only newer enforcers know; passed over."""
 
 
-Message = Hello | Ack | Nack | Heartbeat | Resync | Conditions | Unknown
+Message = Hello | Ack | Nack | Heartbeat | Resync | Conditions | AffinityReport | Unknown
