@@ -264,8 +264,11 @@ async def test_a_planner_that_starts_without_its_store_has_what_is_on_disk(tmp_p
             second.put(*OBJECTS)
             assert second.endpoints() == ONE
             await redis.start()
-            assert await second.replicas.loaded(20)
+            async with asyncio.timeout(20):
+                while len(await redis.ask("HKEYS", AREA)) < 3:
+                    await asyncio.sleep(0.02)
             assert second.endpoints() == ONE, "the store came back empty and was given it"
+            await eventually(lambda: second.parts.records._replica.is_loaded, "it is followed again")
             await second.stub.DeleteOverride(pb.DeleteOverrideRequest(name=made.name, etag=made.etag))
             assert second.endpoints() == BOTH
 
