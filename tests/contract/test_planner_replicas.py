@@ -2,7 +2,7 @@
 """Replicas of followed areas: equal to the store within a moment, whatever happens to the log or to the store."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -11,7 +11,7 @@ import pytest
 from pointsman_chassis.metrics import Registry
 from pointsman_planner.metrics import StoreMetrics
 from pointsman_planner.store.memory_store import MemoryStore
-from pointsman_planner.store.port import Area, Store, Write
+from pointsman_planner.store.port import Area, Committed, Store, Write
 from pointsman_planner.store.replica import Replica
 from pointsman_planner.store.replicas import Replicas
 from support.plan_server import eventually
@@ -146,6 +146,36 @@ async def test_an_emptied_store_is_given_back_what_the_planners_hold(tmp_path: P
         assert (found["k0"].value, found["for ever"].expires_at) == (b"v", None)
         assert found["k0"].expires_at is not None
         await writer.close()
+
+
+class Forgetful(MemoryStore):
+    """Loses everything once more, after so many further commits."""
+
+    commits_left: int | None = None
+
+    async def commit(self, area: Area, writes: Sequence[Write], *, version_floor: int = 0) -> Committed:
+        done = await super().commit(area, writes, version_floor=version_floor)
+        if self.commits_left is not None:
+            self.commits_left -= 1
+            if self.commits_left == 0:
+                self.lose()
+        return done
+
+
+@pytest.mark.parametrize("commits", [1, 2, 3])
+async def test_a_store_that_is_emptied_again_while_it_is_rebuilt_costs_nothing(commits: int) -> None:
+    store = Forgetful()
+    async with following(store) as follower:
+        for number in range(1_200):
+            version = await put(store, f"k{number}", b"v")
+        assert await follower.replicas.reached(follower.replica, version, 20)
+        told = len(follower.told)
+        store.commits_left = commits
+        store.lose()
+        await eventually(lambda: (store.commits_left or 1) <= 0, "it was lost a second time")
+        await eventually(lambda: follower.rebuilds > 1 and follower.replica.applied_version > version, "it is rebuilt")
+        assert len((await store.page(AREA)).records) == len(follower.values) == 1_200
+        assert not any(value is None for changes in follower.told[told:] for value in changes.values())
 
 
 async def test_a_store_set_back_is_brought_forward(tmp_path: Path) -> None:

@@ -192,7 +192,7 @@ class RedisStore:
 
     async def close(self) -> None:
         """See `Store`."""
-        await self._client.aclose()
+        await self._close_client(self._client)
 
     # -- commands ----------------------------------------------------------------------------------------------------
 
@@ -230,7 +230,7 @@ class RedisStore:
                 else:
                     async with self._slots:
                         answer = await ask()
-        except (RedisError, RedisClusterException, OSError, TimeoutError) as error:
+        except Exception as error:  # whatever a client or its event loop raises must not end a planner
             self._note_failure(name, error, writes=writes)
             raise StoreUnavailableError(f"Redis, {name}: {_text(error)}") from error
         finally:
@@ -281,11 +281,14 @@ class RedisStore:
         self._stamp, former = stamp, self._client
         self._client = make_client(self._address, self._settings)
         self._log.info("certificate files for Redis changed")
+        await self._close_client(former)
+
+    async def _close_client(self, client: Client) -> None:
         try:
             async with asyncio.timeout(self._timeout):
-                await former.aclose()
-        except (RedisError, OSError, TimeoutError):
-            self._log.warning("the former connections to Redis could not be closed in time")
+                await client.aclose()
+        except (RedisError, RedisClusterException, OSError, TimeoutError) as error:
+            self._log.warning("connections to Redis could not be closed", error=_text(error))
 
     # -- names and answers -------------------------------------------------------------------------------------------
 

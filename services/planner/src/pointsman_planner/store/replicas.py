@@ -11,12 +11,13 @@ import structlog
 from pointsman_chassis.backoff import Backoff
 from pointsman_chassis.clock import Clock, SystemClock
 from pointsman_planner.metrics import StoreMetrics
-from pointsman_planner.store.port import WRITES_MAX, Area, Store, StoreUnavailableError, list_area
+from pointsman_planner.store.port import WRITES_MAX, Area, Records, Store, StoreUnavailableError, list_area
 from pointsman_planner.store.replica import Changes, Replica
 
 _CHECK_SECONDS = 1.0
 _ENDS_SECONDS = 0.2
 _LOAD_POLL_SECONDS = 0.05
+_RESTORES_MAX = 3
 
 
 class Replicas:
@@ -180,23 +181,37 @@ class Replicas:
     async def _list(self, replica: Replica) -> None:
         replica.begin_listing()
         try:
-            await self._store.heads([replica.area])
-            listed = await list_area(self._store, replica.area)
-            if replica.is_restored and replica.is_lost(listed.head):
-                await self._restore(replica)
-                listed = await list_area(self._store, replica.area)
+            listed = await self._whole(replica)
         except BaseException:
             replica.abandon_listing()
             raise
         replica.finish_listing(listed)
 
-    async def _restore(self, replica: Replica) -> None:
-        """Give a lost store what it lacks; the others do the same, and a record that stands already is left alone."""
+    async def _whole(self, replica: Replica) -> Records:
+        """The area as it stands, once it was given back what it lacks; it may be lost again in the meantime."""
+        restored = ""
+        for _ in range(_RESTORES_MAX):
+            await self._store.heads([replica.area])
+            listed = await list_area(self._store, replica.area)
+            is_lost = replica.is_restored and replica.is_lost(listed.head)
+            if not is_lost or listed.head.epoch == restored:
+                return listed
+            restored = await self._restore(replica, listed)
+        raise StoreUnavailableError(f"area {replica.area.name} was lost again and again while it was rebuilt")
+
+    async def _restore(self, replica: Replica, listed: Records) -> str:
+        """Give a lost store what it lacks; the others do the same, and a record that stands already is left alone.
+
+        Returns the epoch that has everything now; none when the area was lost meanwhile.
+        """
         self._metrics.rebuilds.labels(replica.area.name).inc()
         log = structlog.get_logger("store")
         log.warning("shared state was emptied, replaced or set back; it is rebuilt", area=replica.area.name)
-        listed = await list_area(self._store, replica.area)
         writes, floor = replica.restoration(listed, self._clock.monotonic())
         for start in range(0, len(writes), WRITES_MAX):
-            await self._store.commit(replica.area, writes[start : start + WRITES_MAX], version_floor=floor)
+            batch = writes[start : start + WRITES_MAX]
+            done = await self._store.commit(replica.area, batch, version_floor=floor)
+            if done.head.epoch != listed.head.epoch:
+                return ""
         log.info("shared state is rebuilt", area=replica.area.name, records=len(writes))
+        return listed.head.epoch
