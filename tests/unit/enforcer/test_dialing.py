@@ -317,6 +317,19 @@ def test_events_of_closed_streams_change_nothing() -> None:
     assert node.dialer.streams == (new.stream,)
 
 
+def test_an_overloaded_planner_is_dialled_again_after_its_delay_and_not_for_ever() -> None:
+    node = Node(told=[A, B])
+    for _ in range(REDIRECTS_MAX + 1):
+        opened = node.opened()
+        assert (opened.target, opened.unreachable) == (A, ())
+        node.welcomed(opened, "a", [A, B])
+        node.redirected(opened, A, B, reason=RedirectReason.OVERLOADED, delay_seconds=5.0)
+        assert node.take() == [Close(opened.stream)]
+        assert 5.0 <= node.wait() <= 5.5
+    opened = node.opened()
+    assert (opened.target, opened.unreachable) == (B, ("a",))
+
+
 @pytest.mark.parametrize("reason", [RedirectReason.DRAINING, RedirectReason.OVERLOADED])
 def test_a_planner_that_goes_away_and_knows_no_other_is_left_for_any_other(reason: RedirectReason) -> None:
     node = Node(told=[A], configured=[A.address, C.address])
