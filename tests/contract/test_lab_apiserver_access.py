@@ -2,6 +2,7 @@
 """Who gets in and in which encoding: TLS, tokens, client certificates, negotiation, several sockets, the command."""
 
 import asyncio
+import dataclasses
 import gzip
 import json
 import signal
@@ -17,6 +18,8 @@ import pytest_asyncio
 
 from pointsman_lab.apiserver import ApiClient, ApiError, ApiServer, ServerOptions, new_cluster
 from pointsman_lab.apiserver.auth import server_tls
+from pointsman_lab.apiserver.encoding import Json
+from pointsman_lab.apiserver.identities import account_holder
 from pointsman_lab.apiserver.resources import NODES, SERVICES
 from support.certificates import Authority
 
@@ -163,6 +166,36 @@ async def test_reviews_are_answered_with_yes(plain: ApiServer) -> None:
         assert (await client.request("POST", path, {"spec": {}}))["status"]["allowed"] is True
         path = "/apis/authentication.k8s.io/v1/tokenreviews"
         assert (await client.request("POST", path, {"spec": {"token": "x"}}))["status"]["authenticated"] is False
+
+
+async def test_a_token_review_names_the_holder_for_the_audience_that_is_asked_for(plain: ApiServer) -> None:
+    holder = account_holder("ns", "agent", audience="planners", node="node-a")
+    plain.identities.tokens["t"] = holder
+    async with ApiClient(plain.url) as client:
+
+        async def review(**spec: object) -> Json:
+            body = {"spec": {"token": "t", **spec}}
+            path = "/apis/authentication.k8s.io/v1/tokenreviews"
+            status: Json = (await client.request("POST", path, body))["status"]
+            return status
+
+        found = await review(audiences=["others", "planners"])
+        assert (found["authenticated"], found["audiences"]) == (True, ["planners"])
+        assert found["user"]["username"] == "system:serviceaccount:ns:agent"
+        assert found["user"]["extra"] == {"authentication.kubernetes.io/node-name": ["node-a"]}
+        assert (await review(audiences=["others"]))["authenticated"] is False
+        assert (await review())["authenticated"] is False
+        plain.identities.tokens["t"] = dataclasses.replace(holder, expires_at=1.0)
+        assert "expired" in (await review(audiences=["planners"]))["error"]
+
+
+async def test_an_access_review_follows_the_rule_that_is_set(plain: ApiServer) -> None:
+    plain.identities.allows = lambda spec: bool(spec["user"] == "alice")
+    async with ApiClient(plain.url) as client:
+        path = "/apis/authorization.k8s.io/v1/subjectaccessreviews"
+        for user, expected in (("alice", True), ("bob", False)):
+            spec = {"user": user, "resourceAttributes": {"verb": "get", "resource": "services"}}
+            assert (await client.request("POST", path, {"spec": spec}))["status"]["allowed"] is expected
 
 
 async def test_command_prints_its_url_serves_and_ends_on_sigterm(tmp_path: Path) -> None:

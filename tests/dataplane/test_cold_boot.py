@@ -17,8 +17,10 @@ from pathlib import Path
 
 import pytest
 
+from pointsman_chassis.settings import settings_as_data
 from pointsman_model.names import parse_address
 from pointsman_model.plan import NodeFacts
+from support.certificates import Authority
 from support.enforcer_process import EnforcerNode
 from support.netns import NetNs
 
@@ -68,10 +70,14 @@ def test_a_node_boots_with_the_api_server_s_own_address_and_boots_again_without_
     state.mkdir()
     kubeconfig = tmp_path / "kubeconfig"
     facts = NodeFacts(name="node-1", addresses=(parse_address("192.168.0.2"),))
+    authority = Authority("cold boot")
+    (tmp_path / "tls").mkdir()
+    authority.issue(tmp_path / "tls", "localhost")
     node = EnforcerNode(
         namespace,
         state,
         facts,
+        security=settings_as_data(authority.issue(tmp_path / "tls", "node-1", server_name="localhost")),
         plannerAddresses=["10.96.0.10:7402", "dns:planner.cluster.local:7402"],
         plannerLookup={"kubeconfig": str(kubeconfig)},
     )

@@ -29,25 +29,34 @@ class Authority:
         )
 
     def issue(
-        self, directory: Path, name: str, *, server_name: str = "", trust: "Authority | None" = None
+        self,
+        directory: Path,
+        name: str,
+        *,
+        server_name: str = "",
+        trust: "Authority | tuple[Authority, ...] | None" = None,
+        groups: tuple[str, ...] = (),
+        valid_for: dt.timedelta = _DAY,
     ) -> TransportSecurity:
-        """Write key, certificate (DNS name = `name`) and trusted authority; issuing a name again replaces its files."""
+        """Write key, certificate (DNS name = `name`) and what is trusted; issuing a name again replaces its files."""
         key = ec.generate_private_key(ec.SECP256R1())
         certificate = (
-            self._builder(_name(name), key.public_key())
+            self._builder(_name(name, groups), key.public_key(), valid_for)
             .add_extension(x509.SubjectAlternativeName([x509.DNSName(name)]), critical=False)
             .sign(self._key, hashes.SHA256())
         )
-        files = [directory / f"{name}.{part}.pem" for part in ("cert", "key", "ca")]
+        files = _paths(directory, name)
         pem = serialization.Encoding.PEM
+        trusted = trust if isinstance(trust, tuple) else (trust or self,)
         no_password = serialization.NoEncryption()
         _replace(files[0], certificate.public_bytes(pem))
         _replace(files[1], key.private_bytes(pem, serialization.PrivateFormat.PKCS8, no_password))
-        _replace(files[2], (trust or self).certificate.public_bytes(pem))
-        cert_file, key_file, ca_file = map(str, files)
-        return TransportSecurity(cert_file=cert_file, key_file=key_file, ca_file=ca_file, server_name=server_name)
+        _replace(files[2], b"".join(each.certificate.public_bytes(pem) for each in trusted))
+        return certificate_files(directory, name, server_name=server_name)
 
-    def _builder(self, subject: x509.Name, key: ec.EllipticCurvePublicKey) -> x509.CertificateBuilder:
+    def _builder(
+        self, subject: x509.Name, key: ec.EllipticCurvePublicKey, valid_for: dt.timedelta = _DAY
+    ) -> x509.CertificateBuilder:
         now = dt.datetime.now(tz=dt.UTC)
         return (
             x509.CertificateBuilder()
@@ -56,12 +65,23 @@ class Authority:
             .public_key(key)
             .serial_number(next(self._serials))
             .not_valid_before(now - _DAY)
-            .not_valid_after(now + _DAY)
+            .not_valid_after(now + valid_for)
         )
 
 
-def _name(common_name: str) -> x509.Name:
-    return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common_name)])
+def certificate_files(directory: Path, name: str, *, server_name: str = "") -> TransportSecurity:
+    """The files that `issue` writes for a name."""
+    cert_file, key_file, ca_file = map(str, _paths(directory, name))
+    return TransportSecurity(cert_file=cert_file, key_file=key_file, ca_file=ca_file, server_name=server_name)
+
+
+def _paths(directory: Path, name: str) -> list[Path]:
+    return [directory / f"{name}.{part}.pem" for part in ("cert", "key", "ca")]
+
+
+def _name(common_name: str, groups: tuple[str, ...] = ()) -> x509.Name:
+    organizations = [x509.NameAttribute(NameOID.ORGANIZATION_NAME, group) for group in groups]
+    return x509.Name([*organizations, x509.NameAttribute(NameOID.COMMON_NAME, common_name)])
 
 
 def _replace(path: Path, content: bytes) -> None:

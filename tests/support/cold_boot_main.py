@@ -3,7 +3,8 @@
 
 Usage: python -m support.cold_boot_main DIRECTORY PLANNER_PORT [--without-api-server]
 
-Writes DIRECTORY/kubeconfig, then serves each enforcer service 1 of `enforcer_plans.numbered` until it is ended.
+Writes DIRECTORY/kubeconfig, then serves each enforcer service 1 of `enforcer_plans.numbered` until it is ended, by mTLS
+with the certificate `localhost` of DIRECTORY/tls.
 """
 
 from __future__ import annotations
@@ -15,14 +16,16 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 
 from pointsman_model.wire.plan import encode_service_plan
+from support.certificates import certificate_files
 from support.enforcer_plans import key, numbered
 from support.scripted_planner import ScriptedPlanner, ScriptedStream, scripted_planner
 from support.slice_server import SliceServer, slice_of
 
 
 async def _main(directory: Path, planner_port: int, *, has_api_server: bool) -> None:
+    security = certificate_files(directory / "tls", "localhost")
     async with AsyncExitStack() as stack, asyncio.TaskGroup() as group:
-        planner = await stack.enter_async_context(scripted_planner(planner_port))
+        planner = await stack.enter_async_context(scripted_planner(planner_port, security=security))
         if has_api_server:
             server = SliceServer(directory)
             server.slices = [slice_of([planner.address])]

@@ -12,6 +12,7 @@ import grpc.aio
 
 from pointsman.plan.v1 import plan_service_pb2 as pb
 from pointsman.plan.v1 import plan_service_pb2_grpc as pb_grpc
+from pointsman_chassis.tls import TransportSecurity
 from pointsman_enforcer.core.messages import name_to_pb, transaction_to_pb
 from pointsman_enforcer.core.transaction import ChangeOrigin, Position, Transaction
 from pointsman_model.names import ServiceKey
@@ -173,12 +174,17 @@ class ScriptedPlanner(pb_grpc.PlanServiceServicer):
 
 
 @asynccontextmanager
-async def scripted_planner(port: int = 0) -> AsyncIterator[ScriptedPlanner]:
-    """A planner on loopback."""
+async def scripted_planner(
+    port: int = 0, *, security: TransportSecurity | None = None
+) -> AsyncIterator[ScriptedPlanner]:
+    """A planner on loopback, in plaintext unless told otherwise."""
     planner = ScriptedPlanner()
     server = grpc.aio.server()
     pb_grpc.add_PlanServiceServicer_to_server(planner, server)
-    planner.address = f"127.0.0.1:{server.add_insecure_port(f'127.0.0.1:{port}')}"
+    credentials = security.server_credentials() if security is not None else None
+    address = f"127.0.0.1:{port}"
+    bound = server.add_insecure_port(address) if credentials is None else server.add_secure_port(address, credentials)
+    planner.address = f"127.0.0.1:{bound}"
     await server.start()
     try:
         yield planner

@@ -168,6 +168,8 @@ class EnforcerConfiguration(Settings, frozen=True):
         detect_local = self.detect_local
         yield from validation.address_problems("bindAddress", self.bind_address)
         yield from validation.planner_address_problems(self.planner_addresses)
+        if self.security.insecure:
+            yield from validation.plaintext_problems(self.planner_addresses)
         yield from validation.cluster_cidr_problems(self.cluster_cidr)
         yield from validation.detect_local_problems(
             DetectLocalMode(self.detect_local_mode),

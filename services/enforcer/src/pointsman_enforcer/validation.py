@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Final
 
+from pointsman_chassis.tls import is_local
 from pointsman_enforcer.core.candidates import is_address
 from pointsman_enforcer.dataplane.node_settings import DetectLocalMode
 from pointsman_enforcer.health.bind_address import parse_bind_address
@@ -23,6 +24,16 @@ _INTERFACE_CHARACTERS_MAX: Final = 15
 DNS: Final = "dns:"
 """Prefix of a planner address that stands for all addresses behind a name."""
 _OBJECT_NAME_CHARACTERS: Final = frozenset("abcdefghijklmnopqrstuvwxyz0123456789-.")
+
+
+def plaintext_problems(addresses: Sequence[str]) -> Iterator[str]:
+    """`plannerAddresses` that plaintext would leave the machine for."""
+    for index, address in enumerate(addresses):
+        if not is_local(address):
+            yield (
+                f"plannerAddresses[{index}]: {address} is not on loopback, and security.insecure is for nothing else; "
+                "give certFile, keyFile and caFile, or tokenFile and caFile"
+            )
 
 
 def split_cidrs(text: str) -> list[str]:

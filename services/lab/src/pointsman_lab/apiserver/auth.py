@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Final
 from pointsman_lab.apiserver import errors
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
     from pathlib import Path
 
     from aiohttp.web import BaseRequest
+
+    from pointsman_lab.apiserver.identities import Identities
 
 ANONYMOUS: Final = "system:anonymous"
 _OPEN_PATHS: Final = ("/healthz", "/livez", "/readyz", "/version")
@@ -22,12 +23,12 @@ class Authenticator:
     """Names the user behind a request.
 
     Args:
-        tokens: bearer token to user name.
+        identities: the bearer tokens.
         anonymous: whether a request without credentials may pass.
     """
 
-    def __init__(self, tokens: Mapping[str, str], *, anonymous: bool) -> None:
-        self.tokens = dict(tokens)
+    def __init__(self, identities: Identities, *, anonymous: bool) -> None:
+        self._identities = identities
         self._anonymous = anonymous
 
     def user_of(self, request: BaseRequest) -> str:
@@ -38,7 +39,7 @@ class Authenticator:
         """
         scheme, _, token = request.headers.get("Authorization", "").partition(" ")
         if scheme.lower() == "bearer":
-            user = self.tokens.get(token.strip())
+            user = self._identities.user_of(token.strip())
             if user is None:
                 raise errors.unauthorized()
             return user

@@ -21,6 +21,7 @@ from pointsman_lab.apiserver.documents import document
 from pointsman_lab.apiserver.encoding import encode_json
 from pointsman_lab.apiserver.errors import ApiError
 from pointsman_lab.apiserver.faults import Faults
+from pointsman_lab.apiserver.identities import Holder, Identities
 from pointsman_lab.apiserver.negotiation import JSON_TYPE, BodyReader, accepted_form
 from pointsman_lab.apiserver.rendering import WatchRenderer
 from pointsman_lab.apiserver.stats import Stats
@@ -46,12 +47,12 @@ _BASE_HEADERS: Final = {"Cache-Control": "no-cache, private"}
 class ServerOptions:
     """How the server listens and whom it serves.
 
-    Without `tls` it speaks plain HTTP. `tokens` maps bearer tokens to user names; `anonymous` lets requests without
+    Without `tls` it speaks plain HTTP. `tokens` maps bearer tokens to users; `anonymous` lets requests without
     credentials pass. A watch without timeoutSeconds ends after `watch_seconds` to twice that, as a real one does.
     """
 
     tls: ssl.SSLContext | None = None
-    tokens: Mapping[str, str] = field(default_factory=dict)
+    tokens: Mapping[str, str | Holder] = field(default_factory=dict)
     anonymous: bool = True
     bookmark_seconds: float = 30.0
     watch_seconds: float = 1800.0
@@ -65,9 +66,10 @@ class ApiServer:
         self.faults = Faults()
         self.stats = Stats()
         self._options = options or ServerOptions()
-        self._auth = Authenticator(self._options.tokens, anonymous=self._options.anonymous)
+        self.identities = Identities(self._options.tokens)
+        self._auth = Authenticator(self.identities, anonymous=self._options.anonymous)
         self._bodies = BodyReader()
-        self._verbs = Verbs(registry, self._auth.tokens, self._bodies)
+        self._verbs = Verbs(registry, self.identities, self._bodies)
         self._admin = Admin(registry, self.faults, self.stats, self._drop)
         self._watches: set[WatchStream] = set()
         self._runner: web.ServerRunner | None = None

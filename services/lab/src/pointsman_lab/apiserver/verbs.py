@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from pointsman_lab.apiserver.encoding import Json
     from pointsman_lab.apiserver.eventlog import StoredObject
+    from pointsman_lab.apiserver.identities import Identities
     from pointsman_lab.apiserver.negotiation import BodyReader
     from pointsman_lab.apiserver.registry import Registry
     from pointsman_lab.apiserver.target import Target
@@ -56,10 +57,10 @@ class Answer:
 class Verbs:
     """Answers every verb but watch."""
 
-    def __init__(self, registry: Registry, tokens: Mapping[str, str], bodies: BodyReader) -> None:
+    def __init__(self, registry: Registry, identities: Identities, bodies: BodyReader) -> None:
         self._bodies = bodies
         self._registry = registry
-        self._tokens = tokens
+        self._identities = identities
 
     def answer(self, call: Call) -> Answer:
         """Give the answer to a call.
@@ -103,7 +104,7 @@ class Verbs:
         target, body = call.target, self._bodies.read(call.content_type, call.raw)
         if not target.resource.stored:
             asked = body if isinstance(body, dict) else {}
-            review = answer_review(target.resource, asked, user=call.user, tokens=self._tokens)
+            review = answer_review(target.resource, asked, user=call.user, identities=self._identities)
             return Answer(body=encode_json(review), status=CREATED)
         if target.resource.namespaced and not target.namespace:
             raise errors.method_not_allowed()
