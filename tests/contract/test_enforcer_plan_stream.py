@@ -120,7 +120,7 @@ async def test_a_planner_that_breaks_a_rule_is_left_and_dialled_again(tmp_path: 
 async def test_heartbeats_are_sent_and_a_silent_planner_is_left(tmp_path: Path) -> None:
     async with scripted_planner() as planner, Node(tmp_path).enforcer(planner.address):
         stream = await planner.stream()
-        await stream.welcome(heartbeat_seconds=0.1)
+        await stream.welcome(heartbeat_seconds=0.4)
         await stream.send(1, {key(1): ONE})
         await stream.receive("ack")
         beat = (await stream.receive("heartbeat")).heartbeat
