@@ -22,7 +22,7 @@ from support.plan_relay import PlanRelay, plan_relay
 from support.plan_server import PlanServer, eventually, plan_server
 
 SERVICES = 300
-HEARTBEAT_SECONDS = 0.2
+HEARTBEAT_SECONDS = 0.5
 
 
 def web(number: int, *ips: str) -> tuple[object, ...]:

@@ -34,7 +34,7 @@ async def test_an_enforcer_leaves_a_planner_it_no_longer_hears_for_one_it_hears(
         told = [pb.Candidate(planner_id="first", address=wire.address), second.candidate("second")]
         async with Node(tmp_path).enforcer(wire.address):
             stream = await first.stream()
-            await stream.welcome(planner_id="first", candidates=told, heartbeat_seconds=0.2)
+            await stream.welcome(planner_id="first", candidates=told, heartbeat_seconds=0.4)
             await stream.send(1, {key(1): ONE})
             await stream.receive("ack")
             wire.freeze()
