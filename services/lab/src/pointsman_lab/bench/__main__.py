@@ -2,8 +2,9 @@
 """`make bench`: how fast and how dear a change is, and whether anything is lost; writes build/bench/.
 
 One lab with one node, 1,000 then 10,000 services of ten endpoints, for report.{json,md}; then one lab with two nodes
-and traffic, for lossless.{json,md}, whose figures go into report.json too. Nothing here is a test: figures depend on
-the machine, and each is printed beside its target.
+and traffic, for lossless.{json,md}, whose figures go into report.json too; then one with three nodes and clients with
+session affinity, for affinity.{json,md}. Nothing here is a test: figures depend on the machine, and each is printed
+beside its target. But `--only affinity` is about right and wrong, and ends with 1 when a client met a wrong pod.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import sys
 import time
 from pathlib import Path
 
-from pointsman_lab.bench import lossless, lossless_report
+from pointsman_lab.bench import affinity, affinity_report, lossless, lossless_report
 from pointsman_lab.bench.load import load
 from pointsman_lab.bench.measure import Bench
 from pointsman_lab.bench.report import Figure, markdown, write
@@ -23,6 +24,8 @@ from pointsman_lab.cluster import Cluster
 from pointsman_lab.errors import LabError
 from pointsman_lab.nodes import wait_synced
 from pointsman_lab.settings import LabSettings
+
+PARTS = ("changes", "lossless", "affinity")
 
 
 async def run(sizes: list[int], changes: int) -> list[Figure]:
@@ -72,20 +75,30 @@ def main() -> int:
     parser.add_argument("--sizes", type=int, nargs="+", default=[1000, 10000], help="numbers of services")
     parser.add_argument("--changes", type=int, default=300, help="single changes for each figure")
     parser.add_argument("--output", type=Path, default=Path("build/bench"), help="where the reports go")
-    parser.add_argument("--only", choices=("changes", "lossless"), help="one of the two parts")
+    parser.add_argument("--only", choices=PARTS, help="one of the parts")
     parsed = parser.parse_args()
     figures: list[Figure] = []
     try:
-        if parsed.only != "lossless":
+        if parsed.only in (None, "changes"):
             figures += asyncio.run(run(parsed.sizes, parsed.changes))
-        if parsed.only != "changes":
+        if parsed.only in (None, "lossless"):
             figures += _lossless(parsed.output)
+        is_kept = parsed.only not in (None, "affinity") or _affinity(parsed.output)
     except LabError as error:
         print(f"bench: {error}", file=sys.stderr)
         return 1
-    write(parsed.output, figures, changes=parsed.changes)
-    print(markdown(figures, changes=parsed.changes))
-    return 0
+    if figures:
+        write(parsed.output, figures, changes=parsed.changes)
+        print(markdown(figures, changes=parsed.changes))
+    return 0 if is_kept else 1
+
+
+def _affinity(output: Path) -> bool:
+    """Play, print and write the affinity report; whether every client met its pod."""
+    steps = asyncio.run(affinity.measure(_say))
+    affinity_report.write(output, steps, nodes=affinity.NODES)
+    print(affinity_report.markdown(steps, nodes=affinity.NODES))
+    return affinity_report.is_good(steps)
 
 
 def _lossless(output: Path) -> list[Figure]:
