@@ -148,6 +148,7 @@ class EnforcerClient:
         self.transactions: list[int] = []
         self.call: Any = channel.stream_stream(METHOD)()
         self._reader: asyncio.Task[None] | None = None
+        self._writing = asyncio.Lock()
 
     async def start(self) -> None:
         """Say hello and follow."""
@@ -155,8 +156,9 @@ class EnforcerClient:
         self._reader = asyncio.create_task(self._follow())
 
     async def send(self, message: pb.StreamNodePlanRequest) -> None:
-        """Write one message."""
-        await self.call.write(message.SerializeToString())
+        """Write one message; a stream takes one at a time, whoever writes."""
+        async with self._writing:
+            await self.call.write(message.SerializeToString())
 
     async def _follow(self) -> None:
         while True:

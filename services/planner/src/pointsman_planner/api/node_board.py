@@ -24,6 +24,8 @@ from pointsman_planner.store.node_status_store import NodeStatusStore
 
 _ATTACHED_AT_ONCE = 4
 """Nodes whose digest is begun to be kept in one turn of the event loop: some milliseconds."""
+_FRESH_SECONDS = 0.2
+_FRESH_MAX = 50_000
 _READING_SECONDS = 1.0
 _READING_SHARE = 20
 """A reading of all records that took t is followed by none for this many times t."""
@@ -49,6 +51,8 @@ class NodeBoard:
         self._next_reading = 0.0
         self._reading = asyncio.Lock()
         self._attaching = asyncio.Lock()
+        self._fresh: dict[str, tuple[float, NodeStatus | None]] = {}
+        self._store_turn = asyncio.Lock()
         planner.on_applied = self._applied
         plans.on_status = self._status_told
 
@@ -75,7 +79,20 @@ class NodeBoard:
             for start in range(0, len(missing), _ATTACHED_AT_ONCE):
                 self._planner.observe(missing[start : start + _ATTACHED_AT_ONCE])
                 await asyncio.sleep(0)
-        return await self._store.read(name for name in wanted if name not in self._planner.sessions)
+        return await self._read([name for name in wanted if name not in self._planner.sessions])
+
+    async def _read(self, names: list[str]) -> Mapping[str, NodeStatus]:
+        """Records as they were a moment ago: a hundred calls that wait for the same nodes are one reading."""
+        async with self._store_turn:
+            now = self._clock.monotonic()
+            old = [name for name in names if name not in self._fresh or self._fresh[name][0] < now - _FRESH_SECONDS]
+            if old:
+                found = await self._store.read(old)
+                if len(self._fresh) > _FRESH_MAX:
+                    self._fresh.clear()
+                self._fresh.update((name, (now, found.get(name))) for name in old)
+            held = {name: self._fresh[name][1] for name in names if name in self._fresh}
+        return {name: record for name, record in held.items() if record is not None}
 
     def status(self, name: str, records: Mapping[str, NodeStatus]) -> NodeStatus:
         """The status of a node now."""
@@ -117,6 +134,7 @@ class NodeBoard:
 
     def _status_told(self, status: NodeStatus) -> None:
         """A heartbeat that says nothing new is no change."""
+        self._fresh.pop(status.name, None)
         if not self.node_log.is_followed:
             self._told.clear()
             return
