@@ -29,6 +29,7 @@ class _Link:
         self.redirect: pb.Redirect | None = None
         self.first_bytes = 0
         self.changed = asyncio.Event()
+        self._writing = asyncio.Lock()
         self.task = asyncio.create_task(self._run())
 
     async def _run(self) -> None:
@@ -49,10 +50,15 @@ class _Link:
                 beating.cancel()
             self.changed.set()
 
+    async def _write(self, call: Any, message: pb.StreamNodePlanRequest) -> None:
+        """A stream takes one message at a time, whoever writes."""
+        async with self._writing:
+            await call.write(message.SerializeToString())
+
     async def _beat(self, call: Any) -> None:
         while True:
             await asyncio.sleep(_HEARTBEAT_SECONDS)
-            await call.write(self.enforcer.heartbeat().SerializeToString())
+            await self._write(call, self.enforcer.heartbeat())
 
     async def _take(self, call: Any, data: bytes) -> None:
         message = pb.StreamNodePlanResponse.FromString(data)
@@ -71,7 +77,7 @@ class _Link:
         nonce = self.enforcer.receive(data)
         if nonce is not None:
             assert self.enforcer.agrees, f"{self.owner.node} from {self.planner_id}"
-            await call.write(self.enforcer.ack(nonce).SerializeToString())
+            await self._write(call, self.enforcer.ack(nonce))
             self.is_served = True
         self.changed.set()
 
