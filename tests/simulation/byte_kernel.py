@@ -14,7 +14,15 @@ from simulation.cluster_log import SERVICES, cluster_ip
 
 from pointsman_enforcer.core.stale_flows import Place
 from pointsman_enforcer.dataplane.affinity import AffinityMemory
-from pointsman_enforcer.dataplane.base import Applied, Found, KernelError, Mended, ProxyMode, UnsupportedPlanError
+from pointsman_enforcer.dataplane.base import (
+    Applied,
+    Found,
+    KernelError,
+    Mended,
+    ProxyMode,
+    ReadBack,
+    UnsupportedPlanError,
+)
 from pointsman_model.digest import plan_digest
 from pointsman_model.names import ServiceKey
 from pointsman_model.plan import DataplaneSettings, DetectLocal, NodeFacts, ServicePlan
@@ -161,6 +169,11 @@ class ByteDataplane:
     def is_frontend(self, _place: Place) -> bool:
         """Nobody asks."""
         return True
+
+    @property
+    def read_back(self) -> Callable[[bytes, int, int], ReadBack]:
+        """The kernel is what was acknowledged, or `apply` would have said so."""
+        raise NotImplementedError
 
     def leftover(self) -> Iterator[ByteChange]:
         """What was found and not claimed goes."""

@@ -36,6 +36,8 @@ class Link:
         self.is_silent = False
         self.is_refused = False
         """The planner's side is over: what comes goes nowhere."""
+        self.newest = 0
+        """The last transaction that came."""
         self.is_disturbed = False
         """Another stream changed the node's plan during the life of this one."""
         self.opened_at = self.heard_at = self.sent_at = 0.0

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from random import Random
 from typing import Any, Literal
 
-from simulation.byte_kernel import ByteDataplane, Kernel
+from simulation.byte_kernel import ByteChange, ByteDataplane, Kernel
 from simulation.link import Link
 from simulation.sim_clock import SimClock
 
@@ -32,6 +32,7 @@ from pointsman_enforcer.dataplane.work import Pending, Tally
 from pointsman_model.names import ServiceKey
 
 _RETRY_SECONDS = 1.0
+Disk = Literal["sound", "lost", "behind"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,7 +67,7 @@ class Node:
     def start(self, store: PlanStore, memory: PlannerMemory | None) -> None:
         """The enforcer begins with this plan, knowing these planners; what ran before is gone."""
         self.store = store
-        self._reconciler = Reconciler(
+        self._reconciler: Reconciler[ByteChange] = Reconciler(
             dataplane=ByteDataplane(self.kernel, on_removal=lambda key: self._world.on_removal(self, key)),
             store=store,
             clock=self._clock,
@@ -89,7 +90,7 @@ class Node:
         """Dial for the first time."""
         self._follow(self._dialer.begin(self._clock.monotonic()))
 
-    def restart(self, disk: Literal["sound", "lost", "behind"]) -> None:
+    def restart(self, disk: Disk) -> None:
         """The process ends and begins again; the kernel stays."""
         memory = self._dialer.directory.memory if disk != "lost" else None
         self._drop_everything()
@@ -203,7 +204,24 @@ class Node:
             elif isinstance(action, Redirected):
                 self._follow(self._dialer.redirected(link.dialled, action.redirect, self._clock.monotonic()))
 
+    def has_on_disk(self) -> None:
+        """Say of each stream's newest transaction that it is on disk."""
+        for link in list(self.links.values()):
+            if link.session is not None:
+                self._perform(link, link.session.received(link.newest, self._clock.monotonic()))
+
+    def has_verified(self) -> None:
+        """Say that the kernel was read back, unless it is being changed; see `dataplane/verification.py`."""
+        if self.is_busy or self._reconciler.dirty_count:
+            return
+        digest = self.store.digest
+        programmed = self._reconciler.failures.correct(digest)
+        for link in list(self.links.values()):
+            if link.session is not None:
+                self._perform(link, link.session.verified(digest, programmed, self._clock.monotonic()))
+
     def _committed(self, link: Link, commit: Commit) -> None:
+        link.newest = commit.transaction.nonce
         self.is_confirmed = self.is_confirmed or commit.in_sync
         self.named |= {change.key for change in commit.changes if not change.new_digest}
         self.position_seen = max(self.position_seen, commit.transaction.position.revision)

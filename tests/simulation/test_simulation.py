@@ -94,7 +94,7 @@ def _break_removal(patch: pytest.MonkeyPatch) -> None:
         pytest.param(_break_repair, 0, id="repair"),
         pytest.param(_break_marks, 0, id="marks"),
         # Needs a node that restarts with an old disk; the seeds before bring none that matters.
-        pytest.param(_break_gate, 370, id="gate"),
+        pytest.param(_break_gate, 265, id="gate"),
         pytest.param(_break_removal, 0, id="removal"),
     ],
 )

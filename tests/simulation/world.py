@@ -24,7 +24,7 @@ from random import Random
 from simulation.cluster_log import NODES, STABLE, ClusterLog, cluster_ip
 from simulation.damage import damaged, is_transaction
 from simulation.link import Link
-from simulation.node import Node, Surroundings
+from simulation.node import Disk, Node, Surroundings
 from simulation.planner import PlannerProcess
 from simulation.sim_clock import SimClock
 
@@ -38,8 +38,12 @@ from pointsman_planner.core.planner import Batch, Planner
 _SETTLE_SECONDS_MAX = 2000.0
 _SETTLE_TURNS_MAX = 20_000
 _FAULTS_SHARE = 0.04
+_DISKS: tuple[Disk, ...] = ("sound", "sound", "behind", "lost")
 _FLUSHES_SHARE = 0.05
 _LOST_SHARE = 0.3
+_VERIFIED_SHARE = 0.5
+_NEVER_ENDING = 3
+"""The first of the possible acts are always possible, and bring nothing to an end."""
 
 
 class InvariantError(AssertionError):
@@ -95,7 +99,7 @@ class World:
         self._check_links()
 
     def _possible(self) -> list[Callable[[], None]]:
-        acts: list[Callable[[], None]] = [self._change, self._wait]
+        acts: list[Callable[[], None]] = [self._change, self._wait, self._acknowledge]
         for link in self.links:
             if link.to_node:
                 acts += [lambda link=link: self._to_node(link)] * 2  # type: ignore[misc]  # a default binds
@@ -130,6 +134,15 @@ class World:
                 node.flush_disk()
         for planner in self.planners:
             planner.tick()
+
+    def _acknowledge(self) -> None:
+        node = self.random.choice(self.nodes)
+        if self.random.random() < _VERIFIED_SHARE:
+            self._say(f"{node.name} has read its kernel back")
+            node.has_verified()
+        else:
+            self._say(f"{node.name} has everything on disk")
+            node.has_on_disk()
 
     def _follow(self, planner: PlannerProcess) -> None:
         planner.follow(self.random.randint(1, 4))
@@ -263,7 +276,7 @@ class World:
             self._say(f"FAULT {node.name} loses power")
             node.lose_power()
         else:
-            disk = self.random.choice(["sound", "sound", "behind", "lost"])
+            disk = self.random.choice(_DISKS)
             self._say(f"FAULT the enforcer of {node.name} restarts, its disk is {disk}")
             node.restart(disk)
 
@@ -330,7 +343,7 @@ class World:
         end = self.clock.monotonic() + _SETTLE_SECONDS_MAX
         for _ in range(_SETTLE_TURNS_MAX):
             self.steps += 1
-            acts = self._possible()[2:]
+            acts = self._possible()[_NEVER_ENDING:]
             if acts:
                 self.random.choice(acts)()
             elif self._is_settled() or self.clock.monotonic() > end:
