@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from pointsman.plan.v1 import plan_service_pb2 as pb
+from pointsman_model.cluster import key_of
 from pointsman_model.names import Protocol, ServiceKey, ServicePortName, parse_address
 from pointsman_model.remembered import ClientKey
 from pointsman_planner.store import affinity_store
@@ -126,6 +127,19 @@ async def test_an_endpoint_that_leaves_loses_its_clients_and_no_others(make_stor
         cluster.put(*objects(A, B))
         later = await cluster.connect("node-2", 1)
         await eventually(lambda: later.told == {"203.0.113.2": B}, "only the other one is told")
+
+
+async def test_a_service_that_is_deleted_leaves_nobody_behind(make_store: MakeStore) -> None:
+    async with sharing(make_store) as cluster:
+        first = await cluster.connect("node-1")
+        await first.report(client("203.0.113.1", A))
+        await eventually(lambda: all(each.held for each in cluster.planners), "it is known")
+        for planner in cluster.planners:
+            planner.served.remove(key_of(objects()[0]))
+        await eventually(lambda: not any(each.held for each in cluster.planners), "it is forgotten")
+        cluster.put(*objects(A, B))
+        await first.report(client("203.0.113.2", B))
+        await eventually(lambda: first.told.get("203.0.113.2") == B, "a new one of the name has its own")
 
 
 async def test_an_endpoint_that_ends_counts_as_gone_and_one_that_is_added_moves_nobody(make_store: MakeStore) -> None:

@@ -56,10 +56,6 @@ def test_external_and_load_balancer_addresses_are_reached_through_any_node(chang
     assert usable(state(A, node_ports=None, **changes)) == {f"{A}:8080"}
 
 
-def test_a_service_that_is_gone_has_none() -> None:
-    assert usable_endpoints(None) == {}
-
-
 def client(number: int) -> ClientKey:
     return ClientKey(PORT, bytes((203, 0, 113, number)))
 

@@ -52,6 +52,8 @@ class AffinityDesk:
         self._clock = clock
         self._log = SeedLog()
         self._wake = asyncio.Event()
+        self._possible: dict[ServiceKey, Usable] = {}
+        """What `_usable` found, until the service changes."""
         self.records: AffinityStore
 
     def is_usable(self, key: ClientKey, endpoint: Endpoint) -> bool:
@@ -64,13 +66,9 @@ class AffinityDesk:
 
     def changed(self, keys: Iterable[ClientKey]) -> None:
         """The store has something else about these clients."""
-        usable: dict[ServiceKey, Usable] = {}
         for key in keys:
-            service = key.port.service
-            if service not in usable:
-                usable[service] = self._usable(service)
             held = self.records.held.get(key)
-            if held is not None and held.endpoint in usable[service].get(place_of(key), ()):
+            if held is not None and self.is_usable(key, held.endpoint):
                 self._log.put(key)
             else:
                 self._log.drop(key)
@@ -79,6 +77,7 @@ class AffinityDesk:
     def services_changed(self, services: Iterable[ServiceKey]) -> None:
         """Endpoints may have left these services, or joined."""
         for service in services:
+            self._possible.pop(service, None)
             keys = self.records.of_service(service)
             if keys:
                 self._revise(keys, self._usable(service))
@@ -98,8 +97,13 @@ class AffinityDesk:
         self.records.remove(gone)
 
     def _usable(self, service: ServiceKey) -> Usable:
+        if service in self._possible:
+            return self._possible[service]
         planned = self._planner.cluster.services.get(service)
-        return usable_endpoints(planned.state if planned is not None else None)
+        if planned is None:
+            return {}
+        found = self._possible[service] = usable_endpoints(planned.state)
+        return found
 
     async def run(self) -> None:
         """Tell nodes, for ever."""

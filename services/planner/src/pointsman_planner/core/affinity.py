@@ -24,13 +24,13 @@ def place_of(key: ClientKey) -> Place:
     return key.port, len(key.client)
 
 
-def usable_endpoints(state: ServiceState | None) -> Usable:
+def usable_endpoints(state: ServiceState) -> Usable:
     """Endpoints that new connections may get on some node, of the ServicePorts whose clients nodes share.
 
     Those are the ones with session affinity that are reached through any node. Which of these endpoints one node may
     use is in its plan, and its enforcer looks there.
     """
-    if state is None or not state.service.affinity_timeout_seconds:
+    if not state.service.affinity_timeout_seconds:
         return {}
     return {
         (ServicePortName(state.key, port.name, port.protocol), port.family.address_bytes): _usable(port.endpoints)
