@@ -17,12 +17,15 @@ from pointsman.plan.v1 import plan_service_pb2 as plan_pb
 from pointsman_chassis.metrics import Registry
 from pointsman_chassis.tls import TransportSecurity
 from pointsman_model.cluster import Change, ClusterObject, ClusterPosition, key_of
-from pointsman_model.names import ServiceKey
+from pointsman_model.names import Protocol, ServiceKey, ServicePortName, parse_address
+from pointsman_model.remembered import ClientKey, RememberedClient
 from pointsman_model.wire import WireError
 from pointsman_model.wire.cluster import change_to_pb
 from pointsman_model.wire.plan import decode_service_plan, node_facts_from_pb
+from pointsman_model.wire.remembered import memory_from_pb, memory_to_pb
 from pointsman_planner.api.control_codec import status_to_pb
 from pointsman_planner.api.plan_codec import decode_message
+from pointsman_planner.core import framing
 from pointsman_planner.core.feed_state import (
     FeedProtocolError,
     FeedState,
@@ -31,12 +34,14 @@ from pointsman_planner.core.feed_state import (
     MassDeleteHeldError,
 )
 from pointsman_planner.core.freshness import Freshness, OlderWatcherError
-from pointsman_planner.core.messages import Hello, ProtocolViolationError
+from pointsman_planner.core.messages import AffinityReport, Hello, ProtocolViolationError
 from pointsman_planner.core.node_session import NodeSession
 from pointsman_planner.core.planner import Batch, Planner
 from pointsman_planner.core.status import NodeState, NodeStatus
 from pointsman_planner.feed.cluster_feed import ClusterFeed
 from pointsman_planner.metrics import PlannerMetrics
+from pointsman_planner.store.affinity_store import key_of as client_of
+from pointsman_planner.store.affinity_store import text_of
 from support.cluster_objects import endpoint, endpoint_slice, node, service, service_cidr
 from support.model_enforcer import ModelEnforcer
 
@@ -51,6 +56,11 @@ _OBJECTS = (
     node(_OTHER, "192.168.0.2", zone="b"),
     service("sound/web", "10.200.0.1", ports=["p:80"]),
     endpoint_slice("sound/web-1", "web", [endpoint("10.201.0.1"), endpoint("10.201.0.2")], ["p:8080"]),
+)
+_CLIENT = RememberedClient(
+    ClientKey(ServicePortName(SOUND, "p", Protocol.TCP), parse_address("203.0.113.1")),
+    (parse_address("10.201.0.1"), 8080),
+    60_000,
 )
 _Response = cluster_pb.WatchClusterResponse
 
@@ -237,7 +247,8 @@ def _requests() -> list[plan_pb.StreamNodePlanRequest]:
     )
     condition.service.namespace, condition.service.name = SOUND
     condition.since.seconds = 1_700_000_000
-    return [hello, ack, nack, conditions, enforcer.resync(), enforcer.heartbeat(), enforcer.ack(2)]
+    affinity = plan_pb.StreamNodePlanRequest(affinity=memory_to_pb([_CLIENT, _CLIENT]))
+    return [hello, ack, nack, conditions, affinity, enforcer.resync(), enforcer.heartbeat(), enforcer.ack(2)]
 
 
 def _show(session: NodeSession) -> None:
@@ -251,6 +262,15 @@ def _show(session: NodeSession) -> None:
     )
     status_to_pb(status).SerializeToString()
     assert msgspec.json.decode(msgspec.json.encode(status), type=NodeStatus) == status
+
+
+def _store(report: AffinityReport) -> None:
+    """Clients that an enforcer reports can be stored, read back and told to others, or have no key."""
+    for client in report.clients:
+        text = text_of(client.key)
+        assert text is None or client_of(text) == client.key
+    told = plan_pb.StreamNodePlanResponse.FromString(framing.affinity(report.clients))
+    assert memory_from_pb(told.affinity) == list(report.clients)
 
 
 _REQUESTS = _requests()
@@ -273,6 +293,8 @@ def check_requests(messages: list[bytes]) -> None:
                     session = opened
                 else:
                     return
+            elif isinstance(message, AffinityReport):
+                _store(message)
             else:
                 session.receive(message, now_ns=2)
         except (WireError, ProtocolViolationError):
