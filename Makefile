@@ -98,6 +98,10 @@ contract-kit: $(SETUP) ## check any enforcer or controller against the contract:
 demo: $(SETUP) ## a cluster on this machine, put to the test (root); KEEP=1 leaves it up
 	KEEP=$(KEEP) $(BIN)/python -m pointsman_lab.demo
 
+.PHONY: affinity
+affinity: $(SETUP) ## do clients with session affinity meet the same pod through every node? (root); writes build/bench/affinity.*
+	$(BIN)/python -m pointsman_lab.bench --only affinity
+
 .PHONY: bench
 bench: $(SETUP) ## latency, cost, memory at 1,000 and 10,000 services, and lost connections (root); writes build/bench/
 	$(BIN)/python -m pointsman_lab.bench
