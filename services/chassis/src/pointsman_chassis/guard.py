@@ -119,13 +119,20 @@ class GuardedContext(Generic[G]):
         self._context = context
         self._guard = guard
         self._decode = decode
+        self._has_begun = False
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._context, name)
 
     async def read(self) -> Any:
-        """The next message of the caller; PeerError when it is not one, OverloadError when it is too large."""
-        data = await self._context.read()
+        """The next message of the caller.
+
+        Raises:
+            PeerError: it is none, or the first one does not come in time.
+            OverloadError: it is too large.
+        """
+        data = await self._context.read() if self._has_begun else await self._guard.in_time(self._context.read())
+        self._has_begun = True
         return data if data is grpc.aio.EOF else self._guard.decoded(data, self._decode)
 
     async def requests(self) -> AsyncIterator[Any]:
@@ -175,6 +182,15 @@ class Guard(grpc.aio.ServerInterceptor, Generic[G]):
             self._metrics.refused.labels("malformed").inc()
             raise PeerError("the request is not a message of this method") from error
 
+    async def in_time(self, first: Awaitable[Any]) -> Any:
+        """The first message of a call; PeerError when it does not come."""
+        try:
+            async with asyncio.timeout(self.limits.request_timeout):
+                return await first
+        except TimeoutError as error:
+            self._metrics.refused.labels("no_request").inc()
+            raise PeerError(f"no request within {self.limits.request_timeout}") from error
+
     async def _serve(self, method: str, handler: Any, context: GuardedContext[G]) -> Any:
         """One call from its beginning to its end."""
         try:
@@ -210,12 +226,7 @@ class Guard(grpc.aio.ServerInterceptor, Generic[G]):
 
     async def _first(self, context: GuardedContext[G]) -> Any:
         """The only message of a call."""
-        try:
-            async with asyncio.timeout(self.limits.request_timeout):
-                request = await context.read()
-        except TimeoutError as error:
-            self._metrics.refused.labels("no_request").inc()
-            raise PeerError(f"no request within {self.limits.request_timeout}") from error
+        request = await context.read()
         if request is grpc.aio.EOF:
             self._metrics.refused.labels("no_request").inc()
             raise PeerError("the call ended before its request")
