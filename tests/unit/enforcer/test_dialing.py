@@ -268,6 +268,40 @@ def test_a_planner_that_brings_nothing_is_doubted_but_not_left() -> None:
     assert node.take() == [Close(silent.stream)]
 
 
+def test_planners_that_bring_nothing_do_not_keep_a_node_from_the_one_that_would() -> None:
+    node = Node(told=[A, B, C])
+    first = node.opened()
+    node.welcomed(first, "a", [])
+    node.wait()
+    second = node.opened()
+    assert second.target == B
+    node.welcomed(second, "b", [])
+    assert node.wait() >= TIMING.patience / 2
+    closed, opened = node.take()
+    assert closed == Close(second.stream)
+    assert isinstance(opened, Open)
+    assert opened.target == C
+    node.welcomed(opened, "c", [])
+    node.served(opened)
+    assert node.take() == [Close(first.stream)]
+
+
+def test_a_move_to_a_planner_that_brings_nothing_goes_on_to_the_next() -> None:
+    node = Node(told=[A])
+    old = node.serve([A])
+    node.redirected(old, B, C, reason=RedirectReason.DRAINING)
+    node.wait()
+    stuck = node.opened()
+    assert stuck.target == B
+    node.welcomed(stuck, "b", [])
+    node.wait()
+    closed, opened = node.take()
+    assert closed == Close(stuck.stream)
+    assert isinstance(opened, Open)
+    assert opened.target == C
+    assert node.dialer.kept == old.stream
+
+
 def test_a_planner_that_only_needs_time_is_kept_when_the_other_one_says_so() -> None:
     node = Node(told=[A], configured=[B.address])
     waiting = node.opened()

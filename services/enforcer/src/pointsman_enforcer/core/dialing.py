@@ -10,6 +10,7 @@ in the kernel.
     served  --redirect--> still served, while attempts are made: the first of them that is served takes its place
     attempt --redirect--> closed; its candidates are dialled, at most REDIRECTS_MAX times in a row
     kept, but not served for long --> attempts elsewhere, beside it; whichever is served first closes the other
+    attempt, welcomed but not served for long --> closed, and the next planner is tried
 
 A *search* goes through all sources of planners in order (`planner_directory.Source`), and begins anew, with a growing
 delay, when none was left. A *move* goes through given candidates only, and never costs the stream there is: it is made
@@ -81,6 +82,8 @@ class _Stream:
     is_welcomed: bool = False
     is_served: bool = False
     candidates: tuple[Candidate, ...] = ()
+    doubt_at: float = math.inf
+    """When others are tried if it has brought nothing until then; a stream that is not welcomed ends by itself."""
 
     def is_planner(self, candidate: Candidate) -> bool:
         """Whether this stream leads to that planner."""
@@ -114,7 +117,7 @@ class Dialer:
         self._search: _Search | None = None
         self._looking: Source | None = None
         self._move: tuple[Candidate, ...] = ()
-        self._move_at = self._doubt_at = math.inf
+        self._move_at = math.inf
         self._not_before = 0.0
         self._lookup_at: dict[Source, float] = {}
         self._sent_away: list[str] = []
@@ -132,7 +135,9 @@ class Dialer:
 
     def next_tick(self) -> float:
         """When `tick` is to be called next; infinite when only an event can change anything."""
-        if self._attempt is not None or self._looking is not None:
+        if self._attempt is not None:
+            return self._attempt.doubt_at
+        if self._looking is not None:
             return math.inf
         return max(self._not_before, self._wants_at())
 
@@ -144,9 +149,9 @@ class Dialer:
         stream.is_welcomed, stream.planner_id, stream.candidates = True, planner_id, tuple(candidates)
         self.directory.reached(planner_id)
         self.directory.learn(candidates)
+        stream.doubt_at = now + self._patience.next()
         if self._kept is None:
             self._kept, self._attempt = stream, None
-            self._doubt_at = now + self._patience.next()
         return []
 
     def told(self, number: int, candidates: Sequence[Candidate]) -> list[Action]:
@@ -165,7 +170,7 @@ class Dialer:
             return []
         other = self._kept if stream is self._attempt else self._attempt
         self._kept, self._attempt, self._search = stream, None, None
-        stream.is_served, self._doubt_at, self._sent_away = True, math.inf, []
+        stream.is_served, self._sent_away = True, []
         self.directory.served(Candidate(stream.target.address, stream.planner_id))
         for pace in (self._patience, self._lookup_pace):
             pace.reset()
@@ -232,10 +237,14 @@ class Dialer:
         """From when on another stream is wanted."""
         if self._kept is None:
             return 0.0
-        return self._move_at if self._kept.is_served else self._doubt_at
+        return self._move_at if self._kept.is_served else self._kept.doubt_at
 
     def _advance(self, now: float) -> list[Action]:
         """Dial, or look up, if it is time to."""
+        attempt = self._attempt
+        if attempt is not None and attempt.doubt_at <= now:
+            self._attempt = None
+            return [Close(attempt.number), *self._advance(now)]
         while self.next_tick() <= now:
             search = self._search = self._search or self._new_search()
             if search.queue:
@@ -281,17 +290,16 @@ class Dialer:
         if search.is_move:
             self._move_at = now + self._move_pace.next()
         elif self._kept is not None:
-            self._doubt_at = now + self._patience.next()
+            self._kept.doubt_at = now + self._patience.next()
         else:
             self._not_before = now + self._retry.next()
 
     def _lose_kept(self, stream: _Stream, ending: Ending, now: float) -> None:
         """The stream that was kept is over; an attempt that got further than dialling takes its place."""
-        self._kept, self._move, self._move_at, self._doubt_at = None, (), math.inf, math.inf
+        self._kept, self._move, self._move_at = None, (), math.inf
         attempt = self._attempt
         if attempt is not None and attempt.is_welcomed:
             self._kept, self._attempt = attempt, None
-            self._doubt_at = now + self._patience.next()
         if not stream.is_served:
             return
         if self._search is not None and self._search.is_move:
