@@ -13,8 +13,10 @@ from typing import Any
 from conformance.model import Disturbance
 
 from pointsman_enforcer.dataplane.base import Dataplane
+from pointsman_enforcer.dataplane.iptables.backend import IptablesDataplane
 from pointsman_enforcer.dataplane.nftables.backend import NftablesDataplane
 from pointsman_enforcer.dataplane.node_settings import NodeSettings
+from pointsman_enforcer.dataplane.xtables.tools import Variant
 
 Command = Sequence[str]
 
@@ -54,5 +56,23 @@ NFTABLES = KernelMode(
     },
 )
 
-MODES: Mapping[str, KernelMode] = {mode.name: mode for mode in (NFTABLES,)}
+
+def _iptables(variant: Variant) -> KernelMode:
+    def open_dataplane(settings: NodeSettings) -> Dataplane[Any]:
+        return IptablesDataplane(node_settings=settings, variant=variant)
+
+    tools = [f"{tool}-{variant.value}" for tool in ("iptables", "ip6tables")]
+    return KernelMode(
+        name=f"iptables-{variant.value}",
+        rows="iptables",
+        open_dataplane=open_dataplane,
+        damages={
+            Disturbance.FLUSHED: [(tool, "-t", table, "-F") for tool in tools for table in ("mangle", "nat", "filter")],
+            Disturbance.CHAIN_FLUSHED: [(tool, "-t", "nat", "-F", "POINTSMAN-SERVICES") for tool in tools],
+        },
+    )
+
+
+IPTABLES_LEGACY, IPTABLES_NFT = _iptables(Variant.LEGACY), _iptables(Variant.NFT)
+MODES: Mapping[str, KernelMode] = {mode.name: mode for mode in (NFTABLES, IPTABLES_LEGACY, IPTABLES_NFT)}
 """By name."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import shutil
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from pointsman_chassis.errors import PointsmanError
 
@@ -19,17 +19,33 @@ def find(name: str) -> str | None:
     return shutil.which(name)
 
 
-def run(argv: Sequence[str], *, stdin: bytes = b"", timeout_seconds: float = 10.0) -> str:
-    """Run a program to its end and return what it printed.
+def _ignore(_: int) -> None:
+    """Nobody wants to know."""
+
+
+def run(
+    argv: Sequence[str],
+    *,
+    stdin: bytes = b"",
+    timeout_seconds: float = 10.0,
+    on_started: Callable[[int], object] = _ignore,
+) -> str:
+    """Run a program to its end and return what it printed; `on_started` is told the number of its process.
 
     Raises:
         CommandError: with the program's own words.
     """
     try:
-        done = subprocess.run(argv, input=stdin, capture_output=True, timeout=timeout_seconds, check=False)
+        with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+            on_started(process.pid)
+            try:
+                printed, said = process.communicate(stdin, timeout=timeout_seconds)
+            except BaseException:
+                process.kill()
+                raise
     except (OSError, subprocess.TimeoutExpired) as error:
         raise CommandError(f"running {argv[0]}: {error}") from error
-    if done.returncode != 0:
-        said = done.stderr.decode("utf-8", "replace").strip()
-        raise CommandError(f"{' '.join(argv)} ended with status {done.returncode}: {said}")
-    return done.stdout.decode("utf-8", "replace")
+    if process.returncode != 0:
+        words = said.decode("utf-8", "replace").strip()
+        raise CommandError(f"{' '.join(argv)} ended with status {process.returncode}: {words}")
+    return printed.decode("utf-8", "replace")

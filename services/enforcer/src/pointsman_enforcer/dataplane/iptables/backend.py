@@ -1,0 +1,315 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The iptables dataplane: chains named POINTSMAN-* in the tables mangle, nat and filter, and sets named pointsman-*.
+
+Ownership is by these names, and by rules of built-in chains that lead to such chains. A restarted process reads all of
+it once and compares text: what is as it should be is left alone, with its counters.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Final
+
+import structlog
+
+from pointsman_enforcer.core.stale_flows import Place
+from pointsman_enforcer.dataplane.base import Applied, Found, KernelError, Mended, ProxyMode, ReadBack
+from pointsman_enforcer.dataplane.exec import CommandError
+from pointsman_enforcer.dataplane.iptables import cleanup, layout, static
+from pointsman_enforcer.dataplane.iptables.affinity import UnreadMemory
+from pointsman_enforcer.dataplane.iptables.change import (
+    IptablesChange,
+    Ledger,
+    Operations,
+    diff,
+    set_line,
+)
+from pointsman_enforcer.dataplane.iptables.monitor import Monitor, open_monitor
+from pointsman_enforcer.dataplane.iptables.observe import Observation, Saved, parse_rules, parse_sets
+from pointsman_enforcer.dataplane.iptables.program import restore_text
+from pointsman_enforcer.dataplane.iptables.render import CAPABILITIES, render_node, render_service
+from pointsman_enforcer.dataplane.iptables.static import StaticSettings
+from pointsman_enforcer.dataplane.node_settings import NodeSettings, effective_settings
+from pointsman_enforcer.dataplane.xtables.tools import Tools, Variant
+from pointsman_model.names import Family
+from pointsman_model.plan import NodeFacts, ServicePlan
+
+_CONF: Final = Path("/proc/sys/net")
+_ROUTE_LOCALNET: Final = _CONF / "ipv4/conf/all/route_localnet"
+_TCP_BE_LIBERAL: Final = _CONF / "netfilter/nf_conntrack_tcp_be_liberal"
+
+
+class IptablesDataplane:
+    """See `dataplane.base.Dataplane`. One per network namespace: that of the thread that makes it."""
+
+    mode = ProxyMode.IPTABLES
+    capabilities = CAPABILITIES
+
+    def __init__(
+        self,
+        *,
+        node_settings: NodeSettings,
+        variant: Variant,
+        masquerade_bit: int = 14,
+        localhost_node_ports: bool = True,
+    ) -> None:
+        """UnsupportedError when a tool is missing, OSError when we may not look at tables."""
+        self._node_settings, self._masquerade_bit = node_settings, masquerade_bit
+        self._localhost_node_ports = localhost_node_ports
+        self._tools = Tools(variant)
+        self._drop_invalid = self._tools.inside(lambda: _read(_TCP_BE_LIBERAL) in ("", "0"))
+        self._monitor: Monitor = open_monitor(self._tools)
+        self.affinity = UnreadMemory()
+        self.settings = effective_settings(node_settings, None)
+        self._ledger = Ledger()
+        self._observation: Observation | None = None
+        self._saved = {family: Saved() for family in Family}
+        """What the kernel has of static chains and jumps, as of the last `observe` or write."""
+        self._condemned: set[str] = set()
+        """Sets of clients to destroy; rules that were deleted a moment ago may still hold them."""
+        self._bytes = 0
+
+    @property
+    def counters(self) -> tuple[int, int]:
+        """Programs run and bytes given to them since the start."""
+        return self._tools.runs, self._bytes
+
+    def configure(self, facts: NodeFacts) -> bool:
+        """See `Dataplane.configure`: the rules of frontends name the detector."""
+        before = self.settings
+        self.settings = effective_settings(self._node_settings, facts)
+        return self.settings != before
+
+    async def observe(self) -> Found:
+        """See `Dataplane.observe`."""
+        try:
+            self._saved = {family: parse_rules(await self._tools.save(family)) for family in Family}
+            sets = await self._tools.ipset_save()
+        except (CommandError, ValueError) as error:
+            raise KernelError(f"reading our chains: {error}") from error
+        self._ledger, observation = Ledger(), Observation()
+        for family in Family:
+            observation.read(family, self._saved[family], self._ledger)
+        observation.read_sets(sets, self._ledger)
+        is_ours = any(saved.chains for saved in self._saved.values())
+        self._observation = observation
+        self._monitor.settle()
+        return Found.OURS if is_ours else Found.NOTHING
+
+    async def prepare(self, *, whole_plan: bool = False) -> None:  # noqa: ARG002 - chains of ours are always adopted
+        """See `Dataplane.prepare`: the static chains that differ, in one restore for each family."""
+        lines = [line for family in Family for line in static.create_lines(family)]
+        await self._commit(sets_before=lines)
+        for family in Family:
+            await self._write_static(family)
+        if self._static_settings.serves_localhost(Family.IPV4):
+            self._tools.inside(_route_localnet)
+        self._monitor.settle()
+
+    def claim(self, plan: ServicePlan, remembered: bytes) -> bytes:
+        """See `Dataplane.claim`."""
+        if self._observation is None:
+            return remembered
+        wanted = layout.unpack(render_service(plan, self.settings))
+        return _merged(remembered, self._observation.claim(wanted, self._ledger))
+
+    def claim_node(self, remembered: bytes) -> bytes:
+        """See `Dataplane.claim_node`."""
+        return remembered if self._observation is None else _merged(remembered, self._observation.claim_node())
+
+    def render(self, plan: ServicePlan, _previous: bytes) -> bytes:
+        """See `Dataplane.render`."""
+        return render_service(plan, self.settings)
+
+    def render_node(self, facts: NodeFacts, *, drop_unallocated: bool) -> bytes:
+        """See `Dataplane.render_node`."""
+        return render_node(facts, self.settings, drop_unallocated=drop_unallocated)
+
+    def diff(self, old: bytes, new: bytes) -> IptablesChange:
+        """See `Dataplane.diff`."""
+        return diff(old, new)
+
+    async def apply(self, change: IptablesChange) -> Applied:
+        """See `Dataplane.apply`: at most one restore for each family; a refused one is taken back."""
+        before = self.counters
+        operations = self._ledger.resolve(change)
+        await self._execute(operations)
+        self._ledger.commit(change)
+        self._condemned.update(operations.memories_after)
+        self._condemned -= {record.key.decode() for record in self._ledger.owned if record.kind is layout.Kind.MEMORY}
+        await self._destroy_condemned()
+        self._monitor.settle()
+        after = self.counters
+        return Applied(after[0] - before[0], after[1] - before[1])
+
+    def watch(self, noticed: Callable[[], None]) -> None:
+        """See `Dataplane.watch`."""
+        self._monitor.watch(noticed)
+
+    async def mend(self, _renderings: Sequence[bytes], *, may_remove: bool) -> Mended:
+        """See `Dataplane.mend`: everything of ours is read, and the chains that differ are written."""
+        if not self._monitor.take():
+            return Mended()
+        before = self.counters
+        try:
+            objects = await self._mend(may_remove=may_remove)
+        except (KernelError, CommandError, ValueError) as error:
+            self._monitor.put_back()
+            raise KernelError(f"mending our chains: {error}") from error
+        self._monitor.settle()
+        applied = Applied(self.counters[0] - before[0], self.counters[1] - before[1])
+        return Mended(kinds=("chain",), objects=objects, applied=applied)
+
+    def is_frontend(self, place: Place) -> bool:
+        """See `Dataplane.is_frontend`."""
+        return self._ledger.is_taken(place)
+
+    @property
+    def read_back(self) -> Callable[[bytes, int, int], ReadBack]:
+        """See `Dataplane.read_back`: tables can only be read whole, so nothing is, but sizes are watched."""
+        return lambda _rendering, _start, _most: ReadBack(0)
+
+    def leftover(self) -> Iterator[IptablesChange]:
+        """See `Dataplane.leftover`."""
+        if self._observation is not None:
+            yield from self._observation.leftover(self._ledger)
+            self._observation = None
+
+    def describe(self, change: IptablesChange) -> Iterator[str]:
+        """The change as input of ipset and iptables-restore."""
+        operations = self._ledger.resolve(change)
+        yield from operations.sets_before
+        for family in Family:
+            yield from _text(operations, family).splitlines()
+        yield from operations.sets_after
+        yield from (f"destroy {name}" for name in operations.memories_after)
+
+    async def cleanup(self) -> None:
+        """See `Dataplane.cleanup`."""
+        try:
+            removed = await cleanup.cleanup(self._tools)
+        except CommandError as error:
+            raise KernelError(f"removing our chains: {error}") from error
+        structlog.get_logger("iptables").info("cleaned up", chains=removed)
+
+    def close(self) -> None:
+        """See `Dataplane.close`."""
+        self._monitor.close()
+        self._tools.close()
+
+    @property
+    def _static_settings(self) -> StaticSettings:
+        return StaticSettings(
+            masquerade_bit=self._masquerade_bit,
+            dataplane=self.settings,
+            localhost_node_ports=self._localhost_node_ports,
+            drop_invalid=self._drop_invalid,
+        )
+
+    async def _write_static(self, family: Family) -> None:
+        """Static chains and jumps that differ; the roots of the trees must be there for rules to lead to."""
+        saved, settings = self._saved[family], self._static_settings
+        wanted = static.static_chains(family, settings)
+        chains: dict[tuple[str, str], tuple[str, ...] | None] = {
+            name: rules for name, rules in wanted.items() if saved.chains.get(name) != rules
+        }
+        for root in (layout.VIPS, layout.PORTS):
+            if ("nat", root) not in saved.chains:
+                chains["nat", root] = ()
+        jumps = frozenset(static.jumps(family, settings))
+        text = restore_text(chains, jumps=sorted(jumps - saved.jumps), unjumps=sorted(saved.jumps - jumps))
+        await self._commit(restores={family: text})
+        have = {**saved.chains, **{name: rules for name, rules in chains.items() if rules is not None}}
+        self._saved[family] = Saved(chains=have, jumps=jumps)
+
+    async def _execute(self, operations: Operations) -> None:
+        texts = {family: _text(operations, family) for family in Family}
+        await self._commit(sets_before=operations.sets_before, restores=texts, sets_after=operations.sets_after)
+
+    async def _commit(
+        self,
+        *,
+        sets_before: Sequence[str] = (),
+        restores: dict[Family, str] | None = None,
+        sets_after: Sequence[str] = (),
+    ) -> None:
+        """Sets that come, restores, sets that go; KernelError when refused."""
+        done: Family | None = None
+        try:
+            await self._ipset(sets_before)
+            for family, text in (restores or {}).items():
+                if text:
+                    self._bytes += len(text)
+                    await self._tools.restore(family, text)
+                    done = family
+            await self._ipset(sets_after)
+        except CommandError as error:
+            raise KernelError(str(error), outcome_known=done is None) from error
+
+    async def _ipset(self, lines: Sequence[str]) -> None:
+        if lines:
+            text = "\n".join(lines) + "\n"
+            self._bytes += len(text)
+            await self._tools.ipset(text)
+
+    async def _destroy_condemned(self) -> None:
+        """Each by itself: one that is still held must not keep the others."""
+        for name in sorted(self._condemned):
+            try:
+                await self._ipset([f"destroy {name}"])
+            except CommandError:
+                continue
+            self._condemned.discard(name)
+
+    async def _mend(self, *, may_remove: bool) -> int:
+        """Bring the kernel to what the ledger says; how many chains, elements and jumps differed."""
+        self._saved = {family: parse_rules(await self._tools.save(family)) for family in Family}
+        sets, found = parse_sets(await self._tools.ipset_save())
+        wanted_sets = self._ledger.all_sets()
+        missing = [set_line(record) for record in sorted(wanted_sets - found)]
+        create = [line for family in Family for line in static.create_lines(family) if line.split()[1] not in sets]
+        surplus = [f"del {record.key.decode()}" for record in found - wanted_sets if record.kind > layout.Kind.MEMORY]
+        await self._ipset([*create, *missing])
+        objects = len(create) + len(missing) + (len(surplus) if may_remove else 0)
+        for family in Family:
+            objects += await self._mend_family(family)
+        await self._ipset(surplus if may_remove else [])
+        return objects
+
+    async def _mend_family(self, family: Family) -> int:
+        saved, settings = self._saved[family], self._static_settings
+        wanted: static.Chains = {
+            ("nat", name): rules for (of, name), rules in self._ledger.all_chains().items() if of is family
+        }
+        wanted.update(static.static_chains(family, settings))
+        chains: dict[tuple[str, str], tuple[str, ...] | None] = {
+            name: rules for name, rules in wanted.items() if saved.chains.get(name) != rules
+        }
+        chains.update(dict.fromkeys(saved.chains.keys() - wanted.keys()))
+        jumps = frozenset(static.jumps(family, settings))
+        come, gone = sorted(jumps - saved.jumps), sorted(saved.jumps - jumps)
+        await self._commit(restores={family: restore_text(chains, jumps=come, unjumps=gone)})
+        self._saved[family] = Saved(chains=wanted, jumps=jumps)
+        return len(chains) + len(come) + len(gone)
+
+
+def _text(operations: Operations, family: Family) -> str:
+    return restore_text({("nat", name): rules for (of, name), rules in operations.chains.items() if of is family})
+
+
+def _merged(remembered: bytes, found: layout.Records) -> bytes:
+    return layout.pack({**layout.unpack(remembered), **found}) if found else remembered
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text().strip()
+    except OSError:
+        return ""
+
+
+def _route_localnet() -> None:
+    """Without it the kernel refuses to send what comes from a loopback address out of the host."""
+    if _read(_ROUTE_LOCALNET) != "1":
+        _ROUTE_LOCALNET.write_text("1\n")

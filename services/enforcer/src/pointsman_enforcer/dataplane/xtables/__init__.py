@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The tools of xtables and ipset, for every mode that programs the kernel through them."""
