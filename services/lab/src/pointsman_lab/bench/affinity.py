@@ -21,7 +21,7 @@ from pointsman_lab.cluster import Cluster
 from pointsman_lab.errors import NotConvergedError
 from pointsman_lab.net.topology import OUTSIDE, NodePlace
 from pointsman_lab.settings import LabSettings
-from pointsman_lab.supervise.services import METRICS_PORT
+from pointsman_lab.supervise.services import METRICS_PORT, enforcer_name
 from pointsman_model.affinity import pick
 from pointsman_model.names import parse_address
 from pointsman_model.plan import PlanEndpoint
@@ -70,6 +70,7 @@ async def play(
         story.first_picks(clients),
         story.endpoints_added(),
         story.endpoint_removed(),
+        story.node_anew(),
         story.store_away(clients),
     ):
         done = await step
@@ -85,6 +86,8 @@ class _Story:
         self._cluster = cluster
         self._namespace = namespace
         self._pods: list[Pod] = []
+        self._left: list[Pod] = []
+        """Without the one that was removed."""
         self._had: dict[str, str] = {}
         """The pod of each client."""
         self._homes: dict[str, NodePlace] = {}
@@ -120,7 +123,7 @@ class _Story:
         before = await self._counted()
         started = time.monotonic()
         await self._set(self._pods)
-        seconds = await self._wait_shared(exceptions, started)
+        seconds = await self._wait_shared(exceptions, started, self._cluster.nodes)
         counted = {name: value - before[name] for name, value in (await self._counted()).items()}
         seen = await self._ask_elsewhere(self._at_home) + await self._ask(self._homes.items())
         note = (
@@ -132,9 +135,9 @@ class _Story:
     async def endpoint_removed(self) -> Step:
         """Its clients get another pod, the same on all nodes; nobody else does."""
         gone = self._had[self._at_home[0]]
-        left = [pod for pod in self._pods if pod[0] != gone]
-        await self._set(left)
-        await self._settle(left)
+        self._left = [pod for pod in self._pods if pod[0] != gone]
+        await self._set(self._left)
+        await self._settle(self._left)
         seen = await self._ask(self._homes.items()) + await self._ask_elsewhere(list(self._homes))
         step = judge(
             "an endpoint removed",
@@ -145,6 +148,22 @@ class _Story:
         )
         self._had |= {each.client: each.pod for each in seen}
         return step
+
+    async def node_anew(self) -> Step:
+        """A node that lost everything, its kernel's memory too, is told of all exceptions, whoever reported them."""
+        node = self._cluster.nodes[0]
+        process = enforcer_name(node.name)
+        await self._cluster.signal(process, "KILL", restart=False)
+        for family in ("ip", "ip6"):
+            await self._cluster.node_exec(node.name, "nft", "delete", "table", family, "pointsman")
+        exceptions = {client for client, pod in self._had.items() if pod != self._name(_picked(client, self._left))}
+        await self._cluster.start_process(process)
+        started = time.monotonic()
+        await self._settle(self._left)
+        seconds = await self._wait_shared(exceptions, started, [node])
+        seen = await self._ask((client, node) for client in self._homes)
+        note = f"it had {len(exceptions)} exceptions in its kernel {seconds * 1000:.0f} ms after its enforcer was ready"
+        return judge("a node begins anew, its kernel empty", seen, had=self._had, note=note)
 
     async def store_away(self, count: int) -> Step:
         """Without Redis those who are known stay where they are, and new ones get the same pick on every node."""
@@ -166,10 +185,14 @@ class _Story:
         """Clients known to one node only whose pick these endpoints change."""
         return {client for client in self._at_home if _picked(client, before) != _picked(client, after)}
 
-    async def _wait_shared(self, clients: set[str], started: float) -> float:
-        """Seconds until the kernel of every node remembers these clients."""
+    def _name(self, address: bytes) -> str:
+        """The pod with this address."""
+        return next(name for name, text in self._pods if parse_address(text) == address)
+
+    async def _wait_shared(self, clients: set[str], started: float, nodes: Sequence[NodePlace]) -> float:
+        """Seconds until the kernels of these nodes remember these clients."""
         while True:
-            known = await asyncio.gather(*(self._remembered(node) for node in self._cluster.nodes))
+            known = await asyncio.gather(*(self._remembered(node) for node in nodes))
             seconds = time.monotonic() - started
             if all(clients <= each for each in known):
                 return seconds
