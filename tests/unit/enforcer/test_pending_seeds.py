@@ -24,20 +24,30 @@ def client(number: int, service: ServiceKey = WEB, endpoint: tuple[bytes, int] =
     return RememberedClient(ClientKey(port(service), bytes((203, 0, 113, number))), endpoint, 60_000)
 
 
+def taken(
+    seeds: PendingSeeds, service: ServiceKey, endpoints: pending_seeds.Endpoints, now: float, most: int
+) -> list[RememberedClient]:
+    """What is ready, and is done then."""
+    found = seeds.ready(service, endpoints, now, most)
+    assert seeds.ready(service, endpoints, now, most) == found, "they wait until they are done"
+    seeds.done(service, found)
+    return found
+
+
 def test_they_are_taken_once_with_the_time_that_is_left() -> None:
     seeds = PendingSeeds()
     assert seeds.put([client(1), client(2)], 100.0) == 0
     endpoints = {(port(), 4): {ENDPOINT}}
-    assert seeds.take(WEB, endpoints, 101.5, 10) == [each._replace(left_ms=58_500) for each in (client(1), client(2))]
-    assert (seeds.take(WEB, endpoints, 101.5, 10), len(seeds), seeds.services) == ([], 0, ())
+    assert taken(seeds, WEB, endpoints, 101.5, 10) == [each._replace(left_ms=58_500) for each in (client(1), client(2))]
+    assert (taken(seeds, WEB, endpoints, 101.5, 10), len(seeds), seeds.services) == ([], 0, ())
 
 
 def test_those_whose_endpoint_is_not_here_wait_until_it_is() -> None:
     seeds = PendingSeeds()
     seeds.put([client(1), client(2, endpoint=OTHER), client(3, API)], 0.0)
-    assert seeds.take(WEB, {(port(), 4): {ENDPOINT}}, 0.0, 10) == [client(1)]
-    assert seeds.take(WEB, {(port(), 16): {ENDPOINT, OTHER}}, 0.0, 10) == []
-    assert seeds.take(WEB, {(port(), 4): {OTHER}}, 0.0, 10) == [client(2, endpoint=OTHER)]
+    assert taken(seeds, WEB, {(port(), 4): {ENDPOINT}}, 0.0, 10) == [client(1)]
+    assert taken(seeds, WEB, {(port(), 16): {ENDPOINT, OTHER}}, 0.0, 10) == []
+    assert taken(seeds, WEB, {(port(), 4): {OTHER}}, 0.0, 10) == [client(2, endpoint=OTHER)]
     assert (len(seeds), seeds.services) == (1, (API,))
 
 
@@ -51,7 +61,18 @@ def test_they_do_not_wait_for_ever() -> None:
 def test_the_newest_word_on_a_client_counts() -> None:
     seeds = PendingSeeds()
     seeds.put([client(1), client(1, endpoint=OTHER)], 0.0)
-    assert seeds.take(WEB, {(port(), 4): {ENDPOINT, OTHER}}, 0.0, 10) == [client(1, endpoint=OTHER)]
+    assert taken(seeds, WEB, {(port(), 4): {ENDPOINT, OTHER}}, 0.0, 10) == [client(1, endpoint=OTHER)]
+
+
+def test_a_newer_word_that_comes_while_the_kernel_is_told_waits_on() -> None:
+    seeds = PendingSeeds()
+    seeds.put([client(1)], 0.0)
+    ready = seeds.ready(WEB, {(port(), 4): {ENDPOINT, OTHER}}, 0.0, 10)
+    seeds.put([client(1, endpoint=OTHER)], 0.0)
+    seeds.done(WEB, ready)
+    assert taken(seeds, WEB, {(port(), 4): {ENDPOINT, OTHER}}, 0.0, 10) == [client(1, endpoint=OTHER)]
+    seeds.done(WEB, ready)
+    assert len(seeds) == 0
 
 
 def test_no_more_wait_than_there_is_room_for(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -66,8 +87,8 @@ def test_their_number_is_how_many_can_be_taken(chosen: list[tuple[int, ServiceKe
     seeds = PendingSeeds()
     seeds.put([client(*each) for each in chosen], 0.0)
     assert len(seeds) == len({each[:2] for each in chosen})
-    taken = 0
+    count = 0
     for service in seeds.services:
-        while some := seeds.take(service, {(port(service), 4): {ENDPOINT, OTHER}}, 0.0, 2):
-            taken += len(some)
-    assert (taken, len(seeds)) == (len({each[:2] for each in chosen}), 0)
+        while some := taken(seeds, service, {(port(service), 4): {ENDPOINT, OTHER}}, 0.0, 2):
+            count += len(some)
+    assert (count, len(seeds)) == (len({each[:2] for each in chosen}), 0)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
+from itertools import islice
 from typing import Final
 
 from pointsman_model.names import ServiceKey, ServicePortName
@@ -57,17 +58,22 @@ class PendingSeeds:
             self._by_service[client.key.port.service] = waiting
         return left_out
 
-    def take(self, service: ServiceKey, endpoints: Endpoints, now: float, most: int) -> list[RememberedClient]:
-        """Up to `most` clients of a service whose endpoint it has; they do not wait any more."""
+    def ready(self, service: ServiceKey, endpoints: Endpoints, now: float, most: int) -> list[RememberedClient]:
+        """Up to `most` clients of a service whose endpoint it has. They wait until they are `done`, or expire."""
+        found = (
+            RememberedClient(key, seed.endpoint, round((seed.ends_at - now) * 1000))
+            for key, seed in self._by_service.get(service, {}).items()
+            if now < seed.ends_at and seed.endpoint in endpoints.get((key.port, len(key.client)), ())
+        )
+        return list(islice(found, most))
+
+    def done(self, service: ServiceKey, clients: Iterable[RememberedClient]) -> None:
+        """The kernel has these, or knows better. What came meanwhile with another endpoint waits on."""
         waiting = self._by_service.get(service, {})
-        taken = []
-        for key, seed in waiting.items():
-            if seed.endpoint in endpoints.get((key.port, len(key.client)), ()):
-                taken.append(RememberedClient(key, seed.endpoint, round((seed.ends_at - now) * 1000)))
-                if len(taken) == most:
-                    break
-        self._remove(service, [client.key for client in taken])
-        return [client for client in taken if client.left_ms > 0]
+        self._remove(
+            service,
+            [each.key for each in clients if each.key in waiting and waiting[each.key].endpoint == each.endpoint],
+        )
 
     def expire(self, now: float) -> int:
         """Drop those that have waited for too long; how many that were."""

@@ -52,7 +52,7 @@ class AffinityShareMetrics:
         )
         self.left_out = registry.counter(
             f"{prefix}_seeds_left_out_total",
-            "Clients of other nodes that were not: not here, no room, refused by the kernel",
+            "Clients of other nodes that were not: waited (for an endpoint or a kernel that takes them), full",
             ["reason"],
         )
 
@@ -185,22 +185,22 @@ class AffinityShare:
                 try:
                     await self._seed_service(service)
                 except KernelError as error:
-                    self._metrics.left_out.labels("refused").inc()
                     structlog.get_logger("affinity").warning(
-                        "clients of other nodes are not remembered", service=str(service), error=str(error)
+                        "clients of other nodes are not remembered yet", service=str(service), error=str(error)
                     )
-            self._metrics.left_out.labels("not-here").inc(self._seeds.expire(self._clock.monotonic()))
+            self._metrics.left_out.labels("waited").inc(self._seeds.expire(self._clock.monotonic()))
             if len(self._seeds):
                 self._clock.call_later(_RETRY_SECONDS, self._arrived.set)
 
     async def _seed_service(self, service: ServiceKey) -> None:
         while (plan := self._programmed_plan(service)) is not None:
             endpoints = endpoints_of(service, plan)
-            clients = self._seeds.take(service, endpoints, self._clock.monotonic(), _STEP)
+            clients = self._seeds.ready(service, endpoints, self._clock.monotonic(), _STEP)
             if not clients:
                 return
             seeds = [_local_client(each) for each in clients]
             self._metrics.seeded.inc(await self._memory.seed(plan, self._rendering_of(service), seeds))
+            self._seeds.done(service, clients)
 
 
 def _shared_client(service: ServiceKey, client: AffinityClient) -> RememberedClient:
