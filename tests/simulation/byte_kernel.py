@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Generator, Iterator, Sequence
 from typing import Self
 
-from simulation.cluster_log import SERVICES, cluster_ip
+from simulation.cluster_log import SERVICES, cluster_ip, node_port
 
 from pointsman_enforcer.core.stale_flows import Place
 from pointsman_enforcer.dataplane.affinity import AffinityMemory
@@ -120,10 +120,11 @@ class ByteDataplane:
         return remembered or (ip + data if data else b"")
 
     def render(self, plan: ServicePlan, _previous: bytes) -> bytes:
-        """The cluster IP and the plan; a plan without one was damaged on its way."""
+        """The cluster IP and the plan. Damage may have given it no address, or another service's: it is not taken."""
         ip = _ip_of(plan)
-        if plan.ports and not ip:
-            raise UnsupportedPlanError("it has no cluster IP")
+        ports = {frontend.port for port in plan.ports for frontend in port.frontends if not frontend.address}
+        if plan.ports and (not ip or ports != {node_port(_OWNERS[ip])}):
+            raise UnsupportedPlanError("its addresses are not those of one service")
         return ip + encode_service_plan(plan) if plan.ports else b""
 
     def claim_node(self, _remembered: bytes) -> bytes:

@@ -39,6 +39,11 @@ def cluster_ip(key: ServiceKey) -> bytes:
     return bytes((10, 96, 0, 1 + SERVICES.index(key)))
 
 
+def node_port(key: ServiceKey) -> int:
+    """The node port that a service has all its lives."""
+    return 30001 + SERVICES.index(key)
+
+
 class ClusterLog:
     """All changes so far; revision r is the state after the first r of them."""
 
@@ -103,7 +108,7 @@ class ClusterLog:
             key=key,
             type="NodePort",
             cluster_ips=(cluster_ip(key),),
-            ports=(ServicePort("p", Protocol.TCP, 80, 30001 + SERVICES.index(key)),),
+            ports=(ServicePort("p", Protocol.TCP, 80, node_port(key)),),
             internal_traffic_policy=self._random.choice(_POLICIES),
             external_traffic_policy=self._random.choice(_POLICIES),
             affinity_timeout_seconds=self._random.choice([0, 0, 10800]),

@@ -23,7 +23,7 @@ from pointsman_chassis.errors import ApplyError
 from pointsman_enforcer.core import dialing
 from pointsman_enforcer.core.dialing import Dialer, Ending
 from pointsman_enforcer.core.errors import PlannerSilentError, PlanProtocolError
-from pointsman_enforcer.core.plan_session import Action, Commit, PlanSession, Programmed, Redirected, Send
+from pointsman_enforcer.core.plan_session import Action, Commit, GiveUp, PlanSession, Programmed, Redirected, Send
 from pointsman_enforcer.core.plan_store import PlanStore
 from pointsman_enforcer.core.planner_directory import PlannerDirectory, PlannerMemory
 from pointsman_enforcer.core.transaction import Transaction
@@ -201,6 +201,9 @@ class Node:
                 link.send_to_planner(action.message.SerializeToString())
             elif isinstance(action, Commit):
                 self._committed(link, action)
+            elif isinstance(action, GiveUp):
+                self._world.say(f"{self.name} gives up {link}: {action.error}")
+                self._ended(link, Ending.FAULTY)
             elif isinstance(action, Redirected):
                 self._follow(self._dialer.redirected(link.dialled, action.redirect, self._clock.monotonic()))
 

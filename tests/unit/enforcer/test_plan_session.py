@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from pointsman.plan.v1 import plan_service_pb2 as pb
 from pointsman_enforcer.core.errors import PlanProtocolError
 from pointsman_enforcer.core.messages import transaction_to_pb
-from pointsman_enforcer.core.plan_session import Commit, Failure, PlanSession, Programmed, Send
+from pointsman_enforcer.core.plan_session import Commit, Failure, GiveUp, PlanSession, Programmed, Send
 from pointsman_enforcer.core.plan_store import PlanStore
 from pointsman_enforcer.core.transaction import Position, Stage, Transaction
 from pointsman_model.digest import bucket_of
@@ -144,8 +144,11 @@ def test_a_planner_that_never_agrees_is_left_after_a_few_resyncs() -> None:
     session = opened()
     for nonce in range(1, 4):
         session.receive(response(first({}, nonce=nonce, digest=1)), 1.0)
-    with pytest.raises(PlanProtocolError, match="after 3 resyncs"):
-        session.receive(response(first({}, nonce=4, digest=1)), 1.0)
+    commit, end = session.receive(response(first({key(1): b"one"}, nonce=4, digest=1)), 1.0)
+    assert isinstance(commit, Commit), "what it changed is in the plan held and has to be programmed"
+    assert [change.key for change in commit.changes] == [key(1)]
+    assert isinstance(end, GiveUp)
+    assert "after 3 resyncs" in str(end.error)
 
 
 def test_failures_are_sent_before_the_ack_that_covers_them() -> None:

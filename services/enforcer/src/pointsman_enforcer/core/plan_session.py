@@ -6,7 +6,8 @@
                    Send(resync)                  our digest is not what the planner says it must be
                    Redirected(redirect)          go to another planner
                    Remember(clients)             other nodes remember these; have the kernel do so, too
-                   raises PlanProtocolError      close the stream and dial again
+                   GiveUp(error)                 close the stream and dial again
+                   raises PlanProtocolError      the same; nothing of the message counts
     programmed(..) -> Send(nack) for what could not be programmed, then Send(ack)
     received(..), verified(..) -> Send(ack) of these levels
     tell_conditions() -> Send(conditions)        to a planner that knows them
@@ -90,13 +91,20 @@ class Redirected:
 
 
 @dataclass(frozen=True, slots=True)
+class GiveUp:
+    """Close the stream, once everything before this was done: what a transaction has changed stays changed."""
+
+    error: PlanProtocolError
+
+
+@dataclass(frozen=True, slots=True)
 class Remember:
     """Clients of services with session affinity, and their endpoints as other nodes know them."""
 
     clients: list[RememberedClient]
 
 
-Action: TypeAlias = Send | Commit | Redirected | Remember
+Action: TypeAlias = Send | Commit | Redirected | GiveUp | Remember
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -328,8 +336,12 @@ class PlanSession:
             if transaction.in_sync and not self.is_in_sync:
                 self.is_in_sync, self._in_sync_nonce = True, transaction.nonce
         commit = Commit(transaction, changes, self.is_in_sync and is_equal)
-        is_settled = is_equal or self._is_retiring
-        return [commit] if is_settled else [commit, self._resync(transaction.digest, now)]
+        if is_equal or self._is_retiring:
+            return [commit]
+        try:
+            return [commit, self._resync(transaction.digest, now)]
+        except PlanProtocolError as error:
+            return [commit, GiveUp(error)]
 
     def _resync(self, expected: int, now: float) -> Send:
         if self._resyncs >= RESYNCS_MAX:

@@ -14,7 +14,7 @@ from pointsman.plan.v1 import plan_service_pb2 as pb
 from pointsman_chassis.clock import Clock, Timer
 from pointsman_enforcer.core.candidates import Redirect
 from pointsman_enforcer.core.errors import PlanProtocolError
-from pointsman_enforcer.core.plan_session import Action, Commit, PlanSession, Redirected, Remember, Send
+from pointsman_enforcer.core.plan_session import Action, Commit, GiveUp, PlanSession, Redirected, Remember, Send
 from pointsman_model.remembered import RememberedClient
 
 OUTBOX_MAX: Final = 1024
@@ -77,6 +77,8 @@ class Connection:
                 self._outbox.append(action.message)
             elif isinstance(action, Redirected):
                 self._events.redirected(self, action.redirect)
+            elif isinstance(action, GiveUp):
+                self._fail(action.error)
             elif isinstance(action, Remember):
                 self._events.remember(action.clients)
             else:
