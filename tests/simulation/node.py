@@ -259,7 +259,7 @@ class Node:
     def _synced(self, pending: Pending, programmed: Programmed, _tally: Tally) -> None:
         self._report(pending.stream, programmed)
         for stream, (nonce, position) in pending.others.items():
-            self._report(stream, replace(programmed, nonce=nonce, position=position, failures=()))
+            self._report(stream, replace(programmed, nonce=nonce, position=position))
 
     def _report(self, stream: object, programmed: Programmed) -> None:
         now = self._clock.monotonic()

@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from pointsman.plan.v1 import plan_service_pb2 as pb
 from pointsman_enforcer.core.errors import PlanProtocolError
 from pointsman_enforcer.core.messages import transaction_to_pb
-from pointsman_enforcer.core.plan_session import Commit, Failure, GiveUp, PlanSession, Programmed, Send
+from pointsman_enforcer.core.plan_session import Commit, GiveUp, PlanSession, Programmed, Send
 from pointsman_enforcer.core.plan_store import PlanStore
+from pointsman_enforcer.core.told_failures import Failure
 from pointsman_enforcer.core.transaction import Position, Stage, Transaction
 from pointsman_model.digest import bucket_of
 from pointsman_model.names import ServiceKey

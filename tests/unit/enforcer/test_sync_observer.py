@@ -9,8 +9,9 @@ from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 from pointsman_chassis.metrics import Registry
 from pointsman_chassis.tracing import Tracing
 from pointsman_chassis.tracing_otlp import OtlpTracer
-from pointsman_enforcer.core.plan_session import Failure, Programmed
+from pointsman_enforcer.core.plan_session import Programmed
 from pointsman_enforcer.core.plan_store import PlanStore
+from pointsman_enforcer.core.told_failures import Failure
 from pointsman_enforcer.core.transaction import ChangeOrigin, Position, Stage, Transaction
 from pointsman_enforcer.dataplane.work import Pending, Tally
 from pointsman_enforcer.metrics import EnforcerMetrics

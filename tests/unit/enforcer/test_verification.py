@@ -173,7 +173,7 @@ async def test_a_difference_that_went_away_by_itself_is_told_as_recovered(world:
     await world.clock.advance(1.0)
     world.wrong.clear()
     await world.clock.advance(10.0)
-    assert [report.recovered for report in world.reports] == [(), (key(1),)]
+    assert [[each.key for each in report.failures] for report in world.reports] == [[key(1)], []]
     assert world.reports[-1].programmed_digest == world.reports[-1].digest
     assert world.verified[-1] > world.differences[-1]
 

@@ -240,7 +240,7 @@ class Enforcer:
         if self._stream is not None:
             self._stream.report(pending.stream, programmed)
             for stream, (nonce, position) in pending.others.items():
-                self._stream.report(stream, replace(programmed, nonce=nonce, position=position, failures=()))
+                self._stream.report(stream, replace(programmed, nonce=nonce, position=position))
         self._verification.synced()
         self._first_sync.set()
         self._changes.synced(self._reconciler.is_dirty)

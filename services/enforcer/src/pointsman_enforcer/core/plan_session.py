@@ -45,7 +45,8 @@ from pointsman_enforcer.core.messages import (
     timestamp,
 )
 from pointsman_enforcer.core.plan_store import PlanStore
-from pointsman_enforcer.core.transaction import NO_POSITION, PlanChange, Position, Stage, Transaction
+from pointsman_enforcer.core.told_failures import Failure, ToldFailures
+from pointsman_enforcer.core.transaction import NO_POSITION, PlanChange, Position, Transaction
 from pointsman_model.names import ServiceKey
 from pointsman_model.remembered import RememberedClient
 from pointsman_model.wire.remembered import memories_to_pb, memory_from_pb
@@ -108,20 +109,11 @@ Action: TypeAlias = Send | Commit | Redirected | GiveUp | Remember
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Failure:
-    """A service that could not be programmed."""
-
-    key: ServiceKey
-    stage: Stage
-    message: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Programmed:
     """What the kernel has committed.
 
-    `nonce` 0 reports what the enforcer did by itself, such as a retry that worked. `failures` are only those that the
-    planner has not been told of.
+    `nonce` 0 reports what the enforcer did by itself, such as a retry that worked. `failures` are all that
+    there are now; a session tells its planner what is new to it.
     """
 
     nonce: int
@@ -133,9 +125,7 @@ class Programmed:
     kernel_messages: int = 0
     kernel_bytes: int = 0
     services: int = 0
-    failures: tuple[Failure, ...] = ()
-    recovered: tuple[ServiceKey, ...] = ()
-    """Services that were failed and are as planned now."""
+    failures: Sequence[Failure] = ()
     drift: DriftReport | None = None
     """The newest repair since the process started, so that a planner that missed it hears of it with the next ack."""
 
@@ -162,6 +152,7 @@ class PlanSession:
         self._expected = 0
         """Digest that the planner takes the plan held to have."""
         self._is_retiring = False
+        self._told = ToldFailures()
         self._in_sync_nonce = 0
         self.is_in_sync = False
         self.planner_id = ""
@@ -235,9 +226,9 @@ class PlanSession:
             raise ValueError(f"nonce {result.nonce} is not within {self.acknowledged_nonce}..{self._nonce}")
         self._position, self._programmed_digest = result.position, result.programmed_digest
         self.acknowledged_nonce = max(result.nonce, self.acknowledged_nonce)
-        actions: list[Action] = [self._send(message, now) for message in _nacks(result)]
-        actions.append(self._send(pb.StreamNodePlanRequest(ack=_ack(result)), now))
-        return actions
+        news = self._told.news(result.nonce, result.failures)
+        messages = [*_nacks(result.nonce, news.failures), *_acks(result, news.recovered)]
+        return [self._send(message, now) for message in messages]
 
     def received(self, nonce: int, now: float) -> list[Action]:
         """A transaction is on disk. Nothing is said of one that is in the kernel already, of which that says more."""
@@ -329,6 +320,7 @@ class PlanSession:
         if transaction.facts is None and self._store.facts is None:
             raise PlanProtocolError(f"transaction {transaction.nonce}: the first one carries the facts about the node")
         changes = tuple(self._store.apply(transaction))
+        self._told.committed(transaction)
         self._expected = transaction.digest
         is_equal = self._store.digest == transaction.digest
         if is_equal:
@@ -358,17 +350,25 @@ class PlanSession:
         return Send(message)
 
 
-def _nacks(result: Programmed) -> Iterable[pb.StreamNodePlanRequest]:
-    for start in range(0, len(result.failures), FAILURES_PER_NACK):
+def _nacks(nonce: int, news: Sequence[Failure]) -> Iterable[pb.StreamNodePlanRequest]:
+    for start in range(0, len(news), FAILURES_PER_NACK):
         failures = [
             pb.ServiceFailure(
                 service=name_to_pb(failure.key),
                 stage=pb.ServiceFailure.Stage.ValueType(failure.stage),
                 message=failure.message[:FAILURE_CHARACTERS_MAX],
             )
-            for failure in result.failures[start : start + FAILURES_PER_NACK]
+            for failure in news[start : start + FAILURES_PER_NACK]
         ]
-        yield pb.StreamNodePlanRequest(nack=pb.Nack(nonce=result.nonce, failures=failures))
+        yield pb.StreamNodePlanRequest(nack=pb.Nack(nonce=nonce, failures=failures))
+
+
+def _acks(result: Programmed, recovered: Sequence[ServiceKey]) -> Iterable[pb.StreamNodePlanRequest]:
+    """The ack; more than one when more services have recovered than one may name."""
+    for start in range(0, max(len(recovered), 1), FAILURES_PER_NACK):
+        ack = _ack(result)
+        ack.recovered.extend(map(name_to_pb, recovered[start : start + FAILURES_PER_NACK]))
+        yield pb.StreamNodePlanRequest(ack=ack)
 
 
 def _ack(result: Programmed) -> pb.Ack:
@@ -384,7 +384,6 @@ def _ack(result: Programmed) -> pb.Ack:
     ack.statistics.kernel_bytes = result.kernel_bytes
     ack.statistics.services = result.services
     ack.statistics.duration.FromNanoseconds(result.duration_ns)
-    ack.recovered.extend(map(name_to_pb, result.recovered[:FAILURES_PER_NACK]))
     if result.drift is not None:
         ack.drift.CopyFrom(drift_to_pb(result.drift))
     return ack

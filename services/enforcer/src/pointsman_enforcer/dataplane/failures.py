@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
+from pointsman_enforcer.core.told_failures import Failure
 from pointsman_enforcer.core.transaction import Stage
 from pointsman_model.names import ServiceKey
 
@@ -45,6 +46,7 @@ class FailureBook:
         self._initial = retry_seconds_initial
         self._max = retry_seconds_max
         self._failed: dict[ServiceKey, Failed] = {}
+        self._present: tuple[Failure, ...] | None = None
 
     def __len__(self) -> int:
         return len(self._failed)
@@ -60,6 +62,15 @@ class FailureBook:
         """All failures."""
         return iter(tuple(self._failed.items()))
 
+    @property
+    def present(self) -> tuple[Failure, ...]:
+        """All failures as planners are told of them."""
+        if self._present is None:
+            self._present = tuple(
+                Failure(key=key, stage=failed.stage, message=failed.message) for key, failed in self._failed.items()
+            )
+        return self._present
+
     def enter(self, key: ServiceKey, fault: Fault, now: float) -> bool:
         """Note a failure; whether it is news (another plan, or another stage than last time).
 
@@ -72,6 +83,7 @@ class FailureBook:
         )
         attempts = before.attempts + 1 if before is not None and is_repeated else 1
         delay = min(self._initial * 2 ** min(attempts - 1, _DOUBLINGS_MAX), self._max)
+        self._present = None
         self._failed[key] = Failed(
             stage=fault.stage,
             message=fault.message,
@@ -84,6 +96,7 @@ class FailureBook:
 
     def clear(self, key: ServiceKey) -> bool:
         """The service is as planned; whether it was not before."""
+        self._present = None
         return self._failed.pop(key, None) is not None
 
     def due(self, now: float) -> list[ServiceKey]:

@@ -12,8 +12,8 @@ from typing import Generic
 import structlog
 
 from pointsman_chassis.clock import Clock
-from pointsman_enforcer.core.plan_session import Failure
 from pointsman_enforcer.core.plan_store import PlanStore
+from pointsman_enforcer.core.told_failures import Failure
 from pointsman_enforcer.core.transaction import Stage
 from pointsman_enforcer.dataplane.base import NODE, C, Dataplane, KernelError, OccupiedError, UnsupportedPlanError
 from pointsman_enforcer.dataplane.failures import FailureBook, Fault

@@ -388,8 +388,7 @@ class Reconciler(Generic[C]):
             kernel_messages=tally.messages,
             kernel_bytes=tally.bytes,
             services=tally.services,
-            failures=tuple(tally.failures.values()),
-            recovered=tuple(tally.recovered),
+            failures=self.failures.present,
             drift=self.drift.report,
         )
         tally.seconds = now - started

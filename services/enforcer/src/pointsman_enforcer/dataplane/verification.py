@@ -20,7 +20,7 @@ import structlog
 
 from pointsman_chassis.clock import Clock
 from pointsman_chassis.errors import ApplyError
-from pointsman_enforcer.core.plan_session import Failure, Programmed
+from pointsman_enforcer.core.plan_session import Programmed
 from pointsman_enforcer.core.plan_store import PlanStore
 from pointsman_enforcer.core.transaction import Stage
 from pointsman_enforcer.dataplane.base import Dataplane
@@ -163,7 +163,7 @@ class Verification:
         failed = self._reconciler.failures.get(key)
         if failed is not None and failed.stage is Stage.VERIFY:
             self._reconciler.failures.clear(key)
-            self._report(recovered=(key,))
+            self._report()
 
     def _differs(self, key: ServiceKey, words: str) -> None:
         """The service counts as failed until it was mended and programmed again, or is found equal after all."""
@@ -177,7 +177,7 @@ class Verification:
         if self._reconciler.failures.enter(key, fault, self._clock.monotonic()):
             log = structlog.get_logger("verification")
             log.error("kernel is not as acknowledged", service=str(key), differs=words)
-            self._report(failures=(Failure(key=key, stage=Stage.VERIFY, message=message),))
+            self._report()
 
     def _look_again(self, key: ServiceKey) -> None:
         """A service that was not put right since may be as planned all the same."""
@@ -185,7 +185,7 @@ class Verification:
             self._unverified.setdefault(key, None)
             self.synced()
 
-    def _report(self, *, failures: tuple[Failure, ...] = (), recovered: tuple[ServiceKey, ...] = ()) -> None:
+    def _report(self) -> None:
         digest = self._store.digest
         self._events.report(
             Programmed(
@@ -194,8 +194,7 @@ class Verification:
                 digest=digest,
                 programmed_digest=self._reconciler.failures.correct(digest),
                 applied_at_ns=self._clock.wall_ns(),
-                failures=failures,
-                recovered=recovered,
+                failures=self._reconciler.failures.present,
                 drift=self._reconciler.drift.report,
             )
         )

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Final, Generic, TypeVar
 
-from pointsman_enforcer.core.plan_session import Failure
+from pointsman_enforcer.core.told_failures import Failure
 from pointsman_enforcer.core.transaction import NO_POSITION, ChangeOrigin, Position
 from pointsman_enforcer.dataplane.base import Applied, C
 from pointsman_model.names import ServiceKey
@@ -78,7 +78,7 @@ class Tally:
     """Services whose address another one still has, with the digest of what the kernel has of them. The other one may
     give it up in this very sync."""
     failures: dict[ServiceKey, Failure] = field(default_factory=dict)
-    """New ones: what the planner has not been told."""
+    """New ones."""
     recovered: dict[ServiceKey, None] = field(default_factory=dict)
     """Services that were failed and are as planned now."""
     timings: dict[ServiceKey, tuple[int, int, int]] = field(default_factory=dict)
