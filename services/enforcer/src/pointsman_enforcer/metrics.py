@@ -104,7 +104,9 @@ class EnforcerMetrics:
             "pointsman_enforcer_verification_mismatches_total", "Services that were not as the kernel acknowledged them"
         )
         self.connected = registry.gauge("pointsman_enforcer_connected", "1 while a planner's stream is in sync")
-        self.disconnects = registry.counter("pointsman_enforcer_disconnects_total", "Streams that ended")
+        self.disconnects = registry.counter(
+            "pointsman_enforcer_disconnects_total", "Times that the last stream in sync ended"
+        )
         self.redirects = registry.counter(
             "pointsman_enforcer_redirects_total", "Times a planner sent this node to another"
         )

@@ -83,6 +83,10 @@ class Connection:
                 self._events.remember(action.clients)
             else:
                 self._events.committed(self, action)
+        if len(self._outbox) > OUTBOX_MAX and not self._failure.done():
+            # The writer waits for the planner: it cannot be the one that notices.
+            self._events.overflow()
+            self._fail(PlanProtocolError(f"the planner has not read {OUTBOX_MAX} messages"))
         if self._outbox:
             self._wake.set()
 
@@ -107,9 +111,6 @@ class Connection:
             await self._wake.wait()
             self._wake.clear()
             while self._outbox:
-                if len(self._outbox) > OUTBOX_MAX:
-                    self._events.overflow()
-                    raise PlanProtocolError(f"the planner has not read {OUTBOX_MAX} messages")
                 await self._call.write(self._outbox.pop(0))
 
     def _schedule_tick(self) -> None:

@@ -210,11 +210,19 @@ class PlanStream:
             self._group.create_task(self._save())
 
     def _close(self, number: int) -> None:
-        """Leave a stream; what is left of two is the one whose plan it has to be."""
-        self._connections.pop(number, None)
+        """Leave a stream."""
         self._tasks.pop(number).cancel()
-        for connection in self._connections.values():
-            connection.confirm()
+        self._forget(number)
+
+    def _forget(self, number: int) -> Connection | None:
+        """A stream is no more; what is left of two is the one whose plan it has to be."""
+        was_in_sync = self.is_in_sync
+        connection = self._connections.pop(number, None)
+        for other in self._connections.values():
+            other.confirm()
+        if was_in_sync and not self.is_in_sync:
+            self._events.connected(False)
+        return connection
 
     def _schedule(self) -> None:
         if self._timer is not None:
@@ -231,12 +239,8 @@ class PlanStream:
     async def _stream(self, opening: Open) -> None:
         """One stream to its end, which the dialer is told of."""
         ending, reason = await self._serve(opening)
-        connection = self._connections.pop(opening.stream, None)
+        connection = self._forget(opening.stream)
         self._tasks.pop(opening.stream, None)
-        for other in self._connections.values():
-            other.confirm()
-        if not self.is_in_sync:
-            self._events.connected(False)
         self._log.warning(
             "a plan stream ended; what is programmed stays",
             planner=opening.target.address,
