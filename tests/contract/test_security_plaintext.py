@@ -12,6 +12,7 @@ from pointsman_chassis.channel import open_channel
 from pointsman_chassis.errors import ConfigError
 from pointsman_chassis.server import GrpcServer
 from pointsman_chassis.tls import TransportSecurity, is_local
+from pointsman_planner.store.connection import RedisSettings, check_plaintext, parse_store_url
 
 PLAIN = TransportSecurity(insecure=True)
 BASE = {"apiVersion": "config.pointsman.io/v1alpha1"}
@@ -58,6 +59,30 @@ async def test_callers_with_tokens_are_not_served_in_plaintext() -> None:
 def test_a_token_is_never_sent_in_plaintext() -> None:
     with pytest.raises(ValueError, match="insecure: true excludes"):
         TransportSecurity(insecure=True, token_file="/token")  # noqa: S106 - a path
+
+
+@pytest.mark.parametrize(
+    ("url", "settings", "is_taken"),
+    [
+        ("redis://127.0.0.1:1/0", RedisSettings(), True),
+        ("redis://[::1]:1/0", RedisSettings(), True),
+        ("unix:///run/redis.sock?db=0", RedisSettings(), True),
+        ("rediss://redis:1/0", RedisSettings(), True),
+        ("redis://redis:1/0", RedisSettings(insecure=True), True),
+        ("redis://redis:1/0", RedisSettings(), False),
+        ("redis+sentinel://127.0.0.1:1,10.0.0.1:1/main/0", RedisSettings(), False),
+        ("redis+cluster://10.0.0.1:1", RedisSettings(), False),
+    ],
+)
+def test_redis_off_loopback_in_plaintext_is_refused_unless_written_down(
+    url: str, settings: RedisSettings, is_taken: bool
+) -> None:
+    address = parse_store_url(url)
+    if is_taken:
+        check_plaintext(address, settings)
+        return
+    with pytest.raises(ConfigError, match="rediss://"):
+        check_plaintext(address, settings)
 
 
 @pytest.mark.parametrize(

@@ -27,7 +27,7 @@ SETTINGS: Final[dict[str, tuple[type[Settings], ModuleType]]] = {
 # What a pod is told by the platform and the lab's processes by their files.
 ONLY_IN_THE_LAB: Final = {
     "watcher": {"kubernetes"},
-    "planner": {"plannerID", "redis", "access"},
+    "planner": {"plannerID"},
     "enforcer": {"hostnameOverride", "clusterCIDR"},
 }
 
@@ -50,7 +50,7 @@ def test_a_configuration_file_is_accepted_by_the_services_own_loader(
     settings_type, module = SETTINGS[service]
     text = config_files(manifests)[f"{service}.yaml"]
     settings = parse_settings(text, settings_type, module.KIND, source=f"{service}.yaml")
-    assert settings_as_data(settings)["security"]["insecure"] is True
+    assert settings_as_data(settings)["security"]["insecure"] is False
 
 
 @pytest.mark.parametrize("service", SERVICES)
@@ -87,13 +87,13 @@ def test_the_ports_in_the_files_are_the_ports_of_the_pods(manifests: tuple[Manif
     for service in ("watcher", "planner"):
         container = pod_of(workloads(manifests)[service])["containers"][0]
         port = int(files[f"{service}.yaml"]["listenAddress"].rpartition(":")[2])
-        assert container["readinessProbe"]["grpc"]["port"] == port
         assert {"name": "grpc", "containerPort": port} in container["ports"]
     assert files["planner.yaml"]["watcherAddresses"] == ["127.0.0.1:7443"]
     assert files["watcher.yaml"]["listenAddress"] == "0.0.0.0:7443"
     [planner] = files["enforcer.yaml"]["plannerAddresses"]
-    assert planner.endswith(":7444")
+    assert planner.endswith(":7445")
     assert files["planner.yaml"]["listenAddress"] == "0.0.0.0:7444"
+    assert files["planner.yaml"]["access"]["tokens"]["listenAddress"] == "0.0.0.0:7445"
 
 
 def test_the_state_directory_is_the_one_that_outlives_the_pod(manifests: tuple[Manifest, ...]) -> None:

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """What may run in a cluster, and with which powers: asserted on the rendered manifests."""
 
-from pointsman.cluster.v1 import cluster_service_pb2
-from pointsman.plan.v1 import plan_service_pb2
-from support.manifests import RENDERED, ROOT, Manifest, of_kind, pod_of, workloads
+import yaml
+
+from support.manifests import RENDERED, ROOT, Manifest, config_files, of_kind, pod_of, workloads
 
 COMPONENTS = {"watcher", "planner", "enforcer", "redis"}
 READ = ["get", "list", "watch"]
@@ -24,23 +24,46 @@ def test_all_components_are_there(manifests: tuple[Manifest, ...]) -> None:
     assert workloads(manifests)["enforcer"]["kind"] == "DaemonSet"
 
 
-def test_the_watcher_may_read_four_kinds_and_nothing_else(manifests: tuple[Manifest, ...]) -> None:
-    [role] = of_kind(manifests, "ClusterRole", "Role")
-    assert role["metadata"]["name"] == "pointsman-watcher"
-    assert role["rules"] == [
+def test_the_watcher_may_read_four_kinds_the_planner_review_tokens_and_nobody_anything_else(
+    manifests: tuple[Manifest, ...],
+) -> None:
+    roles = {role["metadata"]["name"]: role["rules"] for role in of_kind(manifests, "ClusterRole", "Role")}
+    assert roles.pop("pointsman-planner") == [
+        {"apiGroups": ["authentication.k8s.io"], "resources": ["tokenreviews"], "verbs": ["create"]}
+    ]
+    assert list(roles) == ["pointsman-watcher"]
+    assert roles["pointsman-watcher"] == [
         {"apiGroups": [""], "resources": ["services", "nodes"], "verbs": READ},
         {"apiGroups": ["discovery.k8s.io"], "resources": ["endpointslices"], "verbs": READ},
         {"apiGroups": ["networking.k8s.io"], "resources": ["servicecidrs"], "verbs": READ},
     ]
 
 
-def test_only_the_watcher_is_bound_and_only_it_holds_a_token(manifests: tuple[Manifest, ...]) -> None:
-    [binding] = of_kind(manifests, "ClusterRoleBinding", "RoleBinding")
-    subject = {"kind": "ServiceAccount", "name": "pointsman-watcher", "namespace": "pointsman-system"}
-    assert binding["subjects"] == [subject]
+def test_only_watcher_and_planner_are_bound_and_hold_a_token_for_the_api_server(
+    manifests: tuple[Manifest, ...],
+) -> None:
+    bindings = of_kind(manifests, "ClusterRoleBinding", "RoleBinding")
+    assert {binding["roleRef"]["name"]: binding["subjects"] for binding in bindings} == {
+        name: [{"kind": "ServiceAccount", "name": name, "namespace": "pointsman-system"}]
+        for name in ("pointsman-watcher", "pointsman-planner")
+    }
     for component, workload in workloads(manifests).items():
         mounts_token = pod_of(workload).get("automountServiceAccountToken", True)
-        assert mounts_token is (component == "watcher"), component
+        assert mounts_token is (component in {"watcher", "planner"}), component
+
+
+def test_an_enforcer_has_a_token_for_planners_alone_and_it_is_the_one_that_they_take(
+    manifests: tuple[Manifest, ...],
+) -> None:
+    pod = pod_of(workloads(manifests)["enforcer"])
+    [identity] = [volume["projected"]["sources"] for volume in pod["volumes"] if "projected" in volume]
+    [token] = [source["serviceAccountToken"] for source in identity if "serviceAccountToken" in source]
+    files = {name: yaml.safe_load(text) for name, text in config_files(manifests).items()}
+    tokens = files["planner.yaml"]["access"]["tokens"]
+    assert token["audience"] == tokens["audience"]
+    assert tokens["enforcerServiceAccounts"] == [f"pointsman-system/{pod['serviceAccountName']}"]
+    [mount] = [each["mountPath"] for each in pod["containers"][0]["volumeMounts"] if each["name"] == "identity"]
+    assert files["enforcer.yaml"]["security"]["tokenFile"] == f"{mount}/{token['path']}"
 
 
 def test_no_container_has_more_power_than_it_needs(manifests: tuple[Manifest, ...]) -> None:
@@ -96,10 +119,8 @@ def test_every_container_is_probed_and_limited(manifests: tuple[Manifest, ...]) 
 
 def test_readiness_is_in_sync_and_not_merely_alive(manifests: tuple[Manifest, ...]) -> None:
     containers = {name: pod_of(workload)["containers"][0] for name, workload in workloads(manifests).items()}
-    watched = cluster_service_pb2.DESCRIPTOR.services_by_name["ClusterService"].full_name
-    planned = plan_service_pb2.DESCRIPTOR.services_by_name["PlanService"].full_name
-    assert containers["watcher"]["readinessProbe"]["grpc"]["service"] == watched
-    assert containers["planner"]["readinessProbe"]["grpc"]["service"] == planned
+    for component in ("watcher", "planner"):
+        assert containers[component]["readinessProbe"]["httpGet"] == {"path": "/readyz", "port": "metrics"}
     assert containers["enforcer"]["readinessProbe"]["httpGet"] == {"path": "/healthz", "port": "healthz"}
     assert {"name": "healthz", "containerPort": 10256} in containers["enforcer"]["ports"]
 
@@ -114,8 +135,10 @@ def test_enforcers_run_everywhere_and_are_replaced_a_few_at_a_time(manifests: tu
 def test_nothing_on_the_way_to_the_kernel_depends_on_a_cluster_ip(manifests: tuple[Manifest, ...]) -> None:
     pods = {name: pod_of(workload) for name, workload in workloads(manifests).items()}
     assert pods["enforcer"]["dnsPolicy"] == "Default"
-    [api_host] = [item for item in pods["watcher"]["containers"][0]["env"] if item["name"] == "KUBERNETES_SERVICE_HOST"]
-    assert api_host["valueFrom"] == {"fieldRef": {"fieldPath": "status.hostIP"}}
+    for component in ("watcher", "planner"):
+        environment = pods[component]["containers"][0]["env"]
+        [api_host] = [item for item in environment if item["name"] == "KUBERNETES_SERVICE_HOST"]
+        assert api_host["valueFrom"] == {"fieldRef": {"fieldPath": "status.hostIP"}}
     headless = {
         manifest["metadata"]["name"]
         for manifest in of_kind(manifests, "Service")

@@ -37,7 +37,7 @@ from pointsman_planner.metrics import ControlMetrics, PlannerMetrics, ShardingMe
 from pointsman_planner.override_parts import OverrideOptions, OverrideParts
 from pointsman_planner.settings import PlannerSettings, shown_settings
 from pointsman_planner.shard import Shard, advertised_address
-from pointsman_planner.store.connection import Topology, check_files, parse_store_url
+from pointsman_planner.store.connection import Topology, check_files, check_plaintext, parse_store_url
 from pointsman_planner.store.memory_store import MemoryStore
 from pointsman_planner.store.node_status_store import NodeStatusStore
 from pointsman_planner.store.port import Store
@@ -168,6 +168,7 @@ class App:
             self._store_metrics.available.set(1)
             return MemoryStore()
         check_files(self._settings.redis)
+        check_plaintext(address, self._settings.redis)
         return RedisStore(
             address=address,
             settings=self._settings.redis,

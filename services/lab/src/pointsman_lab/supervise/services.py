@@ -90,8 +90,7 @@ def planner_plan(site: Site, member: MemberPlace) -> ServicePlan:
     if "redis" in site.settings.services:
         address = _at(site.topology.redis.address, REDIS_PORT)
         config["redisURL"] = f"{'rediss' if site.has_redis_tls else 'redis'}://{address}/0"
-        if site.has_redis_tls:
-            config["redis"] = _security(site, member.name)
+        config["redis"] = _security(site, member.name) if site.has_redis_tls else {"insecure": True}
     return _plan(member.name, member.name, config, site, "planner")
 
 

@@ -27,6 +27,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from pointsman_chassis.duration import Duration
 from pointsman_chassis.errors import ConfigError
 from pointsman_chassis.settings import Settings
+from pointsman_chassis.tls import is_local
 
 CONNECTIONS_MAX = 10
 """Of one planner to one server."""
@@ -54,6 +55,8 @@ class RedisSettings(Settings, frozen=True, kw_only=True):
     """PEM certificate chain to present to Redis; empty = none."""
     key_file: str = ""
     """PEM private key of that."""
+    insecure: bool = False
+    """Plaintext to another machine, which is refused otherwise: said by whoever trusts the network."""
     sentinel_username: str = ""
     """ACL user at the Sentinels, which have users of their own."""
     sentinel_password_file: str = ""
@@ -205,6 +208,15 @@ def check_files(settings: RedisSettings) -> None:
             raise ConfigError(f"redis: the file {path} cannot be read")
     if settings.password_environment and settings.password_environment not in os.environ:
         raise ConfigError(f"redis.passwordEnvironment: the variable {settings.password_environment} is not set")
+
+
+def check_plaintext(address: StoreAddress, settings: RedisSettings) -> None:
+    """Refuse what would leave the machine in plaintext without anybody having said so. Raises ConfigError."""
+    remote = [host for host, port in address.hosts if not is_local(f"[{host}]:{port}")]
+    if remote and not (address.is_tls or address.path or settings.insecure):
+        raise ConfigError(
+            f"redisURL: {remote[0]} is not on loopback: use rediss://, or say `redis: {{insecure: true}}` for plaintext"
+        )
 
 
 def files_stamp(settings: RedisSettings) -> tuple[tuple[int, int], ...]:
