@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Session affinity between nodes, the planners' side: one node's exceptions reach all others, by a store in between."""
 
+import asyncio
 import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -90,6 +91,19 @@ async def test_the_first_word_on_a_client_counts(make_store: MakeStore) -> None:
         await far.report(client("203.0.113.1", B), client("203.0.113.2", B))
         await eventually(lambda: "203.0.113.2" in cluster.planners[0].held, "the next one is known")
         assert cluster.planners[0].held["203.0.113.1"] == A
+
+
+async def test_planners_that_hear_different_words_at_once_agree_on_one_for_each_client(make_store: MakeStore) -> None:
+    numbers = [number(each) for each in range(300)]
+    async with sharing(make_store) as cluster:
+        first, second, third = [await cluster.connect(f"node-{each}", each // 2 % 2) for each in (1, 2, 3)]
+        await asyncio.gather(
+            first.report(*(client(each, A) for each in numbers)),
+            second.report(*(client(each, B) for each in reversed(numbers))),
+        )
+        await eventually(lambda: len(cluster.planners[0].held) == len(numbers), "all are known")
+        await eventually(lambda: cluster.planners[0].held == cluster.planners[1].held, "the planners agree")
+        await eventually(lambda: all(each.told == cluster.planners[0].held for each in (first, second, third)), "told")
 
 
 async def test_who_connects_again_is_remembered_for_longer_and_all_are_told(make_store: MakeStore) -> None:
