@@ -120,10 +120,12 @@ def sequence(
         yield twin_row(row)
 
 
-def checked(section: int, number: str, title: str, check: Check) -> Iterator[Row]:
+def checked(
+    section: int, number: str, title: str, check: Check, *, modes: frozenset[str] = EVERY_MODE
+) -> Iterator[Row]:
     """A row about something else than where packets go, in both families."""
     for family in IpFamily:
-        yield Row(number=number, section=section, family=family, title=title, check=check)
+        yield Row(number=number, section=section, family=family, title=title, check=check, modes=modes)
 
 
 def listed(

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
-from conformance.model import Expectation, Outcome, Probe, Step, Target
+from conformance.model import Expectation, Lot, Outcome, Probe, Step, Target
 
 from pointsman_model.affinity import pick
 from pointsman_model.names import parse_address
@@ -28,10 +28,39 @@ def foretell(steps: tuple[Step, ...], ports: Mapping[int, str]) -> tuple[Step, .
     memory: _Memory = {}
     told: list[Step] = []
     for step in steps:
-        if step.idle_seconds and step.repeats == 1:
+        if is_forgotten(step):
             memory.clear()
         told.append(replace(step, probes=tuple(_told(one, memory, ports) for one in step.probes)))
     return tuple(told)
+
+
+def is_forgotten(step: Step) -> bool:
+    """Whether enough time passes before the step's probes for everybody to be forgotten."""
+    return step.idle_seconds > 0 and step.repeats == 1
+
+
+class Draws:
+    """The same statement where the first endpoint is drawn by lot: what was seen first is what must be seen then."""
+
+    def __init__(self) -> None:
+        self._memory: _Memory = {}
+
+    def forget(self) -> None:
+        """Everybody is forgotten."""
+        self._memory.clear()
+
+    def expected(self, one: Probe, observed: str) -> str:
+        """What the probe must see, in words: if it may be any of several, whatever of these it saw."""
+        if one.lot is None:
+            return str(one.expect)
+        key = one.source, one.lot.port, one.protocol
+        kept = self._memory.get(key)
+        may_be = [target for target in one.lot.targets if kept and target[:2] == kept[:2]] or one.lot.targets
+        words = {str(Expectation(Outcome.FORWARD, (target,))): target for target in may_be}
+        if observed in words:
+            self._memory[key] = words[observed]
+            return observed
+        return "one of " + ", ".join(words)
 
 
 def _told(one: Probe, memory: _Memory, ports: Mapping[int, str]) -> Probe:
@@ -43,7 +72,7 @@ def _told(one: Probe, memory: _Memory, ports: Mapping[int, str]) -> Probe:
     kept = memory.get(key)
     chosen = next((target for target in targets if kept and target[:2] == kept[:2]), None) or _pick(one.source, targets)
     memory[key] = chosen
-    return one._replace(expect=Expectation(Outcome.FORWARD, (chosen,)))
+    return one._replace(expect=Expectation(Outcome.FORWARD, (chosen,)), lot=Lot(ports[one.port], targets))
 
 
 def _pick(client: str, targets: tuple[Target, ...]) -> Target:

@@ -81,6 +81,16 @@ class Expectation(NamedTuple):
         return "{" + ", ".join(str(target) for target in self.targets) + "}"
 
 
+class Lot(NamedTuple):
+    """What a client may draw where nothing decides its first endpoint: one of these, and then it keeps it.
+
+    `port` names what remembers it, a ServicePort.
+    """
+
+    port: str
+    targets: tuple[Target, ...]
+
+
 class Probe(NamedTuple):
     """Connections from `source` to `destination` and what must become of them. Addresses are canonical text."""
 
@@ -90,6 +100,8 @@ class Probe(NamedTuple):
     protocol: str
     origin: Origin
     expect: Expectation
+    lot: Lot | None = None
+    """With session affinity: all that `expect` was narrowed from."""
 
     def __str__(self) -> str:
         return f"{self.origin.value} {self.source} -> {self.destination} {self.protocol}/{self.port}"
@@ -216,9 +228,10 @@ class Row:
 
     @property
     def needs_dataplane(self) -> bool:
-        """Whether a plan alone cannot say: it is about what happens meanwhile, or about the packets before."""
+        """Whether a plan alone cannot say: it is about what happens meanwhile, the packets before, or a mode's ways."""
         return (
             self.remembers
+            or "nftables" not in self.modes
             or self.check is not None
             or any(step.disturbance is not Disturbance.NOTHING for step in self.steps)
         )

@@ -13,6 +13,7 @@ from conformance.objects import Port, SlicePort, apply, node, service, slice_of
 VIP = "172.30.0.41"
 A, B = "10.180.0.1", "10.180.2.1"
 LOOPBACK = "127.0.0.1"
+NO_LOCALHOST = frozenset({"nftables", "ipvs"})
 
 
 def _state(endpoints: str = f"{A}@R {B}@L") -> tuple[Event, ...]:
@@ -24,9 +25,6 @@ def rows() -> Iterator[Row]:
     yield from _lists()
     yield from _changing()
     yield from _loopback()
-    yield from listed(4, "46", "no nodePortAddresses: secondary addresses answer", modes=IPTABLES)
-    yield from listed(4, "51", "localhostNodePorts: 127.0.0.1 answers", modes=IPTABLES)
-    yield from listed(4, "53", "packets from elsewhere to 127.0.0.1 are dropped", modes=IPTABLES)
     yield from listed(4, "55", "SCTP node ports are virtual servers on each node address", modes=IPVS)
 
 
@@ -118,6 +116,24 @@ def _changing() -> Iterator[Row]:
 
 def _loopback() -> Iterator[Row]:
     to_loopback = probe(LOOPBACK, LOOPBACK, NONE, port=3001)
-    yield from case(4, "52", _state(), to_loopback)
+    yield from case(4, "52", _state(), to_loopback, modes=NO_LOCALHOST)
     narrow = NodeSettings(node_port_addresses=("192.168.0.0/24", "127.0.0.1/32"))
-    yield from case(4, "52d", _state(), to_loopback, settings=narrow, title="not even when nodePortAddresses names it")
+    title = "not even when nodePortAddresses names it"
+    yield from case(4, "52d", _state(), to_loopback, settings=narrow, title=title, modes=NO_LOCALHOST)
+    yield from _localhost(narrow)
+
+
+def _localhost(narrow: NodeSettings) -> Iterator[Row]:
+    """Where 127.0.0.1 answers, for this host alone; never ::1."""
+    both = to(A, B, m=True)
+    answers = probe(LOOPBACK, LOOPBACK, both, port=3001)
+    secondary = probe(CLIENT, SECONDARY, both, port=3001)
+    ipv4 = {"modes": IPTABLES, "has_twin": False}
+    yield from case(4, "46", _state(), secondary, title="secondary addresses answer", modes=IPTABLES)
+    yield from case(4, "51", _state(), answers, title="localhost node ports", **ipv4)
+    yield from case(4, "51d", _state(), answers, settings=narrow, title="nodePortAddresses names it", **ipv4)
+    elsewhere = NodeSettings(node_port_addresses=("192.168.0.0/24",))
+    none = answers._replace(expect=NONE)
+    yield from case(4, "51n", _state(), none, settings=elsewhere, title="nodePortAddresses leaves it out", **ipv4)
+    never = case(4, "51", _state(), none, title="::1 never answers", modes=IPTABLES)
+    yield from (row for row in never if row.family is IpFamily.IPV6)

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from conformance.addresses import CLIENT, EXTERNAL_IP, POD, PRIMARY, SECONDARY
-from conformance.build import DROP, IPTABLES, IPVS, NONE, REJECT, case, listed, probe, sequence, to
+from conformance.build import DROP, IPVS, NONE, REJECT, case, listed, probe, sequence, to
 from conformance.model import Event, Expectation, Probe, Row, Step
 from conformance.objects import Port, SlicePort, apply, delete, service, slice_of
 
@@ -39,7 +39,6 @@ def rows() -> Iterator[Row]:
     ignored = apply(service("svc1", VIP, etp="Local"), slice_of("svc1", f"{A}@R {B}@L"))
     yield from case(5, "75", ignored, probe(POD, VIP, to(A, B, m=False)))
     yield from listed(5, "74", "with no local endpoint all endpoints are used", modes=IPVS)
-    yield from listed(5, "76", "the health check port is accepted explicitly", modes=IPTABLES)
     own_port = probe(CLIENT, PRIMARY, NONE, port=30000)
     yield from sequence(
         5,

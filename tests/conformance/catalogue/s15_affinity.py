@@ -19,7 +19,7 @@ _HTTP, _HTTPS = SlicePort(80, "http"), SlicePort(81, "https")
 A, B, C, D = "10.180.0.1", "10.180.0.2", "10.180.2.1", "10.180.2.2"
 LB = "1.2.3.4"
 NOT_IPVS = frozenset({"nftables", "iptables"})
-REMEMBERS_MANY = frozenset({"nftables"})
+REMEMBERS_MANY = NOT_IPVS
 MANY = 120
 PORTS = {80: "http", 3001: "http", 81: "https", 3002: "https"}
 """Which ServicePort a destination port belongs to."""

@@ -6,8 +6,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from conformance.addresses import CLIENT, POD, PRIMARY
-from conformance.build import DROP, NOT_NFTABLES, REJECT, checked, listed, probe, sequence, to
-from conformance.checks import hygiene
+from conformance.build import DROP, IPTABLES, IPVS, REJECT, checked, listed, probe, sequence, to
+from conformance.checks import firewall, hygiene
 from conformance.model import Disturbance, Row, Step
 from conformance.objects import Port, apply, service, slice_of
 
@@ -15,9 +15,25 @@ VIP, A, B = "172.30.0.41", "10.180.0.1", "10.180.2.1"
 
 
 def rows() -> Iterator[Row]:
-    later = "iptables and ipvs modes"
-    yield from listed(17, "172", "passes a FORWARD policy DROP", modes=NOT_NFTABLES, later=later)
-    yield from listed(17, "173", "packets of state INVALID are dropped", modes=NOT_NFTABLES, later=later)
+    yield from checked(
+        17, "172", "passes a FORWARD policy DROP", firewall.forwards_where_all_is_dropped, modes=IPTABLES
+    )
+    yield from checked(
+        17, "173", "packets of state INVALID are dropped", firewall.drops_invalid_packets, modes=IPTABLES
+    )
+    later = "ipvs mode"
+    yield from listed(17, "172v", "passes a FORWARD policy DROP", modes=IPVS, later=later)
+    yield from listed(17, "173v", "packets of state INVALID are dropped", modes=IPVS, later=later)
+    yield from checked(
+        17,
+        "53",
+        "packets from elsewhere to 127.0.0.1 are dropped",
+        firewall.drops_martians,
+        modes=IPTABLES,
+    )
+    yield from checked(
+        17, "76", "the health check port is accepted explicitly", firewall.accepts_health_checks, modes=IPTABLES
+    )
     yield from checked(17, "174", "the mark is gone after masquerade", hygiene.marks_are_cleared)
     yield from checked(17, "175", "rules of others are left alone", hygiene.others_are_left_alone)
     yield from _damaged()

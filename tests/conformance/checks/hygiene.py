@@ -42,11 +42,11 @@ table bridge pointsman {
 
 def marks_are_cleared(stage: ComponentExecutor, family: IpFamily) -> Iterator[Finding]:
     """Row 174: after masquerade no packet carries the mark, which would masquerade it again behind a tunnel."""
-    row = _row(s05_external_policy.rows(), "70", family)
+    row = row_of(s05_external_policy.rows(), "70", family)
     node = stage.kernel.node
     node.run("nft", "-f", "-", stdin=_WITNESS)
     try:
-        yield _passes(stage.kernel, [row])
+        yield passes(stage.kernel, [row])
         marked, translated, still_marked = _counted(node)
     finally:
         node.run("nft", "delete", "table", "inet", "witness")
@@ -62,7 +62,7 @@ def others_are_left_alone(stage: ComponentExecutor, family: IpFamily) -> Iterato
     before = _others(kernel.node)
     try:
         for number in ("125", "130", "133", "135"):
-            yield _passes(kernel, [_row(s11_changes.rows(), number, family)])
+            yield passes(kernel, [row_of(s11_changes.rows(), number, family)])
             yield Finding(f"rules of others after row {number}", before, _others(kernel.node))
         kernel.cleanup()
         yield Finding("rules of others after the clean-up", before, _others(kernel.node))
@@ -72,11 +72,13 @@ def others_are_left_alone(stage: ComponentExecutor, family: IpFamily) -> Iterato
             kernel.node.run("nft", "delete", "table", of, name, check=False)
 
 
-def _row(rows: Iterator[Row], number: str, family: IpFamily) -> Row:
+def row_of(rows: Iterator[Row], number: str, family: IpFamily) -> Row:
+    """The row of that number and family."""
     return next(row for row in rows if row.number == number and row.family is family)
 
 
-def _passes(kernel: KernelExecutor, rows: Sequence[Row]) -> Finding:
+def passes(kernel: KernelExecutor, rows: Sequence[Row]) -> Finding:
+    """Whether the kernel executor passes these rows, which leaves them programmed."""
     failures = [str(failure) for result in kernel.run_group(rows) for failure in result.failures]
     return Finding(f"row {rows[0].id} itself", "passed", "; ".join(failures) or "passed")
 

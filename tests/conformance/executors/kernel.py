@@ -23,6 +23,7 @@ from conformance.executors.modes import NFTABLES, Command, KernelMode
 from conformance.executors.observation import observed, patience_of
 from conformance.executors.prober import ANSWER_SECONDS, Attempt, Prober
 from conformance.executors.topology import Topology
+from conformance.foretelling import Draws, is_forgotten
 from conformance.model import (
     DAMAGES,
     NODE,
@@ -65,6 +66,7 @@ class KernelExecutor:
         self._echo = EchoServers()
         self._prober = Prober()
         self._enforcer: Enforcer | None = None
+        self._draws = Draws()
         self._settings: NodeSettings | None = None
         self._stack = contextlib.ExitStack()
 
@@ -105,7 +107,10 @@ class KernelExecutor:
         self._topology.flush_conntrack()
         with contextlib.ExitStack() as stack:
             held: list[HeldFlow] = []
+            self._draws.forget()
             for index, step in enumerate(row.steps):
+                if is_forgotten(step):
+                    self._draws.forget()
                 cluster.apply(step.events)
                 found = {row.id: self._apply(cluster, row, step)}
                 for flow in held:
@@ -122,6 +127,16 @@ class KernelExecutor:
     def node(self) -> NetNs:
         """The node under test, for those who look at it from beside."""
         return self._topology.namespaces[topology.NODE]
+
+    @property
+    def outside(self) -> NetNs:
+        """The machine beyond the node."""
+        return self._topology.namespaces[topology.OUTSIDE]
+
+    @property
+    def mode(self) -> KernelMode:
+        """The mode of the dataplane."""
+        return self._mode
 
     def cleanup(self) -> None:
         """The enforcer removes everything it made; the next row begins with another one."""
@@ -176,8 +191,9 @@ class KernelExecutor:
         seen = self._prober.run(attempts)
         for (row, probe), part in zip(probes, slices, strict=True):
             words = observed(probe, seen[part])
-            if words != str(probe.expect):
-                failures.setdefault(row.id, []).append((str(probe), str(probe.expect), words))
+            expected = self._draws.expected(probe, words) if self._mode.draws_first_endpoint else str(probe.expect)
+            if words != expected:
+                failures.setdefault(row.id, []).append((str(probe), expected, words))
 
     def _attempt(self, probe: Probe) -> Attempt:
         where = {Origin.HOST: topology.NODE, Origin.OUTSIDE: topology.OUTSIDE}.get(probe.origin)

@@ -32,12 +32,15 @@ class KernelMode:
         open_dataplane: makes the dataplane, in a thread that is inside the node's network namespace.
         damages: for each of `model.DAMAGES` the commands by which somebody else does it, run inside the node; none
             where there is nothing in the kernel that could be damaged.
+        draws_first_endpoint: with session affinity, which endpoint a client gets first is drawn by lot; that it keeps
+            it is asked all the same.
     """
 
     name: str
     rows: str
     open_dataplane: Callable[[NodeSettings], Dataplane[Any]]
     damages: Mapping[Disturbance, Sequence[Command]]
+    draws_first_endpoint: bool = False
 
 
 def _open_nftables(settings: NodeSettings) -> Dataplane[Any]:
@@ -65,6 +68,7 @@ def _iptables(variant: Variant) -> KernelMode:
     return KernelMode(
         name=f"iptables-{variant.value}",
         rows="iptables",
+        draws_first_endpoint=True,
         open_dataplane=open_dataplane,
         damages={
             Disturbance.FLUSHED: [(tool, "-t", table, "-F") for tool in tools for table in ("mangle", "nat", "filter")],

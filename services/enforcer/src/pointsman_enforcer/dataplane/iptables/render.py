@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Iterator, Sequence
-from typing import Final
+from typing import Final, NamedTuple
 
 from pointsman_enforcer.dataplane.base import UnsupportedPlanError
 from pointsman_enforcer.dataplane.iptables.layout import (
@@ -46,6 +46,13 @@ _ONE: Final = 0x80000000
 _LOCAL: Final = "-m addrtype --src-type LOCAL "
 
 
+class Memories(NamedTuple):
+    """Sets of remembered clients: of an endpoint set's endpoints, and of all others of the port."""
+
+    own: tuple[str, ...]
+    others: tuple[str, ...]
+
+
 def render_service(plan: ServicePlan, settings: DataplaneSettings) -> bytes:
     """The rendering of a service.
 
@@ -59,6 +66,9 @@ def render_service(plan: ServicePlan, settings: DataplaneSettings) -> bytes:
     for port in plan.ports:
         if port.frontends:
             _render_port(records, port, plan.affinity_timeout_seconds, settings)
+    if plan.health_check is not None and plan.health_check.node_port:
+        for family in {port.family for port in plan.ports}:
+            _add(records, Kind.SHARED, family, f"{set_name('health', family)} {plan.health_check.node_port}")
     return pack(records)
 
 
@@ -82,23 +92,25 @@ def net_elements(prefix: Prefix) -> list[str]:
 
 
 def endpoint_rules(
-    protocol: Protocol, endpoints: Sequence[PlanEndpoint], memories: Sequence[str], seconds: int
+    protocol: Protocol, endpoints: Sequence[PlanEndpoint], memories: Memories, seconds: int
 ) -> list[str]:
-    """The rules of an endpoint set's chain; `memories` are the sets of its endpoints, if clients are remembered.
+    """The rules of an endpoint set's chain.
 
-    Who is remembered is in one of the sets: its time begins anew and it goes there. Anybody else is entered into one
-    set drawn by lot, and goes where it was entered. The last rule is for a memory that is full.
+    Who is remembered is in one of the memories: its time begins anew and it goes there. Anybody else is taken out of
+    those of other endpoints of the port, entered into one of these by lot, and goes where it was entered: so nobody is
+    ever in two. The last rule is for a memory that is full.
     """
     word = WORDS[protocol]
     directions = [f"-j DNAT --to-destination {_place(each.address, each.port)}" for each in endpoints]
     odds = list(_odds([each.weight for each in endpoints]))
-    if not memories:
+    if not memories.own:
         return [f"-p {word} {odd}{to}" for odd, to in zip(odds, directions, strict=True)]
-    known = [f"-m set --match-set {name} src " for name in memories]
-    notes = [f"-j SET --add-set {name} src --exist --timeout {seconds}" for name in memories]
+    known = [f"-m set --match-set {name} src " for name in memories.own]
+    notes = [f"-j SET --add-set {name} src --exist --timeout {seconds}" for name in memories.own]
     rules = []
     for match, note, to in zip(known, notes, directions, strict=True):
         rules += [f"{match}{note}", f"-p {word} {match}{to}"]
+    rules += [f"-j SET --del-set {name} src" for name in memories.others]
     for odd, match, note, to in zip(odds, known, notes, directions, strict=True):
         rules += [f"{odd}{note}", f"-p {word} {match}{to}"]
     return [*rules, f"-p {word} {directions[-1]}"]
@@ -140,10 +152,10 @@ def _render_set(records: Records, port: ServicePortPlan, index: int, first: byte
         raise UnsupportedPlanError(f"a client is remembered for at most {SECONDS_MAX} s here, not {seconds}")
     family, word = port.family, WORDS[port.protocol]
     chain = endpoint_chain(family, first, index)
-    memories = [memory_name(family, first, each.address + each.port.to_bytes(2)) for each in endpoints if seconds]
+    memories = _memories(port, index, first) if seconds else Memories((), ())
     rules = endpoint_rules(port.protocol, endpoints, memories, seconds)
     records[Id(Kind.ENDPOINTS, family, chain.encode())] = "\n".join(rules).encode()
-    for name in memories:
+    for name in (*memories.own, *memories.others):
         records[Id(Kind.MEMORY, family, name.encode())] = b""
     for endpoint in endpoints:
         if endpoint.hairpin:
@@ -151,6 +163,16 @@ def _render_set(records: Records, port: ServicePortPlan, index: int, first: byte
             element = f"{address},{word}:{endpoint.port},{address}"
             _add(records, Kind.SHARED, family, f"{set_name('hairpin', family)} {element}")
     return chain
+
+
+def _memories(port: ServicePortPlan, index: int, first: bytes) -> Memories:
+    own = _names(port.family, first, port.endpoint_sets[index])
+    known = dict.fromkeys(name for each in port.endpoint_sets for name in _names(port.family, first, each))
+    return Memories(own, tuple(name for name in known if name not in own))
+
+
+def _names(family: Family, first: bytes, endpoints: Sequence[PlanEndpoint]) -> tuple[str, ...]:
+    return tuple(memory_name(family, first, each.address + each.port.to_bytes(2)) for each in endpoints)
 
 
 def _frontend_rules(

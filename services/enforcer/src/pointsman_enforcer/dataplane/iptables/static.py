@@ -21,6 +21,7 @@ MARK: Final = f"{PREFIX}MARK"
 REJECT: Final = f"{PREFIX}REJECT"
 DROP: Final = f"{PREFIX}DROP"
 FILTER: Final = f"{PREFIX}FILTER"
+INPUT: Final = f"{PREFIX}INPUT"
 FORWARD: Final = f"{PREFIX}FORWARD"
 CANARY: Final = f"{PREFIX}CANARY"
 MASQUERADE: Final = f"{PREFIX}MASQUERADE"
@@ -47,6 +48,7 @@ _SET_TYPES: Final = {
     "hairpin": "hash:ip,port,ip",
     "nodes": "hash:net",
     "cidrs": "hash:net",
+    "health": "bitmap:port",
 }
 ELEMENTS_MAX: Final = 1 << 20
 """Of one set; memory is taken as they come."""
@@ -55,8 +57,9 @@ ELEMENTS_MAX: Final = 1 << 20
 def create_lines(family: Family) -> list[str]:
     """Commands of `ipset restore` that make the sets which static rules ask."""
     word = "inet" if family is Family.IPV4 else "inet6"
+    hashed = f"family {word} hashsize 1024 maxelem {ELEMENTS_MAX}"
     return [
-        f"create {set_name(role, family)} {of} family {word} hashsize 1024 maxelem {ELEMENTS_MAX}"
+        f"create {set_name(role, family)} {of} {'range 0-65535' if of == 'bitmap:port' else hashed}"
         for role, of in _SET_TYPES.items()
     ]
 
@@ -120,7 +123,7 @@ def jumps(family: Family, settings: StaticSettings) -> list[tuple[str, str, str]
         ("nat", "OUTPUT", SERVICES),
         ("nat", "POSTROUTING", POSTROUTING),
         ("filter", "FORWARD", FORWARD),
-        ("filter", "INPUT", FILTER),
+        ("filter", "INPUT", INPUT),
         ("filter", "OUTPUT", FILTER),
     ]
     return [*found, ("mangle", "PREROUTING", MARTIANS)] if settings.serves_localhost(family) else found
@@ -143,6 +146,10 @@ def static_chains(family: Family, settings: StaticSettings) -> Chains:
         ),
         ("nat", POSTROUTING): _postrouting(family, settings),
         ("filter", FILTER): _filter(family),
+        ("filter", INPUT): (
+            f"-j {FILTER}",
+            f"-p tcp -m set --match-set {set_name('health', family)} dst -j ACCEPT",
+        ),
         ("filter", FORWARD): _forward(settings),
     }
 
