@@ -11,6 +11,8 @@ import pytest
 
 from pointsman.control.v1 import override_service_pb2 as pb
 from pointsman_model.names import ServiceKey, parse_address
+from pointsman_planner.api.paging import BYTES_MAX
+from pointsman_planner.core.override_rules import PINNED_MAX
 from pointsman_planner.feed.override_feed import WATCHES_MAX
 from pointsman_planner.store.memory_store import MemoryStore
 from support.cluster_objects import endpoint, endpoint_slice, node, service, service_cidr
@@ -211,6 +213,26 @@ async def test_lists_are_filtered_and_paged() -> None:
             found += [each.name.name for each in page.overrides]
             token = page.next_page_token
         assert (found, token) == (everything, "")
+
+
+async def test_a_page_of_large_overrides_is_one_that_any_client_takes() -> None:
+    async with override_server() as server:
+        server.put(*OBJECTS)
+        names = [f"pin-{number:02}" for number in range(40)]
+        for name in names:
+            pin = wish(f"shop/{name}")
+            for number in range(PINNED_MAX):
+                pin.spec.pin.endpoints.add(target_name=f"{number:03}{'a' * 250}", target_name_prefix="b" * 253)
+            await apply(server, pin)
+        found, sizes, token = [], [], ""
+        while token or not found:
+            page = await server.stub.ListOverrides(pb.ListOverridesRequest(page_token=token))
+            found += [each.name.name for each in page.overrides]
+            sizes.append(page.ByteSize())
+            token = page.next_page_token
+        assert found == names
+        assert len(sizes) > 1
+        assert max(sizes) < 1.1 * BYTES_MAX
 
 
 async def test_watchers_see_what_is_there_and_every_change_after() -> None:

@@ -13,7 +13,7 @@ from pointsman.types.v1 import types_pb2
 from pointsman_chassis.errors import NotFoundError, NotInSyncError, PointsmanError, errors_to_status
 from pointsman_planner.api.override_codec import key_from_pb, override_from_pb, override_to_pb
 from pointsman_planner.api.override_desk import OverrideDesk
-from pointsman_planner.api.paging import page_of
+from pointsman_planner.api.paging import fitting, page_of
 from pointsman_planner.api.sight import sight_of
 from pointsman_planner.core.override import Override, OverrideKey
 from pointsman_planner.core.rights import Sight
@@ -78,8 +78,8 @@ class OverrideService(pb_grpc.OverrideServiceServicer):
             held = self._desk.feed.held
             keys = sorted(key for key, each in held.items() if _is_wanted(each.override, request, sight_of(context)))
             page = page_of(keys, request.page_size, request.page_token)
-            found = [override_to_pb(held[OverrideKey(*key)].override) for key in page.keys]
-            return pb.ListOverridesResponse(overrides=found, next_page_token=page.next_token)
+            found, token = fitting(page, (override_to_pb(held[OverrideKey(*key)].override) for key in page.keys))
+            return pb.ListOverridesResponse(overrides=found, next_page_token=token)
         raise _unreachable()
 
     async def WatchOverrides(  # noqa: N802 - the name in the proto
