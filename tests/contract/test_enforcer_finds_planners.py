@@ -107,6 +107,16 @@ async def test_whatever_is_wrong_is_an_empty_answer_that_names_the_reason(server
     assert await look(PlannerLookupSettings(api_servers=("127.0.0.1:1",))) == []
 
 
+async def test_a_server_that_answers_byte_by_byte_does_not_keep_the_node_from_asking_elsewhere(
+    server: SliceServer, tmp_path: Path
+) -> None:
+    server.is_dripping = True
+    settings = PlannerLookupSettings(kubeconfig=str(server.kubeconfig(tmp_path / "kubeconfig")))
+    finder = PlannerFinder(names=(), lookup=settings, slices_timeout_seconds=0.5)
+    async with asyncio.timeout(10):
+        assert await finder.look_up(Source.API_SERVER) == []
+
+
 @pytest.mark.parametrize("text", ["", "[]", "{}", "a: [", "current-context: x", "current-context: x\ncontexts: 3"])
 def test_a_file_that_is_no_kubeconfig_is_refused(text: str, tmp_path: Path) -> None:
     (tmp_path / "kubeconfig").write_text(text)

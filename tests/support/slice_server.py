@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import ssl
 from collections.abc import AsyncIterator, Sequence
@@ -40,6 +41,8 @@ class SliceServer:
         self._context.verify_mode = ssl.CERT_OPTIONAL
         self.slices: list[dict[str, Any]] = []
         self.asked: list[str] = []
+        self.is_dripping = False
+        """Whether answers come byte by byte and do not end."""
         self.address = ""
 
     @asynccontextmanager
@@ -55,6 +58,7 @@ class SliceServer:
         try:
             yield
         finally:
+            self.is_dripping = False
             await runner.cleanup()
 
     def kubeconfig(self, path: Path, **user: str) -> Path:
@@ -75,10 +79,20 @@ class SliceServer:
         path.write_text(json.dumps(document))
         return path
 
-    async def _answer(self, request: web.Request) -> web.Response:
+    async def _answer(self, request: web.Request) -> web.StreamResponse:
         self.asked.append(str(request.rel_url))
         transport = request.transport
         has_certificate = transport is not None and bool(transport.get_extra_info("peercert"))
         if request.headers.get("Authorization") != f"Bearer {TOKEN}" and not has_certificate:
             return web.Response(status=401, text="who are you?")
+        if self.is_dripping:
+            return await self._drip(request)
         return web.json_response({"kind": "EndpointSliceList", "items": self.slices})
+
+    async def _drip(self, request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse()
+        await response.prepare(request)
+        while self.is_dripping:
+            await response.write(b" ")
+            await asyncio.sleep(0.02)
+        return response

@@ -23,6 +23,8 @@ from pointsman_enforcer.core.planner_directory import Source
 from pointsman_enforcer.settings import PlannerLookupSettings
 
 _NAMES_TIMEOUT_SECONDS: Final = 5.0
+SLICES_TIMEOUT_SECONDS: Final = 30.0
+"""For all servers together; nothing is dialled meanwhile."""
 Resolve: TypeAlias = Callable[[str], Awaitable[Sequence[str]]]
 """All addresses of a name; OSError or UnicodeError when there are none."""
 
@@ -55,8 +57,16 @@ class _SliceList(msgspec.Struct, frozen=True):
 class PlannerFinder:
     """Makes the lookups of one node."""
 
-    def __init__(self, *, names: Sequence[str], lookup: PlannerLookupSettings, resolve: Resolve | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        names: Sequence[str],
+        lookup: PlannerLookupSettings,
+        resolve: Resolve | None = None,
+        slices_timeout_seconds: float = SLICES_TIMEOUT_SECONDS,
+    ) -> None:
         """`names`: `host:port` each, to be resolved, by the node's resolver unless `resolve` is given."""
+        self._slices_timeout_seconds = slices_timeout_seconds
         self._names = tuple(names)
         self._lookup = lookup
         self._resolve_name = resolve or resolve_name
@@ -66,10 +76,12 @@ class PlannerFinder:
         try:
             if source is Source.NAMES:
                 return await self._resolve()
-            return await asyncio.to_thread(self._read_slices)
-        except (PointsmanError, msgspec.DecodeError) as error:
+            # Each step of a request has a time of its own, but a server may answer byte by byte.
+            async with asyncio.timeout(self._slices_timeout_seconds):
+                return await asyncio.to_thread(self._read_slices)
+        except (PointsmanError, msgspec.DecodeError, TimeoutError) as error:
             log = structlog.get_logger("planner-lookup")
-            log.warning("planners could not be looked up", source=source.name, error=str(error))
+            log.warning("planners could not be looked up", source=source.name, error=str(error) or "no answer in time")
             return []
 
     def _read_slices(self) -> list[str]:
