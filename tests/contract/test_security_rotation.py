@@ -2,6 +2,7 @@
 """Certificates are rotated by replacing files: real handshakes before, while and after, on every link."""
 
 import asyncio
+import datetime as dt
 import ssl
 from pathlib import Path
 
@@ -13,6 +14,8 @@ from pointsman_chassis.channel import open_channel
 from pointsman_chassis.tls import TransportSecurity
 from pointsman_planner.store.connection import RedisSettings
 from support.certificates import Authority
+from support.cluster_objects import node, service
+from support.enforcer_node import Node
 from support.guarded_planner import GuardedPlanner, control, guarded_planner
 from support.plan_server import DEADLINE_SECONDS, eventually
 from support.planner_stores import redis_store, running
@@ -82,6 +85,21 @@ async def served_certificate(planner: GuardedPlanner) -> bytes | None:
     shown = tls.getpeercert(binary_form=True)
     writer.transport.abort()
     return shown
+
+
+async def test_an_enforcer_comes_back_with_the_new_certificate_when_the_one_before_expires(tmp_path: Path) -> None:
+    async with guarded_planner(tmp_path) as planner:
+        planner.put(node("node-1", "192.168.0.4"))
+        short = planner.identity("node-1", valid_for=dt.timedelta(seconds=4))
+        (tmp_path / "state").mkdir()
+        machine = Node(tmp_path / "state")
+        async with machine.enforcer(planner.address, security=short):
+            await eventually(lambda: planner.is_converged("node-1"), "it has its plan")
+            planner.identity("node-1")
+            await eventually(lambda: planner.refused("unauthenticated") >= 1, "the first certificate expires")
+            planner.put(service("shop/new", "10.96.0.77"))
+            await eventually(lambda: "10.96.0.77" in machine.vips(), "the new one is taken")
+        assert "10.96.0.1" in machine.vips()
 
 
 def redis_with(directory: Path, files: TransportSecurity, port: int) -> RedisServer:

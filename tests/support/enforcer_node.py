@@ -36,8 +36,7 @@ class Node:
             cluster_cidr="10.0.0.0/8",
             healthz_bind_address="",
             metrics_bind_address="",
-            security=TransportSecurity(insecure=True),
-            **settings,
+            **{"security": TransportSecurity(insecure=True), **settings},
         )
         dataplane = NftablesDataplane(node_settings=config.node_settings(), kernel=self.kernel, monitor=self.monitor)
         stop = Stop()

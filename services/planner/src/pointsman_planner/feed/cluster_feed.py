@@ -21,6 +21,7 @@ from pointsman.cluster.v1 import cluster_service_pb2 as pb
 from pointsman.cluster.v1 import cluster_service_pb2_grpc as pb_grpc
 from pointsman_chassis.backoff import Backoff
 from pointsman_chassis.channel import open_channel
+from pointsman_chassis.errors import ConfigError
 from pointsman_chassis.tls import TransportSecurity
 from pointsman_model.cluster import Change, ClusterPosition
 from pointsman_model.wire import WireError
@@ -85,7 +86,17 @@ class ClusterFeed:
 
     async def _follow(self, address: str) -> tuple[str, str]:
         """Follow one watcher until its stream ends; says why it did."""
-        channel = open_channel(address, security=self._security)
+        try:
+            channel = open_channel(address, security=self._security)
+        except ConfigError as error:
+            # They were usable at the start: somebody is replacing them, and is not done yet.
+            return "certificates", str(error)
+        try:
+            return await self._follow_on(channel, address)
+        finally:
+            await channel.close()
+
+    async def _follow_on(self, channel: grpc.aio.Channel, address: str) -> tuple[str, str]:
         try:
             await self._read(pb_grpc.ClusterServiceStub(channel), address)
         except grpc.aio.AioRpcError as error:
@@ -108,8 +119,6 @@ class ClusterFeed:
                 hold_seconds=round(self._freshness.hold_left_seconds, 1),
             )
             return "older", str(error)
-        finally:
-            await channel.close()
         return "ended", "the watcher closed the stream"
 
     async def _read(self, stub: Any, address: str) -> None:
