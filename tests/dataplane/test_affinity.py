@@ -122,6 +122,16 @@ def test_no_endpoints_and_back_again(world: AffinityWorld) -> None:
     assert {client: world.connect(client) for client in before} == before
 
 
+def test_a_service_at_the_address_of_one_that_is_gone_does_not_take_its_clients(world: AffinityWorld) -> None:
+    world.program()
+    client = world.client(0)
+    world.seed(world.remembered_as(client, kept := elsewhere(world, client)))
+    assert world.connect(client) == kept
+    world.remove()
+    world.program()
+    assert world.connect(client) == world.picked(client, EVERYBODY)
+
+
 def test_changes_under_traffic_lose_no_connection_and_move_nobody(world: AffinityWorld) -> None:
     """One client stays with an endpoint that is always there; every other connection is a client's first."""
     world.program(("a", "b", "c"))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Numbers of ports and endpoints with session affinity: distinct, kept as long as they are needed, then free again."""
+"""Numbers of ports and endpoints with session affinity: distinct, kept while they are needed, then free at last."""
 
 from __future__ import annotations
 
@@ -60,15 +60,43 @@ def test_a_port_that_takes_over_anothers_frontend_gets_a_number_of_its_own() -> 
     assert numbers.promise(IPS, frontend(1)) != NUMBER
 
 
-def test_a_number_is_free_when_its_last_frontend_is_gone() -> None:
+def test_a_number_is_free_when_its_last_frontend_is_gone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(affinity, "PORTS_MAX", 2)
     numbers = PortNumbers()
     number = numbers.promise(IPS, frontend(1))
     numbers.commit({}, {IPS: {frontend(1): number}, NODE_PORTS: {b"a node port": number}})
     numbers.commit({IPS: {frontend(1): number}}, {})
-    other = PortNumbers()
     assert numbers.promise(IPS, frontend(1)) != number
-    numbers.commit({NODE_PORTS: {b"a node port": number}, IPS: {frontend(1): b""}}, {})
-    assert numbers.promise(IPS, frontend(1)) == other.promise(IPS, frontend(1)) == number
+    with pytest.raises(UnsupportedPlanError):
+        numbers.promise(IPS, frontend(2))
+    numbers.commit({NODE_PORTS: {b"a node port": number}}, {})
+    assert numbers.promise(IPS, frontend(2)) == number
+
+
+def test_a_number_whose_port_is_gone_is_the_last_to_be_taken_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Clients of the port that had it are remembered under it for a while."""
+    monkeypatch.setattr(affinity, "PORTS_MAX", 3)
+    numbers = PortNumbers()
+    used = []
+    for _ in range(7):
+        number = numbers.promise(IPS, frontend(1))
+        used.append(number)
+        numbers.commit({}, {IPS: {frontend(1): number}})
+        numbers.commit({IPS: {frontend(1): number}}, {})
+    assert len(set(used[:3])) == 3
+    assert used[3:6] == used[:3]
+    assert used[6] == used[0]
+
+
+def test_numbers_that_became_free_are_those_of_their_family(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(affinity, "PORTS_MAX", 1)
+    numbers = PortNumbers()
+    number = numbers.promise(IPS, frontend(1))
+    numbers.promise(IPV6, b"somebody")
+    numbers.commit({IPS: {frontend(1): number}}, {})
+    with pytest.raises(UnsupportedPlanError):
+        numbers.promise(IPV6, b"somebody else")
+    assert numbers.promise(IPS, frontend(2)) == number
 
 
 def test_when_all_numbers_are_taken_the_plan_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -41,19 +41,22 @@ class PortNumbers:
     """Which numbers the frontends of ports with session affinity have: what the kernel has, and what was promised.
 
     A port's number is promised to one of its frontends, the first, so that asking again gives the same, and no other
-    port gets it that took over another frontend.
+    port gets it that took over another frontend. Clients of a port that is gone are remembered until their time is over
+    under its number; so one that became free is taken again only when no other is left, the longest free first.
     """
 
     def __init__(self) -> None:
         self._numbers: dict[tuple[int, bytes], bytes] = {}
         self._promised: dict[tuple[Family, bytes], tuple[int, bytes]] = {}
         self._users: dict[tuple[Family, bytes], int] = {}
+        self._left: dict[tuple[Family, bytes], None] = {}
+        """Numbers that had users and have none, the longest free first."""
 
     def __bool__(self) -> bool:
         return bool(self._users)
 
     def promise(self, section: int, frontend: bytes) -> bytes:
-        """The number of the port whose first frontend this is, `ID:0` as four bytes. The search starts at its hash.
+        """The number of the port whose first frontend this is, `ID:0` as four bytes.
 
         Raises:
             UnsupportedPlanError: all are taken.
@@ -62,12 +65,21 @@ class PortNumbers:
         found = self._numbers.get(port)
         if found is not None and self._promised.setdefault((family, found), port) == port:
             return found
+        number = self._free(family, frontend)
+        self._enter(section, frontend, number)
+        self._promised[family, number] = port
+        return number
+
+    def _free(self, family: Family, frontend: bytes) -> bytes:
+        """A number without users. The search starts at the frontend's hash."""
         start = int.from_bytes(hashlib.blake2b(frontend, digest_size=4).digest())
         for step in range(PORTS_MAX):
             number = _NUMBER.pack(BORROWED_PRIORITY | ((start + step) % PORTS_MAX + 1) << 16)
-            if (family, number) not in self._users:
-                self._enter(section, frontend, number)
-                self._promised[family, number] = port
+            user = family, number
+            if user not in self._users and user not in self._left:
+                return number
+        for left_family, number in self._left:
+            if left_family is family:
                 return number
         raise UnsupportedPlanError(f"this node has its {PORTS_MAX} ports with session affinity already")
 
@@ -91,6 +103,7 @@ class PortNumbers:
         self._numbers[section, frontend] = number
         user = SECTIONS[section].family, number
         self._users[user] = self._users.get(user, 0) + 1
+        self._left.pop(user, None)
 
     def _leave(self, section: int, frontend: bytes) -> None:
         number = self._numbers.pop((section, frontend), None)
@@ -102,6 +115,7 @@ class PortNumbers:
         self._users[user] -= 1
         if not self._users[user]:
             del self._users[user]
+            self._left[user] = None
 
 
 class AffinityPort(NamedTuple):
