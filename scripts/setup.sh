@@ -8,11 +8,11 @@ cd "$(dirname "$0")/.."
 uv_version=0.13.9
 tools=build/tools
 
-# command or file to look for -> Debian package. Redis is not here: its package would start a server of its own, and the
-# lab brings one in the Python environment where the machine has none.
+# command or file to look for -> Debian package.
 wanted=(
   nft=nftables iptables=iptables ipset=ipset conntrack=conntrack modprobe=kmod ip=iproute2 sysctl=procps
-  unshare=util-linux mount=mount linux.uml=user-mode-linux ipvsadm=ipvsadm gcc=gcc /etc/ssl/certs/ca-certificates.crt=ca-certificates
+  unshare=util-linux mount=mount linux.uml=user-mode-linux ipvsadm=ipvsadm gcc=gcc
+  redis-check-rdb=redis-tools /etc/ssl/certs/ca-certificates.crt=ca-certificates
 )
 
 find_python() {
@@ -63,4 +63,6 @@ if ((${#packages[@]})); then install_packages "${packages[@]}"; fi
 install_uv "$python"
 # The machine's own interpreter, never a downloaded one, and the machine's own certificate authorities.
 UV_PYTHON_DOWNLOADS=never UV_PYTHON_PREFERENCE=only-system UV_SYSTEM_CERTS=true "$tools/bin/uv" sync --frozen --quiet
+# The package redis-server would start a service. Its program is the one that redis-tools has as redis-check-rdb, under another name.
+ln -sfn "$(PATH="$PATH:/usr/sbin:/sbin" type -P redis-check-rdb)" .venv/bin/redis-server
 echo "setup: ready"

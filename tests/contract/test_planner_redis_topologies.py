@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from redis.crc import key_slot
 
+from pointsman_lab.supervise.redis import find_redis
 from pointsman_planner.store.connection import RedisSettings
 from pointsman_planner.store.port import Area, Outcome, OutcomeKind, Store, StoreUnavailableError, Write, list_area
 from support.certificates import Authority
@@ -93,7 +94,7 @@ async def test_a_failover_of_sentinel_is_followed(tmp_path: Path) -> None:
         "sentinel down-after-milliseconds main 400\nsentinel failover-timeout main 3000\n"
     )
     watched = RedisServer(sentinel.folder, port=sentinel.port)
-    watched.command = ("redis-server", str(file), "--sentinel")
+    watched.command = (find_redis(), str(file), "--sentinel")
     async with servers(master, replica, watched):
         nobody = free_port()
         async with opened(f"redis+sentinel://127.0.0.1:{nobody},127.0.0.1:{watched.port}/main/0") as store:

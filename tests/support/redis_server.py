@@ -14,6 +14,8 @@ from typing import Any
 import redis.asyncio
 from redis.exceptions import RedisError
 
+from pointsman_lab.supervise.redis import find_redis
+
 _DEADLINE_SECONDS = 20.0
 
 
@@ -47,7 +49,7 @@ class RedisServer:
     async def start(self) -> None:
         """Start it and wait until it listens; it is empty, unless the options say otherwise."""
         self.process = subprocess.Popen(  # noqa: ASYNC220 - returns at once
-            self.command or ["redis-server", *self.arguments], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+            self.command or [find_redis(), *self.arguments], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )
         async with asyncio.timeout(_DEADLINE_SECONDS):
             while not self._listens():

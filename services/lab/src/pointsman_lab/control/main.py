@@ -35,7 +35,7 @@ from pointsman_lab.settings import LabSettings, decode_settings
 from pointsman_lab.statedir import StateDirectory
 from pointsman_lab.supervise import readiness, services
 from pointsman_lab.supervise.process import ProcessSpec
-from pointsman_lab.supervise.redis import can_tls, find_redis, redis_argv
+from pointsman_lab.supervise.redis import find_redis, redis_argv
 from pointsman_lab.supervise.supervisor import Supervisor
 
 _SERVER_NAMES = ("localhost", "kubernetes", "kubernetes.default", "kubernetes.default.svc")
@@ -60,7 +60,6 @@ class ControlProcess:
         self._supervisor = Supervisor(state.logs, start_timeout_seconds=settings.start_timeout_seconds)
         self._spans = SpanStore()
         self._pki = Pki(directory=state.pki)
-        self._has_redis_tls = False
 
     async def run(self) -> None:
         """Starts everything, then runs until the process is ended.
@@ -143,24 +142,17 @@ class ControlProcess:
         if "redis" in self._settings.services:
             place = self._topology.redis
             address = place.address.ipv4
-            program = find_redis()
-            self._has_redis_tls = can_tls(program)
             identity = issue(self._pki, place.name, common_name=place.name, addresses=place.address)
             argv = redis_argv(
-                program,
-                address=address,
-                port=services.REDIS_PORT,
-                directory=self._state.path,
-                identity=identity if self._has_redis_tls else None,
+                find_redis(), address=address, port=services.REDIS_PORT, directory=self._state.path, identity=identity
             )
-            say(step="Redis" if self._has_redis_tls else "Redis, in plaintext: this server was built without TLS")
-            tls = client_tls(self._pki) if self._has_redis_tls else None
-            ready = readiness.redis_ping(address, services.REDIS_PORT, tls=tls)
+            say(step="Redis")
+            ready = readiness.redis_ping(address, services.REDIS_PORT, tls=client_tls(self._pki))
             await self._supervisor.start(ProcessSpec(name=place.name, place=place.name, argv=argv, ready=ready))
 
     async def _start_services(self) -> None:
         wanted = self._settings.services
-        site = services.Site(settings=self._settings, state=self._state, has_redis_tls=self._has_redis_tls)
+        site = services.Site(settings=self._settings, state=self._state)
         specs = []
         if "watcher" in wanted:
             specs += [

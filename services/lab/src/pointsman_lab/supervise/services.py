@@ -46,7 +46,6 @@ class Site:
 
     settings: LabSettings
     state: StateDirectory
-    has_redis_tls: bool = True
 
     @property
     def topology(self) -> Topology:
@@ -89,8 +88,8 @@ def planner_plan(site: Site, member: MemberPlace) -> ServicePlan:
     }
     if "redis" in site.settings.services:
         address = _at(site.topology.redis.address, REDIS_PORT)
-        config["redisURL"] = f"{'rediss' if site.has_redis_tls else 'redis'}://{address}/0"
-        config["redis"] = _security(site, member.name) if site.has_redis_tls else {"insecure": True}
+        config["redisURL"] = f"rediss://{address}/0"
+        config["redis"] = _security(site, member.name)
     return _plan(member.name, member.name, config, site, "planner")
 
 
