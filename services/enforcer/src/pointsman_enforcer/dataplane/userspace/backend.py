@@ -1,0 +1,200 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The userspace dataplane: the rules of nftables mode, which lead to a proxy of this process instead of to endpoints.
+
+Ownership: the tables of nftables mode, adopted, mended and removed by its code. What a restarted process finds in them
+leads to ports where nobody listens any more: they are avoided, and replaced service by service.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterator, Mapping, Sequence
+
+from pointsman_chassis.clock import Clock, SystemClock
+from pointsman_enforcer.core.stale_flows import Place
+from pointsman_enforcer.dataplane.base import Applied, Found, KernelError, Mended, ProxyMode, ReadBack
+from pointsman_enforcer.dataplane.nftables import layout, packed
+from pointsman_enforcer.dataplane.nftables.apply import TABLES
+from pointsman_enforcer.dataplane.nftables.backend import NftablesDataplane
+from pointsman_enforcer.dataplane.nftables.drift import DriftMonitor
+from pointsman_enforcer.dataplane.nftables.errors import NftablesError
+from pointsman_enforcer.dataplane.nftables.netlink import NftSocket
+from pointsman_enforcer.dataplane.node_settings import NodeSettings
+from pointsman_enforcer.dataplane.userspace import target
+from pointsman_enforcer.dataplane.userspace.change import UserspaceChange, diff
+from pointsman_enforcer.dataplane.userspace.limits import ProxyLimits
+from pointsman_enforcer.dataplane.userspace.memory import ProxyMemory
+from pointsman_enforcer.dataplane.userspace.places import Places
+from pointsman_enforcer.dataplane.userspace.proxy import Proxy
+from pointsman_enforcer.dataplane.userspace.redirect import redirect
+from pointsman_enforcer.dataplane.userspace.words import describe_close, describe_serve
+from pointsman_model.names import Family, family_of
+from pointsman_model.plan import DataplaneSettings, NodeFacts, ServicePlan
+
+
+class UserspaceDataplane:
+    """See `dataplane.base.Dataplane`. Rules and proxy belong to the network namespace of the thread that makes it."""
+
+    mode = ProxyMode.USERSPACE
+
+    def __init__(
+        self,
+        *,
+        node_settings: NodeSettings,
+        masquerade_bit: int = 14,
+        limits: ProxyLimits | None = None,
+        clock: Clock | None = None,
+    ) -> None:
+        """OSError when we may not talk to nf_tables here."""
+        self._node_settings = node_settings
+        self._kernel = NftSocket()
+        self._rules = NftablesDataplane(
+            node_settings=node_settings,
+            masquerade_bit=masquerade_bit,
+            kernel=self._kernel,
+            monitor=DriftMonitor(self._kernel.port),
+            clock=clock,
+        )
+        self.capabilities = self._rules.capabilities
+        self.proxy = Proxy(limits)
+        self.affinity = ProxyMemory(self.proxy)
+        self._places = Places(self.proxy.bind, self.proxy.release, clock or SystemClock())
+        self._unclaimed: set[bytes] = set()
+        """Listeners that no service has asked for since the last `observe`."""
+
+    @property
+    def settings(self) -> DataplaneSettings:
+        """See `Dataplane.settings`."""
+        return self._rules.settings
+
+    def configure(self, facts: NodeFacts) -> bool:
+        """See `Dataplane.configure`; listeners move when the node's primary addresses do."""
+        configured = self._node_settings.primary_address
+        addresses = {family: address for family in Family if (address := facts.primary_address(family)) is not None}
+        if configured is not None:
+            addresses[family_of(configured)] = configured
+        is_moved, self._places.addresses = addresses != self._places.addresses, addresses
+        return self._rules.configure(facts) or is_moved
+
+    async def observe(self) -> Found:
+        """Read the tables. Our own listeners are known; what nobody asks for again is left over."""
+        found = await self._rules.observe()
+        self._unclaimed = set(self.proxy.served())
+        listeners = {target.parse_listener(key) for key in self._unclaimed}
+        try:
+            directed = self._directed() if found is not Found.NOTHING else set()
+        except NftablesError as error:
+            raise KernelError(f"reading where our rules lead: {error}") from error
+        self._places.avoid(directed - {(each.address, each.port) for each in listeners})
+        return found
+
+    async def prepare(self, *, whole_plan: bool = False) -> None:
+        """See `Dataplane.prepare`."""
+        await self._rules.prepare(whole_plan=whole_plan)
+
+    def claim(self, plan: ServicePlan, remembered: bytes) -> bytes:
+        """See `Dataplane.claim`. What keeps others away from this plan's listeners is claimed with its frontends."""
+        before = target.rules_of(remembered)
+        claimed = self._rules.claim(plan, before)
+        if claimed is before:
+            return remembered
+        claimed = self._rules.claim(redirect(plan, self._places.promise).proxied, claimed)
+        return target.pack(claimed, target.listeners_of(remembered))
+
+    def render(self, plan: ServicePlan, previous: bytes) -> bytes:
+        """See `Dataplane.render`. Ports to listen at are promised on the way, and are the same when asked again."""
+        before = target.rules_of(previous)
+        divided = redirect(plan, self._places.promise)
+        rules = self._rules.render(divided.proxied, before)
+        if divided.direct.ports:
+            rules = packed.merge(rules, packed.unpack(self._rules.render(divided.direct, before)))
+        return target.pack(rules, divided.listeners)
+
+    def claim_node(self, remembered: bytes) -> bytes:
+        """See `Dataplane.claim_node`."""
+        return target.pack(self._rules.claim_node(target.rules_of(remembered)), {})
+
+    def render_node(self, facts: NodeFacts, *, drop_unallocated: bool) -> bytes:
+        """See `Dataplane.render_node`."""
+        return target.pack(self._rules.render_node(facts, drop_unallocated=drop_unallocated), {})
+
+    def diff(self, old: bytes, new: bytes) -> UserspaceChange:
+        """See `Dataplane.diff`."""
+        return diff(old, new)
+
+    async def apply(self, change: UserspaceChange) -> Applied:
+        """Listen, then lead there, then listen no more where nothing leads: no connection meets a closed port.
+
+        What the kernel refuses is taken back from the proxy, too.
+        """
+        try:
+            before = await self._in_proxy(lambda: self.proxy.update(change.serves, ()))
+        except OSError as error:
+            raise KernelError(f"the proxy cannot listen: {error}") from error
+        try:
+            applied = await self._rules.apply(change.rules)
+        except BaseException:
+            await self._in_proxy(lambda: self.proxy.restore(change.serves, before))
+            raise
+        closes = list(change.closes)
+        await self._in_proxy(lambda: self.proxy.update({}, closes))
+        for key in closes:
+            self._places.close(target.parse_listener(key))
+        self._unclaimed -= change.serves.keys() | change.closes.keys()
+        self.affinity.served(change.serves)
+        return applied
+
+    def watch(self, noticed: Callable[[], None]) -> None:
+        """See `Dataplane.watch`."""
+        self._rules.watch(noticed)
+
+    async def mend(self, renderings: Sequence[bytes], *, may_remove: bool) -> Mended:
+        """See `Dataplane.mend`. Nobody else can touch the listeners."""
+        return await self._rules.mend([target.rules_of(each) for each in renderings], may_remove=may_remove)
+
+    def is_frontend(self, place: Place) -> bool:
+        """See `Dataplane.is_frontend`."""
+        return self._rules.is_frontend(place)
+
+    @property
+    def read_back(self) -> Callable[[bytes, int, int], ReadBack]:
+        """See `Dataplane.read_back`: of rules."""
+        read = self._rules.read_back
+        return lambda rendering, start, most: read(target.rules_of(rendering), start, most)
+
+    def leftover(self) -> Iterator[UserspaceChange]:
+        """See `Dataplane.leftover`; at last, listeners that nobody asks for."""
+        for rules in self._rules.leftover():
+            yield UserspaceChange(rules=rules)
+        if self._unclaimed:
+            yield UserspaceChange(closes=dict.fromkeys(self._unclaimed))
+
+    def describe(self, change: UserspaceChange) -> Iterator[str]:
+        """Listeners as comments, in the order in which things are done, and rules as `nft -f` would take them."""
+        yield from (describe_serve(key, change.serves[key]) for key in sorted(change.serves))
+        yield from self._rules.describe(change.rules)
+        yield from map(describe_close, sorted(change.closes))
+
+    async def cleanup(self) -> None:
+        """Remove the tables, then close every listener."""
+        await self._rules.cleanup()
+        served = self.proxy.served()
+        await self._in_proxy(lambda: self.proxy.update({}, served))
+
+    def close(self) -> None:
+        """End the proxy, and every connection with it; the rules stay."""
+        self.proxy.close()
+        self._rules.close()
+
+    async def _in_proxy(self, function: Callable[[], Mapping[bytes, bytes] | None]) -> Mapping[bytes, bytes]:
+        return await asyncio.wrap_future(self.proxy.poller.submit(function)) or {}
+
+    def _directed(self) -> set[tuple[bytes, int]]:
+        """Every address and port that elements in the tables lead to."""
+        found = set()
+        for family, table in TABLES.items():
+            width = family.address_bytes
+            for spec in (layout.ENDPOINTS, layout.NODEPORT_ENDPOINTS):
+                for element in self._kernel.dump_elements(table, spec, is_watched=True):
+                    found.add((element.data[:width], int.from_bytes(element.data[width : width + 2])))
+        return found
