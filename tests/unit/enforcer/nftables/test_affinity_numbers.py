@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -11,12 +13,16 @@ from pointsman_enforcer.dataplane.base import UnsupportedPlanError
 from pointsman_enforcer.dataplane.nftables import affinity, layout
 from pointsman_enforcer.dataplane.nftables.affinity import AffinityPort, PortNumbers, port_of, previous_members
 from pointsman_enforcer.dataplane.nftables.message import Family
-from pointsman_enforcer.dataplane.nftables.packed import Records, pack, section_of
+from pointsman_enforcer.dataplane.nftables.packed import Records, pack, section_of, unpack
+from pointsman_enforcer.dataplane.nftables.render import RenderContext, render_service
+from pointsman_model import names
 from pointsman_model.plan import PlanEndpoint
+from support.enforcer_plans import numbered
 
 IPS = section_of(Family.IPV4, layout.AFFINITY_IDS).number
 NODE_PORTS = section_of(Family.IPV4, layout.AFFINITY_NODEPORT_IDS).number
 IPV6 = section_of(Family.IPV6, layout.AFFINITY_IDS).number
+CONTEXT = RenderContext(detects=frozenset(names.Family))
 NUMBER = (0xC0010000).to_bytes(4, "little")
 
 
@@ -97,6 +103,17 @@ def test_numbers_that_became_free_are_those_of_their_family(monkeypatch: pytest.
     with pytest.raises(UnsupportedPlanError):
         numbers.promise(IPV6, b"somebody else")
     assert numbers.promise(IPS, frontend(2)) == number
+
+
+def test_services_that_are_rendered_together_have_numbers_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing of them is in the kernel yet, nor of any other service with session affinity."""
+    monkeypatch.setattr(affinity, "PORTS_MAX", 50)
+    numbers, count = PortNumbers(), 50
+    found: set[bytes] = set()
+    for index in range(count):
+        plan = replace(numbered(index), affinity_timeout_seconds=60)
+        found.update(unpack(render_service(plan, b"", CONTEXT, numbers))[IPS].values())
+    assert len(found) == count
 
 
 def test_when_all_numbers_are_taken_the_plan_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

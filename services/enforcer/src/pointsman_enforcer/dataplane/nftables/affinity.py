@@ -52,7 +52,9 @@ class PortNumbers:
         self._left: dict[tuple[Family, bytes], None] = {}
         """Numbers that had users and have none, the longest free first."""
 
-    def __bool__(self) -> bool:
+    @property
+    def are_used(self) -> bool:
+        """Whether any port has one."""
         return bool(self._users)
 
     def promise(self, section: int, frontend: bytes) -> bytes:

@@ -88,7 +88,10 @@ class NftablesDataplane:
         self._monitor = monitor
         self.read_back = reader(kernel, monitor)
         self.affinity = AffinityKeeper(
-            kernel=kernel, monitor=monitor, clock=clock or SystemClock(), is_wanted=lambda: bool(self._ledger.numbers)
+            kernel=kernel,
+            monitor=monitor,
+            clock=clock or SystemClock(),
+            is_wanted=lambda: self._ledger.numbers.are_used,
         )
         self._is_condemned = False
         """Whether mending was refused, so that nothing less than new tables helps."""

@@ -103,7 +103,10 @@ def render_service(
     seconds = plan.affinity_timeout_seconds
     sections: dict[int, Records] = {}
     slots = {} if seconds else _previous_slots(previous)
-    affinity = _Affinity(numbers or PortNumbers(), previous_members(previous), seconds) if seconds else None
+    affinity = None
+    if seconds:
+        numbers = PortNumbers() if numbers is None else numbers
+        affinity = _Affinity(numbers, previous_members(previous), seconds)
     for port in plan.ports:
         targets = None if affinity is None else _render_affinity(sections, port, affinity, context)
         for frontend in port.frontends:
