@@ -5,7 +5,7 @@ import asyncio
 import datetime as dt
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
 import grpc
@@ -14,6 +14,7 @@ import pytest
 
 from pointsman_chassis.channel import open_channel
 from pointsman_chassis.duration import Duration
+from pointsman_chassis.guard import CallLimits
 from pointsman_lab.apiserver import ApiServer
 from pointsman_lab.apiserver.identities import API_AUDIENCE, Holder, account_holder, web_token
 from pointsman_planner.access.settings import AccessSettings, TokenSettings
@@ -46,12 +47,12 @@ class Cluster:
 
 
 @asynccontextmanager
-async def cluster(directory: Path, **words: float) -> AsyncIterator[Cluster]:
+async def cluster(directory: Path, *, limits: CallLimits | None = None, **words: float) -> AsyncIterator[Cluster]:
     (directory / "api").mkdir()
     async with reviewing_api_server(directory / "api") as (api, kubeconfig):
         times = {name: Duration(value) for name, value in words.items()}
         access = AccessSettings(kubeconfig=str(kubeconfig), tokens=TokenSettings(listen_address="127.0.0.1:0", **times))
-        async with guarded_planner(directory, access=access) as planner:
+        async with guarded_planner(directory, access=access, limits=limits) as planner:
             yield Cluster(planner, api)
 
 
@@ -150,6 +151,18 @@ async def test_own_node_by_token_is_served_and_a_rotated_token_is_shown(tmp_path
             await other.close()
             await client.close()
         assert made.api.stats.requests["create", "tokenreviews"] == 2
+
+
+async def test_nodes_that_share_a_service_account_do_not_share_its_limits(tmp_path: Path) -> None:
+    async with cluster(tmp_path, limits=CallLimits(calls_per_identity_max=1)) as made:
+        clients = []
+        async with AsyncExitStack() as stack:
+            for serial, node in enumerate(("node-a", "node-b")):
+                token = made.token(account_holder(*ACCOUNT, audience=AUDIENCE, node=node), serial=serial)
+                channel = await stack.enter_async_context(made.planner.dial_with_token(token, node))
+                clients.append(await is_served(made.planner, channel, node))
+            for client in clients:
+                await client.close()
 
 
 @pytest.mark.parametrize(

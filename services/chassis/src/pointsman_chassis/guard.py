@@ -330,7 +330,10 @@ def _key(context: GuardedContext[Any]) -> str:
     caller = context.caller
     if caller.proof is Proof.PLAINTEXT:
         return ""
-    return f"{caller.proof.value}:{caller.user}" if caller.is_known else f"peer:{peer_host(context.peer())}"
+    if not caller.is_known:
+        return f"peer:{peer_host(context.peer())}"
+    # Enforcers with tokens are all one user: the node that a token is bound to tells them apart.
+    return f"{caller.proof.value}:{caller.user}:{','.join(sorted(caller.names))}"
 
 
 def peer_host(peer: str) -> str:
