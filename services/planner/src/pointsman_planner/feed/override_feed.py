@@ -18,10 +18,13 @@ from typing import Final
 from pointsman_chassis.clock import Clock
 from pointsman_chassis.errors import SlowConsumerError
 from pointsman_planner.core.override import KIND_NAMES, Override, OverrideChange, OverrideKey
+from pointsman_planner.core.override_rules import OVERRIDES_MAX
 from pointsman_planner.override_metrics import OverrideMetrics
 from pointsman_planner.store.override_store import OverrideChanges, StoredOverride
 
 WATCHES_MAX: Final = 256
+PENDING_MAX: Final = 2 * OVERRIDES_MAX
+"""Of one reader: all there may be, and as many that are gone. Names may come and go while it reads nothing."""
 
 
 class Ending(Enum):
@@ -33,21 +36,32 @@ class Ending(Enum):
 
 
 class Subscription:
-    """What a reader has not taken yet: the newest state of each override that changed, so never more than there are."""
+    """What a reader has not taken yet: the newest state of each override that changed, up to PENDING_MAX."""
 
     def __init__(self) -> None:
+        self._is_behind = False
         self._pending: dict[OverrideKey, tuple[Override, Ending | None]] = {}
         self._wake = asyncio.Event()
 
     def tell(self, override: Override, ending: Ending | None) -> None:
         """An override is new or changed, or is gone."""
+        if self._is_behind:
+            return
         self._pending.pop(override.key, None)
         self._pending[override.key] = (override, ending)
+        if len(self._pending) > PENDING_MAX:
+            self._is_behind, self._pending = True, {}
         self._wake.set()
 
     async def take(self) -> Sequence[tuple[Override, Ending | None]]:
-        """Wait for changes and take them, oldest first."""
+        """Wait for changes and take them, oldest first.
+
+        Raises:
+            SlowConsumerError: there were more than are kept.
+        """
         await self._wake.wait()
+        if self._is_behind:
+            raise SlowConsumerError(f"{PENDING_MAX} overrides changed and were not read; begin anew")
         self._wake.clear()
         found, self._pending = self._pending, {}
         return tuple(found.values())
