@@ -19,7 +19,7 @@ from functools import partial
 
 import structlog
 from conformance import generated, generated_affinity, report, systematic
-from conformance.executors import component, kernel, pure
+from conformance.executors import component, deviations, kernel, pure
 from conformance.executors.modes import MODES, NFTABLES, KernelMode
 from conformance.executors.pool import KernelPool
 from conformance.executors.rendered import executor as rendered
@@ -46,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stderr.write(f"conformance: nothing is row {options.row or 'any'} of section {options.section or 'any'}\n")
         return 2
     mode = MODES.get(options.mode, NFTABLES)
-    executors = [name for name in wanted if name != rendered.NAME or mode.rows in rendered.MODES]
+    executors = [name for name in wanted if name != rendered.NAME or options.mode in rendered.MODES]
     started = time.monotonic()
     mine = runnable(rows, _rows_of(options.mode))
     for_kernel = mine if options.full else tuple(systematic.for_kernel(mine))
@@ -55,6 +55,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     for line in report.matrix(rows, results, executors, _rows_of(options.mode)):
         _say(line)
     _say("")
+    for line in deviations.lines(for_kernel, mode.deviations):
+        _say(line)
     for line in (*report.not_run(rows, _rows_of(options.mode), executors), *report.failures(results)):
         _say(line)
     if kernel.NAME in executors and len(for_kernel) < len(mine):
@@ -98,7 +100,7 @@ def _refusal(mode: str, executors: Sequence[str]) -> str:
         return f"there is no dataplane for mode {mode} yet (there is: {modes}); `--executor pure` runs without one"
     if os.geteuid() != 0 and not WITHOUT_ROOT.issuperset(executors):
         return "the kernel executor makes network namespaces and needs root; `--executor rendered` does without"
-    if executors == (rendered.NAME,) and MODES[mode].rows not in rendered.MODES:
+    if executors == (rendered.NAME,) and mode not in rendered.MODES:
         return f"the executor {rendered.NAME} reads netlink messages of nf_tables, and mode {mode} has none"
     return ""
 
@@ -128,10 +130,10 @@ def _results(
         if rendered.NAME in executors:
             runs.append((probing, partial(map, stack.enter_context(rendered.RenderedExecutor()).run_group)))
         if kernel.NAME in executors and for_kernel:
-            asked = [row for row in for_kernel if row.check is None]
+            asked = deviations.held_to([row for row in for_kernel if row.check is None], mode.deviations)
             runs.append((asked, stack.enter_context(KernelPool(mode)).run))
         if component.NAME in executors:
-            checked = [row for row in rows if row.check is not None]
+            checked = deviations.held_to([row for row in rows if row.check is not None], mode.deviations)
             runs.append((checked, partial(map, stack.enter_context(component.ComponentExecutor(mode)).run_group)))
         for chosen, run in runs:
             for results in run(kernel.groups(chosen)):

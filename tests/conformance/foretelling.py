@@ -7,7 +7,7 @@ traffic may use, else it gets the pick, which is the same on every node.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import replace
 
 from conformance.model import Expectation, Lot, Outcome, Probe, Step, Target
@@ -48,6 +48,10 @@ class Draws:
     def forget(self) -> None:
         """Everybody is forgotten."""
         self._memory.clear()
+
+    def keep_only(self, endpoints: Container[tuple[str, int]]) -> None:
+        """The plan has no others: what was kept elsewhere is forgotten, also should that come back."""
+        self._memory = {key: kept for key, kept in self._memory.items() if kept[:2] in endpoints}
 
     def expected(self, one: Probe, observed: str) -> str:
         """What the probe must see, in words: if it may be any of several, whatever of these it saw."""

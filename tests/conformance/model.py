@@ -27,6 +27,8 @@ CATALOGUE_NODE_ADDRESSES = (
 )
 """Addresses of the node under test: primary, secondary, and one that a Service has as external IP."""
 EVERY_MODE = frozenset({"nftables", "iptables", "ipvs"})
+NO_LOCALHOST = EVERY_MODE - {"iptables"}
+"""Modes in which node ports never answer on 127.0.0.1."""
 
 
 class IpFamily(Enum):

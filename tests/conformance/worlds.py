@@ -26,7 +26,19 @@ from conformance.addresses import (
     twin_row,
 )
 from conformance.build import NONE, probe
-from conformance.model import NODE, OTHER_NODE, Event, IpFamily, NodeSettings, Origin, Probe, Row, Step
+from conformance.model import (
+    EVERY_MODE,
+    NO_LOCALHOST,
+    NODE,
+    OTHER_NODE,
+    Event,
+    IpFamily,
+    NodeSettings,
+    Origin,
+    Probe,
+    Row,
+    Step,
+)
 from conformance.objects import Port, SlicePort, apply, endpoint, node, service, service_cidr, slice_of
 
 CELLS_MAX = 90
@@ -204,6 +216,7 @@ def _split(whole: Row, titles: Sequence[str]) -> Iterator[Row]:
             number=f"{whole.number}.{index}",
             title=f"{one} => {one.expect} ({title})",
             steps=(replace(step, probes=(one,)),),
+            modes=NO_LOCALHOST if one.destination == LOOPBACK else EVERY_MODE,
         )
 
 

@@ -7,13 +7,12 @@ from collections.abc import Iterator
 
 from conformance.addresses import CLIENT, FOREIGN, POD, PRIMARY, SECONDARY, twin_address
 from conformance.build import IPTABLES, IPVS, NONE, case, listed, probe, sequence, to
-from conformance.model import Event, IpFamily, NodeSettings, Origin, Row, Step
+from conformance.model import NO_LOCALHOST, Event, IpFamily, NodeSettings, Origin, Row, Step
 from conformance.objects import Port, SlicePort, apply, node, service, slice_of
 
 VIP = "172.30.0.41"
 A, B = "10.180.0.1", "10.180.2.1"
 LOOPBACK = "127.0.0.1"
-NO_LOCALHOST = frozenset({"nftables", "ipvs"})
 
 
 def _state(endpoints: str = f"{A}@R {B}@L") -> tuple[Event, ...]:

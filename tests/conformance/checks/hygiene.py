@@ -79,7 +79,7 @@ def row_of(rows: Iterator[Row], number: str, family: IpFamily) -> Row:
 
 def passes(kernel: KernelExecutor, rows: Sequence[Row]) -> Finding:
     """Whether the kernel executor passes these rows, which leaves them programmed."""
-    failures = [str(failure) for result in kernel.run_group(rows) for failure in result.failures]
+    failures = [str(failure) for result in kernel.run_group(kernel.held_to(rows)) for failure in result.failures]
     return Finding(f"row {rows[0].id} itself", "passed", "; ".join(failures) or "passed")
 
 

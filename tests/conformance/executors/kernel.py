@@ -16,6 +16,7 @@ from functools import partial
 from typing import Self
 
 from conformance.executors import topology
+from conformance.executors.deviations import held_to
 from conformance.executors.echo import EchoServers
 from conformance.executors.enforcer import Enforcer, NotProgrammedError
 from conformance.executors.flows import HeldFlow, SteadyTraffic
@@ -41,6 +42,7 @@ from conformance.model import (
 from conformance.pipeline import Alteration, Cluster, node_settings, unaltered
 
 from pointsman_model.names import format_address, parse_address
+from pointsman_model.plan import NodePlan
 from support.netns import NetNs
 
 NAME = "kernel"
@@ -123,6 +125,10 @@ class KernelExecutor:
                 ]
                 yield found
 
+    def held_to(self, rows: Sequence[Row]) -> list[Row]:
+        """What its mode is held to instead of these rows."""
+        return held_to(rows, self._mode.deviations)
+
     @property
     def node(self) -> NetNs:
         """The node under test, for those who look at it from beside."""
@@ -172,6 +178,7 @@ class KernelExecutor:
             if step.disturbance is Disturbance.WRITE_FAILS_ONCE:
                 self._enforcer.fail_next_write()
             self._enforcer.program(plan)
+            self._draws.keep_only(_planned_endpoints(plan))
             if step.disturbance in DAMAGES and self._mode.damages[step.disturbance]:
                 self._enforcer.heal(partial(self._damage, self._mode.damages[step.disturbance]))
         return [failure for traffic in steady for failure in traffic.failures()]
@@ -249,6 +256,11 @@ def connections_of(probe: Probe) -> int:
         return CONNECTIONS_UNFORWARDED
     count = len(probe.expect.targets)
     return max(CONNECTIONS_MIN, math.ceil(count * math.log(count * _MISS_ODDS)) if count > 1 else 0)
+
+
+def _planned_endpoints(plan: NodePlan) -> set[tuple[str, int]]:
+    sets = (each for service in plan.services.values() for port in service.ports for each in port.endpoint_sets)
+    return {(format_address(endpoint.address), endpoint.port) for each in sets for endpoint in each}
 
 
 def _manifests(row: Row) -> Iterator[dict[str, object]]:

@@ -10,15 +10,21 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from conformance.executors.deviations import USERSPACE as USERSPACE_DEVIATIONS
+from conformance.executors.deviations import Deviation
 from conformance.model import Disturbance
 
 from pointsman_enforcer.dataplane.base import Dataplane
 from pointsman_enforcer.dataplane.iptables.backend import IptablesDataplane
+from pointsman_enforcer.dataplane.ipvs.backend import IpvsDataplane
 from pointsman_enforcer.dataplane.nftables.backend import NftablesDataplane
 from pointsman_enforcer.dataplane.node_settings import NodeSettings
+from pointsman_enforcer.dataplane.userspace.backend import UserspaceDataplane
+from pointsman_enforcer.dataplane.userspace.limits import ProxyLimits
 from pointsman_enforcer.dataplane.xtables.tools import Variant
 
 Command = Sequence[str]
+_LEGACY_TOOLS = ("iptables-legacy", "ip6tables-legacy")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,6 +40,7 @@ class KernelMode:
             where there is nothing in the kernel that could be damaged.
         draws_first_endpoint: with session affinity, which endpoint a client gets first is drawn by lot; that it keeps
             it is asked all the same.
+        deviations: what it does otherwise than the rows say.
     """
 
     name: str
@@ -41,6 +48,7 @@ class KernelMode:
     open_dataplane: Callable[[NodeSettings], Dataplane[Any]]
     damages: Mapping[Disturbance, Sequence[Command]]
     draws_first_endpoint: bool = False
+    deviations: Sequence[Deviation] = ()
 
 
 def _open_nftables(settings: NodeSettings) -> Dataplane[Any]:
@@ -58,6 +66,24 @@ NFTABLES = KernelMode(
         ],
     },
 )
+
+
+UDP_IDLE_SECONDS = 30.0
+"""Rows hold UDP flows open while plans change; a quarter of a second, as configured by default, would end them."""
+
+
+def _open_userspace(settings: NodeSettings) -> Dataplane[Any]:
+    return UserspaceDataplane(node_settings=settings, limits=ProxyLimits(udp_idle_seconds=UDP_IDLE_SECONDS))
+
+
+USERSPACE = KernelMode(
+    name="userspace",
+    rows="nftables",
+    open_dataplane=_open_userspace,
+    damages=NFTABLES.damages,
+    deviations=USERSPACE_DEVIATIONS,
+)
+"""The rules are those of nftables mode, so its rows are what they must do."""
 
 
 def _iptables(variant: Variant) -> KernelMode:
@@ -78,5 +104,21 @@ def _iptables(variant: Variant) -> KernelMode:
 
 
 IPTABLES_LEGACY, IPTABLES_NFT = _iptables(Variant.LEGACY), _iptables(Variant.NFT)
-MODES: Mapping[str, KernelMode] = {mode.name: mode for mode in (NFTABLES, IPTABLES_LEGACY, IPTABLES_NFT)}
+IPVS = KernelMode(
+    name="ipvs",
+    rows="ipvs",
+    draws_first_endpoint=True,
+    open_dataplane=lambda settings: IpvsDataplane(node_settings=settings),
+    damages={
+        Disturbance.FLUSHED: [
+            *((tool, "-t", table, "-F") for tool in _LEGACY_TOOLS for table in ("mangle", "nat", "filter")),
+            ("ipvsadm", "-C"),
+        ],
+        Disturbance.CHAIN_FLUSHED: [(tool, "-t", "mangle", "-F", "POINTSMAN-SERVICES") for tool in _LEGACY_TOOLS],
+    },
+)
+"""Only in a kernel that has IPVS."""
+MODES: Mapping[str, KernelMode] = {
+    mode.name: mode for mode in (NFTABLES, USERSPACE, IPTABLES_LEGACY, IPTABLES_NFT, IPVS)
+}
 """By name."""

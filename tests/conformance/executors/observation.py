@@ -42,7 +42,8 @@ def words_of(probe: Probe, seen: Seen) -> Target | str:
     if seen.peer == probe.source:
         # A process on the address that masquerading chooses anyway: nobody can see whether it was done.
         masqueraded = target._replace(masquerade=True)
-        is_hidden = probe.source in MASQUERADE_ADDRESSES and masqueraded in probe.expect.targets
+        expected = probe.expect.targets if probe.lot is None else probe.lot.targets
+        is_hidden = probe.source in MASQUERADE_ADDRESSES and masqueraded in expected
         return masqueraded if is_hidden else target
     if seen.peer in CATALOGUE_NODE_ADDRESSES:
         return target._replace(masquerade=True)

@@ -7,6 +7,7 @@ it once and compares text: what is as it should be is left alone, with its count
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Final
@@ -225,7 +226,20 @@ class IptablesDataplane:
 
     async def _execute(self, operations: Operations) -> None:
         texts = {family: _text(operations, family) for family in Family}
-        await self._commit(sets_before=operations.sets_before, restores=texts, sets_after=operations.sets_after)
+        try:
+            await self._commit(sets_before=operations.sets_before, restores=texts, sets_after=operations.sets_after)
+        except KernelError as error:
+            if error.outcome_known:
+                await self._take_back(operations.sets_before)
+            raise
+
+    async def _take_back(self, lines: Sequence[str]) -> None:
+        """Remove what was added for rules that were then refused."""
+        opposite = {"add": "del", "create": "destroy"}
+        for line in reversed(lines):
+            verb, name, element = [*line.split(" ", 2), ""][:3]
+            with contextlib.suppress(CommandError):
+                await self._ipset([f"{opposite[verb]} {name} {element if verb == 'add' else ''}".rstrip()])
 
     async def _commit(
         self,

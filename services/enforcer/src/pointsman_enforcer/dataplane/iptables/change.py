@@ -213,7 +213,7 @@ class Ledger:
             if count + delta < 0:
                 raise ValueError(f"{record.key.decode()} would be wanted {count + delta} times")
             if delta > 0 and not count:
-                come.append(record)
+                come += [] if record in self.unclaimed else [record]
                 gone = [each for each in gone if each != record]
             elif count + delta == 0 and delta:
                 gone.append(record)

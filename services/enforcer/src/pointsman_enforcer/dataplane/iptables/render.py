@@ -125,6 +125,8 @@ def _render_port(records: Records, port: ServicePortPlan, seconds: int, settings
         for verdict in (frontend.from_pod, frontend.from_host, frontend.from_outside)
         if verdict.action is Action.FORWARD
     }
+    for name in _names(family, keys[0], [each for of in port.endpoint_sets for each in of]) if seconds else ():
+        records[Id(Kind.MEMORY, family, name.encode())] = b""
     chains: dict[int, str] = {}
     for index in sorted(used):
         if index >= len(port.endpoint_sets):
@@ -155,8 +157,6 @@ def _render_set(records: Records, port: ServicePortPlan, index: int, first: byte
     memories = _memories(port, index, first) if seconds else Memories((), ())
     rules = endpoint_rules(port.protocol, endpoints, memories, seconds)
     records[Id(Kind.ENDPOINTS, family, chain.encode())] = "\n".join(rules).encode()
-    for name in (*memories.own, *memories.others):
-        records[Id(Kind.MEMORY, family, name.encode())] = b""
     for endpoint in endpoints:
         if endpoint.hairpin:
             address = format_address(endpoint.address)

@@ -26,7 +26,7 @@ _TIMEOUT_SECONDS: Final = 120.0
 _HINTS: Final = (":KUBE-IPTABLES-HINT", ":KUBE-KUBELET-CANARY")
 """Chains that a kubelet makes, with the variant that its host uses."""
 _LINE: Final = re.compile(r"line:? (\d+)")
-_LEGACY_TABLES: Final = Path("/proc/net/ip_tables_names")
+_LEGACY_TABLES: Final = Path("/proc/thread-self/net/ip_tables_names")
 Result = TypeVar("Result")
 
 

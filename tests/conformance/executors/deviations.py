@@ -1,0 +1,99 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a mode cannot do as the table says, declared: which rows, what it is held to instead, and why.
+
+A row that a deviation changes is run all the same, with the changed expectation. A row that it takes away is not run,
+and is named in the report.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Final
+
+from conformance.model import Disturbance, Outcome, Probe, Row, Step
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Deviation:
+    """One thing that a mode does otherwise.
+
+    Attributes:
+        name: in a few words.
+        reason: why it cannot be as the table says.
+        held_to: what the mode is held to instead of a row: the same row, another one, or None for nothing.
+    """
+
+    name: str
+    reason: str
+    held_to: Callable[[Row], Row | None]
+
+
+def held_to(rows: Iterable[Row], deviations: Sequence[Deviation]) -> list[Row]:
+    """The rows that a mode with these deviations must pass."""
+    return [held for row in rows if (held := _held_to(row, deviations)) is not None]
+
+
+def lines(rows: Sequence[Row], deviations: Sequence[Deviation]) -> list[str]:
+    """A line for each deviation, with how many rows it changes, or the names of those it takes away."""
+    return [_line(rows, each) for each in deviations]
+
+
+def _line(rows: Sequence[Row], deviation: Deviation) -> str:
+    taken = [row.id for row in rows if deviation.held_to(row) is None]
+    changed = sum(deviation.held_to(row) not in (row, None) for row in rows)
+    which = ([f"{changed} rows changed"] if changed else []) + ([f"not run: {', '.join(taken)}"] if taken else [])
+    return f"deviation: {deviation.name} ({'; '.join(which) or 'no row here'}): {deviation.reason}"
+
+
+def _held_to(row: Row, deviations: Sequence[Deviation]) -> Row | None:
+    held: Row | None = row
+    for deviation in deviations:
+        if held is not None:
+            held = deviation.held_to(held)
+    return held
+
+
+def _source_of_node(row: Row) -> Row:
+    return replace(row, steps=tuple(_step_from_node(step) for step in row.steps))
+
+
+def _step_from_node(step: Step) -> Step:
+    probes, steady, held = (tuple(map(_from_node, each)) for each in (step.probes, step.steady, step.held))
+    return replace(step, probes=probes, steady=steady, held=held)
+
+
+def _from_node(probe: Probe) -> Probe:
+    if probe.protocol == "SCTP" or probe.expect.outcome is not Outcome.FORWARD:
+        return probe
+    targets = tuple(sorted({target._replace(masquerade=True) for target in probe.expect.targets}))
+    return probe._replace(expect=probe.expect._replace(targets=targets))
+
+
+def _without_restart(row: Row) -> Row | None:
+    is_restarted = any(step.disturbance is Disturbance.RESTART for step in row.steps)
+    lives_on = row.remembers or any(step.steady or step.held for step in row.steps)
+    return None if is_restarted and lives_on else row
+
+
+def _without_passing_mark(row: Row) -> Row | None:
+    return None if row.number == "174" else row
+
+
+USERSPACE: Final = (
+    Deviation(
+        name="endpoints see the node",
+        reason="the proxy makes connections of its own: no endpoint ever sees a client's address (SCTP has no proxy)",
+        held_to=_source_of_node,
+    ),
+    Deviation(
+        name="a restart is felt",
+        reason="connections, listeners and remembered clients are those of the process, and end with it",
+        held_to=_without_restart,
+    ),
+    Deviation(
+        name="nothing marked passes through",
+        reason="what is forwarded ends at the proxy, on this node, so no mark could be seen on its way out",
+        held_to=_without_passing_mark,
+    ),
+)
