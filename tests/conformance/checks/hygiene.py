@@ -61,9 +61,10 @@ def others_are_left_alone(stage: ComponentExecutor, family: IpFamily) -> Iterato
     kernel.node.run("nft", "-f", "-", stdin=_FOREIGN_RULES)
     before = _others(kernel.node)
     try:
-        for number in ("125", "130", "133", "135"):
-            yield passes(kernel, [row_of(s11_changes.rows(), number, family)])
-            yield Finding(f"rules of others after row {number}", before, _others(kernel.node))
+        rows = [row_of(s11_changes.rows(), number, family) for number in ("125", "130", "133", "135")]
+        for row in kernel.held_to(rows):
+            yield passes(kernel, [row])
+            yield Finding(f"rules of others after row {row.number}", before, _others(kernel.node))
         kernel.cleanup()
         yield Finding("rules of others after the clean-up", before, _others(kernel.node))
         yield Finding("tables of ours after the clean-up", "none", _ours(kernel.node))
@@ -79,7 +80,7 @@ def row_of(rows: Iterator[Row], number: str, family: IpFamily) -> Row:
 
 def passes(kernel: KernelExecutor, rows: Sequence[Row]) -> Finding:
     """Whether the kernel executor passes these rows, which leaves them programmed."""
-    failures = [str(failure) for result in kernel.run_group(kernel.held_to(rows)) for failure in result.failures]
+    failures = [str(failure) for result in kernel.run_group(rows) for failure in result.failures]
     return Finding(f"row {rows[0].id} itself", "passed", "; ".join(failures) or "passed")
 
 
