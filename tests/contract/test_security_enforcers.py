@@ -2,6 +2,7 @@
 """Whose plan an enforcer gets: that of the node in its certificate or token, over real TLS, and no other."""
 
 import asyncio
+import contextlib
 import datetime as dt
 import time
 from collections.abc import AsyncIterator
@@ -66,10 +67,8 @@ async def is_served(planner: GuardedPlanner, channel: grpc.aio.Channel, node: st
 async def end_of(channel: grpc.aio.Channel, node: str) -> tuple[grpc.StatusCode, str]:
     """Status with which a stream ends that says it is a node, and has brought nothing."""
     client = EnforcerClient(channel, ModelEnforcer(node))
-    try:
+    with contextlib.suppress(grpc.aio.AioRpcError, asyncio.InvalidStateError):  # it may be over before it said hello
         await client.start()
-    except grpc.aio.AioRpcError as error:
-        return error.code(), error.details() or ""
     code, details = await client.status()
     assert not client.enforcer.plans
     return code, details or ""

@@ -24,6 +24,8 @@ NODE_NAME: Final = "authentication.kubernetes.io/node-name"
 _TOKEN_REVIEWS: Final = "/apis/authentication.k8s.io/v1/tokenreviews"  # noqa: S105 - a path
 _ACCESS_REVIEWS: Final = "/apis/authorization.k8s.io/v1/subjectaccessreviews"
 _AT_ONCE: Final = 8
+_ANSWER_SECONDS: Final = 10.0
+"""For a whole answer: one that comes byte by byte must not hold up those who wait behind it."""
 _SERVICE_ACCOUNT: Final = "system:serviceaccount:"
 
 T = TypeVar("T")
@@ -110,8 +112,11 @@ class Reviews:
         body = msgspec.json.encode({"apiVersion": api_version, "kind": kind, "spec": spec})
         async with self._slots:
             try:
-                content = await asyncio.to_thread(lambda: self._open_access().post(path, body))
+                async with asyncio.timeout(_ANSWER_SECONDS):
+                    content = await asyncio.to_thread(lambda: self._open_access().post(path, body))
                 return msgspec.json.decode(content, type=answer)
+            except TimeoutError as error:
+                raise UnavailableError(f"the API server does not answer a {kind} in time") from error
             except ApiAccessError as error:
                 raise UnavailableError(f"the API server does not answer a {kind}: {error}") from error
             except (msgspec.MsgspecError, UnicodeDecodeError) as error:
