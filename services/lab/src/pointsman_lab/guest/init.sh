@@ -1,15 +1,14 @@
 #!/bin/sh
 # SPDX-License-Identifier: Apache-2.0
 # First process of a guest: /proc/cmdline names the shared directory, which holds `command` (what to run), `modules` (what to load first) and takes
-# `status` (how it ended). The host's file system is the root, read-only; what is written lies in memory, but for the shared directory.
+# `status` (how it ended). The host's file system is the root, read-only; /run and /dev lie in memory. /tmp is the host's too: the caller may have come
+# from there. Programs find their own temporary directory by TMPDIR.
 export PATH=/usr/sbin:/usr/bin:/sbin:/bin
 mount -t proc proc /proc
 mount -t sysfs sysfs /sys
-for directory in /run /tmp /var/tmp /var/lib /dev; do
-  mount -t tmpfs -o mode=0755 tmpfs "$directory"
-done
+mount -t tmpfs -o mode=0755 tmpfs /run
 mount -t devtmpfs devtmpfs /dev
-mkdir -p /dev/shm /dev/pts /run/guest /run/lock
+mkdir -p /dev/shm /dev/pts /run/guest /run/lock /run/tmp
 mount -t tmpfs tmpfs /dev/shm
 mount -t devpts devpts /dev/pts
 stty -opost </dev/console

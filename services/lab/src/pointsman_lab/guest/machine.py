@@ -2,8 +2,8 @@
 """Runs one command in a User-Mode-Linux guest and gives back what it wrote and how it ended.
 
 The guest is a real kernel (Debian's package `user-mode-linux`, 6.1) in a few ordinary processes. It boots in two
-seconds over the host's file system, which it cannot write: /run, /tmp and /var/lib are in its own memory, and one
-directory, /run/guest, is shared with the caller. It has one processor, its own network and no way out of it. Nothing
+seconds over the host's file system, which it cannot write: /run is in its own memory, and one directory,
+/run/guest, is shared with the caller. It has one processor, its own network and no way out of it. Nothing
 of it is left when the command has ended, the time is over or the caller was interrupted.
 """
 
@@ -93,7 +93,7 @@ def run_in_guest(
 
 
 def _script(command: Sequence[str], environment: Mapping[str, str], directory: Path) -> str:
-    values = {"HOME": "/run", "TMPDIR": "/tmp", "LANG": "C.UTF-8", **environment}  # noqa: S108 - the guest's own /tmp
+    values = {"HOME": "/run", "TMPDIR": "/run/tmp", "LANG": "C.UTF-8", **environment}
     exports = "".join(f"export {name}={shlex.quote(value)}\n" for name, value in values.items())
     return f"{exports}cd {shlex.quote(str(directory))} || exit 1\nexec {shlex.join(command)} </dev/null 2>&1\n"
 
