@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 
 import structlog
-from conformance import generated, generated_affinity, report, systematic
+from conformance import generated, generated_affinity, guest, report, systematic
 from conformance.executors import component, deviations, kernel, pure
 from conformance.executors.modes import MODES, NFTABLES, KernelMode
 from conformance.executors.pool import KernelPool
@@ -46,6 +46,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stderr.write(f"conformance: nothing is row {options.row or 'any'} of section {options.section or 'any'}\n")
         return 2
     mode = MODES.get(options.mode, NFTABLES)
+    if mode.guest_modules and wanted != (pure.NAME,) and not guest.is_inside():
+        return guest.run(sys.argv[1:] if argv is None else argv, mode)
     executors = [name for name in wanted if name != rendered.NAME or options.mode in rendered.MODES]
     started = time.monotonic()
     mine = runnable(rows, _rows_of(options.mode))

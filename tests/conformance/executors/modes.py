@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from conformance.executors.deviations import IPTABLES as IPTABLES_DEVIATIONS
 from conformance.executors.deviations import USERSPACE as USERSPACE_DEVIATIONS
 from conformance.executors.deviations import Deviation
 from conformance.model import Disturbance
@@ -25,6 +26,13 @@ from pointsman_enforcer.dataplane.xtables.tools import Variant
 
 Command = Sequence[str]
 _LEGACY_TOOLS = ("iptables-legacy", "ip6tables-legacy")
+
+_IPVS_MODULES = (
+    *("ip_vs", "ip_vs_rr", "ip_vs_wrr", "nf_conntrack_netlink"),
+    *("xt_set", "xt_connmark", "xt_mark", "xt_conntrack", "xt_addrtype", "xt_MASQUERADE", "ipt_REJECT", "ip6t_REJECT"),
+    *(f"ip_set_hash_{kind}" for kind in ("ip", "ipport", "ipportip", "ipportnet", "net", "netport")),
+    *(f"{family}table_{table}" for family in ("ip", "ip6") for table in ("nat", "mangle", "filter")),
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,6 +56,7 @@ class KernelMode:
     open_dataplane: Callable[[NodeSettings], Dataplane[Any]]
     damages: Mapping[Disturbance, Sequence[Command]]
     draws_first_endpoint: bool = False
+    guest_modules: tuple[str, ...] = ()
     deviations: Sequence[Deviation] = ()
 
 
@@ -95,6 +104,7 @@ def _iptables(variant: Variant) -> KernelMode:
         name=f"iptables-{variant.value}",
         rows="iptables",
         draws_first_endpoint=True,
+        deviations=IPTABLES_DEVIATIONS,
         open_dataplane=open_dataplane,
         damages={
             Disturbance.FLUSHED: [(tool, "-t", table, "-F") for tool in tools for table in ("mangle", "nat", "filter")],
@@ -108,6 +118,7 @@ IPVS = KernelMode(
     name="ipvs",
     rows="ipvs",
     draws_first_endpoint=True,
+    guest_modules=_IPVS_MODULES,
     open_dataplane=lambda settings: IpvsDataplane(node_settings=settings),
     damages={
         Disturbance.FLUSHED: [
@@ -117,7 +128,6 @@ IPVS = KernelMode(
         Disturbance.CHAIN_FLUSHED: [(tool, "-t", "mangle", "-F", "POINTSMAN-SERVICES") for tool in _LEGACY_TOOLS],
     },
 )
-"""Only in a kernel that has IPVS."""
 MODES: Mapping[str, KernelMode] = {
     mode.name: mode for mode in (NFTABLES, USERSPACE, IPTABLES_LEGACY, IPTABLES_NFT, IPVS)
 }

@@ -113,8 +113,8 @@ def test_the_matrix_counts_failures_and_names_what_was_not_run() -> None:
 
 
 def test_the_command_says_what_it_needs(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    assert command.main(["--mode", "ipvs"]) == 2
-    assert "no dataplane for mode ipvs" in capsys.readouterr().err
+    assert command.main(["--mode", "iptables"]) == 2
+    assert "no dataplane for mode iptables" in capsys.readouterr().err
     monkeypatch.setattr("os.geteuid", lambda: 1000)
     assert command.main(["--mode", "nftables"]) == 2
     assert "needs root" in capsys.readouterr().err

@@ -95,7 +95,7 @@ class Servers:
                 if self._protocols.get(place) is Protocol.TCP:
                     messages.append(message.set_dest(place, real._replace(weight=0)))
                     self._leaving.add((place, real.id))
-                    self._have[place][real.id] = 0
+                    self._have.setdefault(place, {})[real.id] = 0
                 else:
                     messages.append(message.delete_dest(place, real.id))
                     self._have.get(place, {}).pop(real.id, None)
@@ -134,7 +134,7 @@ class Servers:
                 if (server, real.id) in self._leaving and not real.connections:
                     messages.append(message.delete_dest(server, real.id))
                     self._leaving.discard((server, real.id))
-                    self._have[server].pop(real.id, None)
+                    self._have.get(server, {}).pop(real.id, None)
         for server in [each for each in self._closing if not self._have.get(each)]:
             messages.append(message.delete_service(server))
             self._closing.discard(server)

@@ -3,7 +3,8 @@
 
 Packets that IPVS takes are routed to this host by their mark, so no address is ever added to a device, and nothing else
 that is sent to a service's address reaches this host's own sockets. What IPVS sends on passes OUTPUT, where it is
-marked otherwise: nat's hook there looks for a route once more, and must find the endpoint's.
+marked otherwise: nat's hook there looks for a route once more, and must find the endpoint's. What it hands to an
+endpoint on this host's own addresses is not sent anew, and comes to POSTROUTING as it was taken.
 """
 
 from __future__ import annotations
@@ -130,6 +131,7 @@ def static_chains(family: Family, settings: DataplaneSettings, *, drop_invalid: 
         ("nat", _POSTROUTING): (
             f"{_SENT_MASQUERADED} -g {_MASQUERADE}",
             f"{_SENT} -m set --match-set {set_name('hairpin', family)} dst,dst,src -g {_MASQUERADE}",
+            f"{_IS_TAKEN_MASQUERADED} -g {_MASQUERADE}",
             f"{_SENT} {_CLEAR}",
             f"{_IS_TAKEN} {_CLEAR}",
         ),
