@@ -10,6 +10,7 @@ from __future__ import annotations
 import random
 import resource
 import socket
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Final
 
@@ -39,6 +40,8 @@ class Proxy:
         self._bound: dict[bytes, socket.socket] = {}
         self._listeners: dict[bytes, TcpListener | UdpListener] = {}
         self._served: dict[bytes, bytes] = {}
+        self._users: Counter[bytes] = Counter()
+        """How many listeners have each memory."""
         self.poller.start()
 
     def bind(self, listener: Listener) -> Listener:
@@ -113,7 +116,10 @@ class Proxy:
         listener = self._listeners.get(key)
         memory = self.memories.setdefault(target.memory, AffinityTable())
         if listener is not None:
+            left = listener.balancer.target.memory
             listener.serve(Balancer(target, memory, listener.balancer.position))
+            self._users[target.memory] += 1
+            self._leave(left)
         else:
             place = parse_listener(key)
             opened = self._bound.get(key) or self._bound[self._bind(place).pack()]
@@ -122,6 +128,7 @@ class Proxy:
             self._listeners[key] = kind(
                 opened, balancer, poller=self.poller, limits=self.limits, counters=self.counters
             )
+            self._users[target.memory] += 1
         self._served[key] = packed
 
     def _close(self, key: bytes) -> None:
@@ -131,8 +138,13 @@ class Proxy:
             return
         listener.close()
         self._bound.pop(key, None)
-        memory = listener.balancer.target.memory
-        if all(other.balancer.target.memory != memory for other in self._listeners.values()):
+        self._leave(listener.balancer.target.memory)
+
+    def _leave(self, memory: bytes) -> None:
+        """One listener less has this memory; nobody's memory is forgotten."""
+        self._users[memory] -= 1
+        if not self._users[memory]:
+            del self._users[memory]
             self.memories.pop(memory, None)
 
     def _release(self, key: bytes) -> None:
