@@ -212,3 +212,23 @@ async def test_a_packet_that_cannot_be_is_an_invalid_argument(change: dict[str, 
         with pytest.raises(grpc.aio.AioRpcError) as failure:
             await stub.ExplainPacket(request)
         assert failure.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+
+
+async def test_a_page_of_large_plans_is_shorter_and_nothing_is_left_out() -> None:
+    """A client that was told nothing else takes messages of 4 MiB."""
+    names = [f"big/s{number:02}" for number in range(40)]
+    addresses = [f"10.1.{third}.{last}" for third in range(20) for last in range(1, 251)]
+    async with controlled() as (server, stub):
+        for number, name in enumerate(names):
+            server.put(service(name, f"10.96.1.{number + 1}", ports=["p:80"]))
+            slices = name.partition("/")[2]
+            server.put(endpoint_slice(f"{name}-x", slices, [endpoint(each) for each in addresses], ["p:8080"]))
+        found: list[str] = []
+        token, pages = "", 0
+        while pages == 0 or token:
+            answer = await stub.GetNodePlan(pb.GetNodePlanRequest(node_name="node-a", page_token=token))
+            assert answer.ByteSize() < 2 << 20
+            found += [f"{each.name.namespace}/{each.name.name}" for each in answer.services]
+            token, pages = answer.next_page_token, pages + 1
+        assert pages > 1
+        assert found == [*names, "shop/api", "shop/web"]

@@ -30,7 +30,8 @@ class ControlServiceStub:
     """What external controllers and people ask a planner. Any planner answers for the whole cluster.
 
     Every call answers from the planner's own state at one moment and names the position it speaks of. Before the planner is in sync calls fail with
-    FAILED_PRECONDITION. Lists are ordered by name; `page_size` 0 means 500, more than 5000 is reduced to 5000. A label selector is written as in
+    FAILED_PRECONDITION. Lists are ordered by name; `page_size` 0 means 500, more than 5000 is reduced to 5000; a page may be
+    shorter than asked for, and only an empty `next_page_token` ends a list. A label selector is written as in
     Kubernetes: `tier=web,env!=dev,zone in (a, b),!legacy`; empty selects everything, and one that cannot be read is INVALID_ARGUMENT.
 
     Protocol of WatchServices, WatchEndpoints and WatchNodes:
@@ -81,7 +82,8 @@ class ControlServiceAsyncStub(ControlServiceStub):
     """What external controllers and people ask a planner. Any planner answers for the whole cluster.
 
     Every call answers from the planner's own state at one moment and names the position it speaks of. Before the planner is in sync calls fail with
-    FAILED_PRECONDITION. Lists are ordered by name; `page_size` 0 means 500, more than 5000 is reduced to 5000. A label selector is written as in
+    FAILED_PRECONDITION. Lists are ordered by name; `page_size` 0 means 500, more than 5000 is reduced to 5000; a page may be
+    shorter than asked for, and only an empty `next_page_token` ends a list. A label selector is written as in
     Kubernetes: `tier=web,env!=dev,zone in (a, b),!legacy`; empty selects everything, and one that cannot be read is INVALID_ARGUMENT.
 
     Protocol of WatchServices, WatchEndpoints and WatchNodes:
@@ -128,7 +130,8 @@ class ControlServiceServicer(metaclass=_abc_1.ABCMeta):
     """What external controllers and people ask a planner. Any planner answers for the whole cluster.
 
     Every call answers from the planner's own state at one moment and names the position it speaks of. Before the planner is in sync calls fail with
-    FAILED_PRECONDITION. Lists are ordered by name; `page_size` 0 means 500, more than 5000 is reduced to 5000. A label selector is written as in
+    FAILED_PRECONDITION. Lists are ordered by name; `page_size` 0 means 500, more than 5000 is reduced to 5000; a page may be
+    shorter than asked for, and only an empty `next_page_token` ends a list. A label selector is written as in
     Kubernetes: `tier=web,env!=dev,zone in (a, b),!legacy`; empty selects everything, and one that cannot be read is INVALID_ARGUMENT.
 
     Protocol of WatchServices, WatchEndpoints and WatchNodes:

@@ -27,7 +27,7 @@ from pointsman_planner.api.control_wait import Waits, selection_of
 from pointsman_planner.api.control_watch import Watches
 from pointsman_planner.api.endpoint_codec import report_to_pb
 from pointsman_planner.api.node_board import NodeBoard
-from pointsman_planner.api.paging import page_of
+from pointsman_planner.api.paging import fitting, page_of
 from pointsman_planner.api.plan_service import PlanService
 from pointsman_planner.api.sight import sight_of
 from pointsman_planner.api.watch_scopes import EndpointScope, NodeScope, ServiceScope
@@ -78,9 +78,11 @@ class ControlService(pb_grpc.ControlServiceServicer):
                 and selector.selects(dict(planned.state.service.labels))
             )
             page = page_of(keys, request.page_size, request.page_token)
+            summaries = (summary_to_pb(self._planner.cluster, services[ServiceKey(*key)]) for key in page.keys)
+            found, token = fitting(page, summaries)
             return pb.ListServicesResponse(
-                services=[summary_to_pb(self._planner.cluster, services[ServiceKey(*key)]) for key in page.keys],
-                next_page_token=page.next_token,
+                services=found,
+                next_page_token=token,
                 position=position_to_pb(self._planner.position),
             )
         raise _unreachable()
@@ -107,9 +109,10 @@ class ControlService(pb_grpc.ControlServiceServicer):
             keys = sorted((name,) for name in self._board.names if selection.selects(name))
             page = page_of(keys, request.page_size, request.page_token)
             statuses = await self._board.statuses(key[0] for key in page.keys)
+            found, token = fitting(page, (status_to_pb(statuses[key[0]]) for key in page.keys))
             return pb.ListNodesResponse(
-                nodes=map(status_to_pb, statuses.values()),
-                next_page_token=page.next_token,
+                nodes=found,
+                next_page_token=token,
                 position=position_to_pb(self._planner.position),
             )
         raise _unreachable()
@@ -121,18 +124,20 @@ class ControlService(pb_grpc.ControlServiceServicer):
             self._require_node(request.node_name)
             cluster, index = self._planner.cluster, self._planner.index
             page = page_of(sorted(cluster.services), request.page_size, request.page_token)
-            response = pb.GetNodePlanResponse(
+            found, token = fitting(page, (self._planned_on(ServiceKey(*key), request.node_name) for key in page.keys))
+            return pb.GetNodePlanResponse(
                 node=node_facts_to_pb(cluster.node_view(request.node_name).facts),
-                next_page_token=page.next_token,
+                services=found,
+                next_page_token=token,
                 digest=index.digest_once(request.node_name),
                 position=position_to_pb(self._planner.position),
             )
-            for key in page.keys:
-                planned = cluster.services[ServiceKey(*key)]
-                plan = plan_service(planned.state, self._view(planned, request.node_name), planned.lost)
-                response.services.add(name=name_to_pb(ServiceKey(*key)), plan=service_plan_to_pb(plan))
-            return response
         raise _unreachable()
+
+    def _planned_on(self, key: ServiceKey, node_name: str) -> pb.PlannedService:
+        planned = self._planner.cluster.services[key]
+        plan = plan_service(planned.state, self._view(planned, node_name), planned.lost)
+        return pb.PlannedService(name=name_to_pb(key), plan=service_plan_to_pb(plan))
 
     async def ExplainPacket(self, request: pb.ExplainPacketRequest, context: _Context) -> pb.ExplainPacketResponse:  # noqa: N802 - the name in the proto
         """Where a packet goes on a node, and why."""
