@@ -97,3 +97,19 @@ USERSPACE: Final = (
         held_to=_without_passing_mark,
     ),
 )
+
+
+def _drawn(row: Row) -> Row:
+    return replace(row, title=f"{row.title} (first endpoint by lot)") if row.remembers else row
+
+
+IPTABLES: Final = (
+    Deviation(
+        name="with session affinity the first endpoint is drawn by lot",
+        reason="no match of xtables computes the common hash of a client: cluster knows 32 values, HMARK orders its "
+        "words otherwise and writes the whole mark, and jhash needs more than the 64 instructions of bpf. A client "
+        "keeps what it drew, and an endpoint that leaves has forgotten its clients should it come back",
+        held_to=_drawn,
+    ),
+)
+"""Who draws, see `KernelMode.draws_first_endpoint`."""
