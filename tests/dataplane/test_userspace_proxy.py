@@ -63,7 +63,7 @@ def test_an_endpoint_that_does_not_answer_is_skipped(world: ProxyWorld, dead: st
 
 def test_who_can_reach_nobody_is_reset(world: ProxyWorld) -> None:
     world.serve(endpoint(DEAD))
-    with world.connect() as connection, pytest.raises(ConnectionResetError):
+    with pytest.raises(ConnectionResetError), world.connect() as connection:
         connection.recv(1)
     assert world.proxy.counters.unreachable == 1
     assert world.proxy.counters.dials_failed == len(world.proxy.limits.dial_seconds)
@@ -175,7 +175,7 @@ def test_more_connections_than_allowed_are_reset_and_counted() -> None:
         world.serve(endpoint(ONE))
         with world.connect() as first, world.connect() as second:
             assert name_of(first) == name_of(second) == ONE
-            with world.connect() as third, pytest.raises(ConnectionResetError):
+            with pytest.raises(ConnectionResetError), world.connect() as third:
                 third.recv(1)
         assert world.proxy.counters.over_limit == 1
         eventually(lambda: world.proxy.counters.connections == 0)
