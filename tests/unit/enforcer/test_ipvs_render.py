@@ -118,6 +118,14 @@ def test_weights_choose_the_scheduler_unless_one_is_set() -> None:
         _records(_plan(_CLUSTER, endpoints=(_A._replace(weight=1 << 16),)))
 
 
+def test_an_endpoint_that_still_serves_keeps_its_flows_with_weight_0() -> None:
+    plan = _plan(_CLUSTER, endpoints=(_A,))
+    port = replace(plan.ports[0], protocol=Protocol.UDP, also_serving=(_A._replace(hairpin=False), _B))
+    records = _records(replace(plan, ports=(port,)))
+    reals = {layout.real_of(*each)[1] for each in records.items() if each[0].kind is Kind.REAL}
+    assert {(real.id.address, real.weight) for real in reals} == {(_A.address, 1), (_B.address, 0)}
+
+
 def test_two_services_with_one_address_are_told_apart_and_the_second_is_refused() -> None:
     rendering = render_service(_plan(_CLUSTER), _CONTEXT, Numbers())
     ledger, change = Ledger(), diff(b"", rendering)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from typing import Final
 
 import structlog
 
@@ -20,7 +21,7 @@ from pointsman_enforcer.dataplane.ipvs import layout, node, static
 from pointsman_enforcer.dataplane.ipvs.affinity import UnreadMemory
 from pointsman_enforcer.dataplane.ipvs.change import IpvsChange, Ledger, diff
 from pointsman_enforcer.dataplane.ipvs.genetlink.channel import IpvsChannel, IpvsError
-from pointsman_enforcer.dataplane.ipvs.genetlink.model import ServiceFlags
+from pointsman_enforcer.dataplane.ipvs.genetlink.model import ServiceFlags, Timeouts
 from pointsman_enforcer.dataplane.ipvs.layout import Id, Kind, Records
 from pointsman_enforcer.dataplane.ipvs.observe import Observation, parse_rules, parse_sets, places_of
 from pointsman_enforcer.dataplane.ipvs.program import restore_text
@@ -31,7 +32,8 @@ from pointsman_enforcer.dataplane.xtables.tools import Tools, Variant
 from pointsman_model.names import Family
 from pointsman_model.plan import NodeFacts, ServicePlan
 
-POLL_SECONDS = 1.0
+_KEEP: Final = Timeouts()
+POLL_SECONDS: Final = 1.0
 """How often is looked whether somebody else changed something, and whether something has had its last connection."""
 
 
@@ -48,12 +50,14 @@ class IpvsDataplane:
         variant: Variant = Variant.LEGACY,
         scheduler: str = "",
         flags: ServiceFlags = ServiceFlags.NONE,
+        timeouts: Timeouts = _KEEP,
     ) -> None:
         """UnsupportedError when a tool is missing, IpvsError when there is no IPVS."""
         self._node_settings = node_settings
         self._tools = Tools(variant)
         self._channel = self._tools.inside(IpvsChannel)
         self._servers = Servers(self._channel)
+        self._timeouts = timeouts
         self.affinity = UnreadMemory()
         self.settings = effective_settings(node_settings, None)
         self._context = RenderContext(settings=self.settings, scheduler=scheduler, flags=flags)
@@ -87,6 +91,7 @@ class IpvsDataplane:
         try:
             await self._write_static()
             self._tools.inside(node.prepare)
+            self._servers.set_timeouts(self._timeouts)
         except (CommandError, OSError) as error:
             raise KernelError(f"static rules: {error}") from error
 

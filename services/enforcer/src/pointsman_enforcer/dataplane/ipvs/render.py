@@ -211,6 +211,13 @@ class _Port:
                 element = f"{address},{WORDS[self.port.protocol]}:{endpoint.port},{address}"
                 _add(self.records, Kind.SHARED, self.port.family, f"{set_name('hairpin', self.port.family)} {element}")
 
+        chosen = {endpoint[:2] for endpoint in endpoints}
+        for endpoint in self.port.also_serving:
+            if endpoint[:2] not in chosen:
+                # Weight 0: it keeps the flows it has and gets no other.
+                record, value = real_record(server, RealServer(RealServerId(endpoint.address, endpoint.port), 0))
+                self.records[record] = value
+
     def _render_elements(self, frontend: Frontend, marks: list[int]) -> None:
         """In all three sets or in one: a pod that has an address of this host must not fall to the host's verdict."""
         classes = zip(CLASSES, marks, strict=True) if len(set(marks)) > 1 else ((CLASSES[0], marks[0]),)

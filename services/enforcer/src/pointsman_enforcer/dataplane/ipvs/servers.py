@@ -17,6 +17,7 @@ from pointsman_enforcer.dataplane.ipvs.genetlink.channel import IpvsChannel, Ipv
 from pointsman_enforcer.dataplane.ipvs.genetlink.message import Message
 from pointsman_enforcer.dataplane.ipvs.genetlink.model import (
     RealServerId,
+    Timeouts,
     VirtualServerId,
 )
 from pointsman_enforcer.dataplane.ipvs.layout import TAKEN, Id, Kind, Records, real_of, real_record, server_of
@@ -140,6 +141,11 @@ class Servers:
             self._closing.discard(server)
             self._have.pop(server, None)
         self._send(messages, tolerated=_GONE)
+
+    def set_timeouts(self, timeouts: Timeouts) -> None:
+        """Set those that are not 0; the kernel has them for all virtual servers, also of others."""
+        if any(timeouts):
+            self._send([message.set_timeouts(timeouts)])
 
     def flush(self) -> int:
         """Remove all that was read, connections or not; how many virtual servers there were."""
