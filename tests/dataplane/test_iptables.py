@@ -90,7 +90,7 @@ def test_what_was_left_and_is_planned_no_more_goes(node: NetNs, variant: Variant
 
 def test_our_own_writing_is_not_taken_for_somebody_elses(node: NetNs, variant: Variant) -> None:
     dataplane, enforcer = started(node, variant)
-    enforcer.program(NodePlan(facts=FACTS, services=SERVICES))
+    enforcer.program(NodePlan(facts=FACTS, services={key(each): numbered(each) for each in range(100)}))
     assert dataplane._monitor.take() is False
     node.run(f"iptables-{variant.value}", "-t", "nat", "-F", "POINTSMAN-SERVICES")
     assert dataplane._monitor.take() is True

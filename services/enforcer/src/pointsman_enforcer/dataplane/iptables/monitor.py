@@ -9,6 +9,7 @@ call each, so they are asked every half a second. A rule in the place of another
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import socket
 import struct
@@ -27,7 +28,8 @@ _INFO: Final = struct.Struct("=32s13I")
 _LEVELS: Final = {Family.IPV4: socket.IPPROTO_IP, Family.IPV6: socket.IPPROTO_IPV6}
 _FAMILIES: Final = {Family.IPV4: socket.AF_INET, Family.IPV6: socket.AF_INET6}
 _DATAGRAM_BYTES: Final = 64 * 1024
-_DATAGRAMS_PER_TURN: Final = 256
+_RECEIVE_BYTES: Final = 8 * 1024 * 1024
+"""Our own restores are announced, too: those of some hundred services fit."""
 _HEADER: Final = struct.Struct("=IHHII")
 
 
@@ -160,6 +162,8 @@ class NftMonitor(_Noticing):
         self._own = own
         kind = socket.SOCK_RAW | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK
         self._socket = socket.socket(socket.AF_NETLINK, kind, uapi.NETLINK_NETFILTER)
+        with contextlib.suppress(PermissionError):
+            self._socket.setsockopt(socket.SOL_SOCKET, uapi.SO_RCVBUFFORCE, _RECEIVE_BYTES)
         self._socket.bind((0, 0))
         self._socket.setsockopt(uapi.SOL_NETLINK, uapi.NETLINK_ADD_MEMBERSHIP, uapi.NFNLGRP_NFTABLES)
 
@@ -174,8 +178,8 @@ class NftMonitor(_Noticing):
         self._own.clear()
 
     def look(self) -> None:
-        """Read what waits."""
-        for _ in range(_DATAGRAMS_PER_TURN):
+        """Read all that waits: the buffer bounds it."""
+        while True:
             try:
                 datagram = self._socket.recv(_DATAGRAM_BYTES)
             except BlockingIOError:
