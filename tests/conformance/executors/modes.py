@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from conformance.executors.deviations import IPTABLES as IPTABLES_DEVIATIONS
 from conformance.executors.deviations import USERSPACE as USERSPACE_DEVIATIONS
 from conformance.executors.deviations import Deviation
 from conformance.model import Disturbance
@@ -103,6 +104,7 @@ def _iptables(variant: Variant) -> KernelMode:
         name=f"iptables-{variant.value}",
         rows="iptables",
         draws_first_endpoint=True,
+        deviations=IPTABLES_DEVIATIONS,
         open_dataplane=open_dataplane,
         damages={
             Disturbance.FLUSHED: [(tool, "-t", table, "-F") for tool in tools for table in ("mangle", "nat", "filter")],
