@@ -22,6 +22,7 @@ from support.plan_server import eventually
 from support.planner_fleet import Fleet, FleetPlanner, fleet
 from support.planner_stores import redis_store
 from support.redis_server import RedisServer, redis_server
+from support.tcp_relay import tcp_relay
 
 NODES = ("node-a", "node-b", "node-c")
 
@@ -31,13 +32,14 @@ class Lone:
 
     def __init__(self, server: RedisServer) -> None:
         self.server = server
+        self.url = server.url
         self.registry = Registry(process=False)
         self.fleet: Fleet
         self._addresses = (f"10.1.1.{number}" for number in count(1))
 
     def make_store(self) -> Store:
         settings = RedisSettings(command_timeout=Duration(0.5))
-        return redis_store(self.server.url, self.registry, settings=settings)
+        return redis_store(self.url, self.registry, settings=settings)
 
     @property
     def planner(self) -> FleetPlanner:
@@ -84,8 +86,9 @@ def shop(address: str) -> list[ClusterObject]:
 
 
 @asynccontextmanager
-async def lone(server: RedisServer) -> AsyncIterator[Lone]:
+async def lone(server: RedisServer, *, url: str = "") -> AsyncIterator[Lone]:
     made = Lone(server)
+    made.url = url or made.url
     nodes = [node(name, f"192.168.0.{index}") for index, name in enumerate(NODES, start=1)]
     async with fleet(made.make_store, [*nodes, *shop("10.1.0.1")], "a") as made.fleet:
         made.fleet.connect(NODES)
@@ -154,6 +157,19 @@ async def test_changes_go_on_and_what_is_degraded_shows_and_heals(
         await heal(server)
         await made.is_whole()
         await made.changes_go_on()
+
+
+async def test_changes_go_on_beside_a_slow_redis_and_that_is_no_reason_to_be_degraded(tmp_path: Path) -> None:
+    async with (
+        redis_server(tmp_path) as server,
+        tcp_relay(f"127.0.0.1:{server.port}") as relay,
+        lone(server, url=f"redis://{relay.address}/0") as made,
+    ):
+        relay.delay_seconds = 0.15  # 0.3 s for a question and its answer, of 0.5 s that it may take
+        await made.planner.store.commit(STATUSES, [Write(key="slow", value=b"{}")])
+        await made.changes_go_on()
+        await eventually(lambda: not made.planner.served.store.waiting, "the status of every node is written")
+        assert (made.is_available, made.page["degraded"]) == (True, [])
 
 
 async def test_a_full_redis_is_still_read(tmp_path: Path) -> None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A TCP relay that can stop moving bytes while its connections stay open, as a network that drops packets does."""
+"""A TCP relay that stops or delays bytes while its connections stay open, as a network does that drops packets."""
 
 from __future__ import annotations
 
@@ -20,6 +20,8 @@ class TcpRelay:
         self._tasks: set[asyncio.Task[None]] = set()
         self.connections = 0
         """Made since the start."""
+        self.delay_seconds = 0.0
+        """That bytes take longer, each way."""
         self.address = ""
 
     def freeze(self) -> None:
@@ -47,6 +49,7 @@ class TcpRelay:
     async def _move(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             while data := await reader.read(65536):
+                await asyncio.sleep(self.delay_seconds)
                 await self._flows.wait()
                 writer.write(data)
                 await writer.drain()
