@@ -20,7 +20,6 @@ from pointsman_enforcer.dataplane.base import (
     KernelError,
     Mended,
     ProxyMode,
-    ReadBack,
     UnsupportedPlanError,
 )
 from pointsman_model.digest import plan_digest
@@ -88,6 +87,7 @@ class ByteDataplane:
 
     mode = ProxyMode.NFTABLES
     capabilities: frozenset[str] = frozenset()
+    read_back = None
     settings = DataplaneSettings(detect_local=DetectLocal.NONE)
 
     def __init__(self, kernel: Kernel, *, on_removal: Callable[[ServiceKey], None]) -> None:
@@ -170,11 +170,6 @@ class ByteDataplane:
     def is_frontend(self, _place: Place) -> bool:
         """Nobody asks."""
         return True
-
-    @property
-    def read_back(self) -> Callable[[bytes, int, int], ReadBack]:
-        """The kernel is what was acknowledged, or `apply` would have said so."""
-        raise NotImplementedError
 
     def leftover(self) -> Iterator[ByteChange]:
         """What was found and not claimed goes."""

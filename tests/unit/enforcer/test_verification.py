@@ -25,7 +25,7 @@ PACE = VerificationPace(elements_per_second=1000, elements_per_slice=10, quiet_s
 class World:
     """Services whose rendering is as long as they have elements."""
 
-    def __init__(self, pace: VerificationPace = PACE) -> None:
+    def __init__(self, pace: VerificationPace = PACE, *, can_read_back: bool = True) -> None:
         self.clock = VirtualClock()
         self.store = PlanStore()
         self.renderings: dict[Any, bytes] = {}
@@ -42,8 +42,9 @@ class World:
             dirty_count=0,
             drift=SimpleNamespace(may_look=False, report=None),
         )
+        dataplane = SimpleNamespace(read_back=self._read_back if can_read_back else None)
         self.verification = Verification(
-            dataplane=SimpleNamespace(read_back=self._read_back),  # type: ignore[arg-type]  # all that it needs
+            dataplane=dataplane,  # type: ignore[arg-type]  # all that it needs
             reconciler=self.reconciler,  # type: ignore[arg-type]  # all that it needs
             store=self.store,
             clock=self.clock,
@@ -189,8 +190,10 @@ async def test_a_kernel_that_does_not_answer_is_no_difference_and_no_proof(world
     assert len(world.verified) == 1
 
 
-async def test_nothing_is_remembered_when_nothing_is_verified() -> None:
-    world = World(VerificationPace(elements_per_second=0))
+@pytest.mark.parametrize("why", ["no pace", "no read_back"])
+async def test_nothing_is_remembered_or_told_when_nothing_is_verified(why: str) -> None:
+    world = World(VerificationPace(elements_per_second=0)) if why == "no pace" else World(can_read_back=False)
     world.program(1, 5)
     await world.verification.run()
     assert world.verification.waiting == 0
+    assert world.verified == []

@@ -179,11 +179,11 @@ class Dataplane(Protocol[C]):
         """Whether the kernel has rules for packets to this place. May be asked in any thread."""
 
     @property
-    def read_back(self) -> Callable[[bytes, int, int], ReadBack]:
+    def read_back(self) -> Callable[[bytes, int, int], ReadBack] | None:
         """Compare a rendering with the kernel, element by element, by key: from the n-th on, at most so many.
 
-        To be called when no change is under way. What differs is noticed (see `watch`) and mended with the next
-        `mend`. Raises KernelError.
+        None when the kernel cannot be asked so: then nothing may be acknowledged as verified. To be called when no
+        change is under way. What differs is noticed (see `watch`) and mended with the next `mend`. Raises KernelError.
         """
 
     def leftover(self) -> Iterator[C]:

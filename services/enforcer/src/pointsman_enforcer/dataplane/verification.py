@@ -6,7 +6,7 @@ changed(service) ... synced -> quiet for a moment -> slices of elements, at a bo
 
 Only services that were programmed since they were last read are read, by their keys: the cost is that of what changed,
 and a node where nothing changes reads nothing. Slices run between syncs and never during one, so what is compared is
-what the kernel acknowledged last.
+what the kernel acknowledged last. A dataplane that cannot read back (`Dataplane.read_back` is None) verifies nothing.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from pointsman_chassis.errors import ApplyError
 from pointsman_enforcer.core.plan_session import Programmed
 from pointsman_enforcer.core.plan_store import PlanStore
 from pointsman_enforcer.core.transaction import Stage
-from pointsman_enforcer.dataplane.base import Dataplane
+from pointsman_enforcer.dataplane.base import Dataplane, ReadBack
 from pointsman_enforcer.dataplane.failures import Fault
 from pointsman_enforcer.dataplane.reconciler import Reconciler
 from pointsman_model.digest import plan_digest
@@ -72,12 +72,13 @@ class Verification:
         clock: Clock,
         pace: VerificationPace | None = None,
     ) -> None:
-        self._dataplane = dataplane
         self._reconciler = reconciler
         self._store = store
         self._events = events
         self._clock = clock
         self._pace = pace or VerificationPace()
+        self._read_back = dataplane.read_back if self._pace.elements_per_second > 0 else None
+        """None: nothing is verified."""
         self._unverified: dict[ServiceKey, bytes | None] = {}
         """With the rendering that is half read, if one is."""
         self._offset = 0
@@ -92,7 +93,7 @@ class Verification:
 
     def changed(self, key: ServiceKey) -> None:
         """A service was programmed, or removed."""
-        if self._pace.elements_per_second > 0:
+        if self._read_back is not None:
             self._unverified[key] = None
 
     def synced(self) -> None:
@@ -104,7 +105,7 @@ class Verification:
 
     async def run(self) -> None:
         """Verify until cancelled."""
-        if self._pace.elements_per_second <= 0:
+        if self._read_back is None:
             return
         slice_seconds = self._pace.elements_per_slice / self._pace.elements_per_second
         while True:
@@ -113,7 +114,7 @@ class Verification:
             if self._is_busy():
                 await self._clock.sleep(self._pace.quiet_seconds)
             elif self._unverified:
-                self._look()
+                self._look(self._read_back)
                 await self._clock.sleep(slice_seconds)
             else:
                 self._wake.clear()
@@ -134,7 +135,7 @@ class Verification:
                 return
             await self._clock.sleep(due - now)
 
-    def _look(self) -> None:
+    def _look(self, read_back: Callable[[bytes, int, int], ReadBack]) -> None:
         """Read one slice."""
         left = self._pace.elements_per_slice
         while left > 0 and self._unverified:
@@ -143,7 +144,7 @@ class Verification:
             if rendering is not half_read:
                 self._offset = 0
             try:
-                found = self._dataplane.read_back(rendering, self._offset, left)
+                found = read_back(rendering, self._offset, left)
             except ApplyError as error:
                 structlog.get_logger("verification").warning("elements could not be read back", error=str(error))
                 self._synced_at = self._waiting_since = self._clock.monotonic() + self._pace.deferral_seconds_max

@@ -15,7 +15,7 @@ from typing import Final
 import structlog
 
 from pointsman_enforcer.core.stale_flows import Place
-from pointsman_enforcer.dataplane.base import Applied, Found, KernelError, Mended, ProxyMode, ReadBack
+from pointsman_enforcer.dataplane.base import Applied, Found, KernelError, Mended, ProxyMode
 from pointsman_enforcer.dataplane.exec import CommandError
 from pointsman_enforcer.dataplane.iptables import cleanup, layout, static
 from pointsman_enforcer.dataplane.iptables.affinity import UnreadMemory
@@ -46,6 +46,8 @@ class IptablesDataplane:
 
     mode = ProxyMode.IPTABLES
     capabilities = CAPABILITIES
+    read_back = None
+    """Tables can only be read whole: see `mend`."""
 
     def __init__(
         self,
@@ -165,11 +167,6 @@ class IptablesDataplane:
     def is_frontend(self, place: Place) -> bool:
         """See `Dataplane.is_frontend`."""
         return self._ledger.is_taken(place)
-
-    @property
-    def read_back(self) -> Callable[[bytes, int, int], ReadBack]:
-        """See `Dataplane.read_back`: tables can only be read whole, so nothing is, but sizes are watched."""
-        return lambda _rendering, _start, _most: ReadBack(0)
 
     def leftover(self) -> Iterator[IptablesChange]:
         """See `Dataplane.leftover`."""

@@ -15,7 +15,7 @@ from typing import Final
 import structlog
 
 from pointsman_enforcer.core.stale_flows import Place
-from pointsman_enforcer.dataplane.base import Applied, Found, KernelError, Mended, ProxyMode, ReadBack
+from pointsman_enforcer.dataplane.base import Applied, Found, KernelError, Mended, ProxyMode
 from pointsman_enforcer.dataplane.exec import CommandError
 from pointsman_enforcer.dataplane.ipvs import layout, node, static
 from pointsman_enforcer.dataplane.ipvs.affinity import UnreadMemory
@@ -42,6 +42,8 @@ class IpvsDataplane:
 
     mode = ProxyMode.IPVS
     capabilities = CAPABILITIES
+    read_back = None
+    """Sets can only be read whole: see `mend`."""
 
     def __init__(
         self,
@@ -167,11 +169,6 @@ class IpvsDataplane:
     def is_frontend(self, place: Place) -> bool:
         """See `Dataplane.is_frontend`."""
         return self._ledger.is_taken(place)
-
-    @property
-    def read_back(self) -> Callable[[bytes, int, int], ReadBack]:
-        """See `Dataplane.read_back`: everything is compared at each look, so nothing more is read here."""
-        return lambda _rendering, _start, _most: ReadBack(0)
 
     def leftover(self) -> Iterator[IpvsChange]:
         """See `Dataplane.leftover`."""

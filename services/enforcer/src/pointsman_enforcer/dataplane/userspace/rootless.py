@@ -21,7 +21,6 @@ from pointsman_enforcer.dataplane.base import (
     Mended,
     OccupiedError,
     ProxyMode,
-    ReadBack,
     UnsupportedPlanError,
 )
 from pointsman_enforcer.dataplane.node_settings import NodeSettings, effective_settings
@@ -45,6 +44,8 @@ class RootlessDataplane:
 
     mode = ProxyMode.USERSPACE
     capabilities = CAPABILITIES
+    read_back = None
+    """The listeners are this process's own: there is nobody to ask."""
 
     def __init__(
         self,
@@ -140,11 +141,6 @@ class RootlessDataplane:
             (each.address, each.port, int(each.protocol)) == (place.address or each.address, place.port, place.protocol)
             for each in map(target.parse_listener, served)
         )
-
-    @property
-    def read_back(self) -> Callable[[bytes, int, int], ReadBack]:
-        """The listeners are this process's own: there is nobody to ask."""
-        return lambda _rendering, _start, _most: ReadBack(0)
 
     def leftover(self) -> Iterator[UserspaceChange]:
         """Listeners that nobody asks for."""
