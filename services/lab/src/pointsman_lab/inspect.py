@@ -54,7 +54,11 @@ async def answer(channel: grpc.aio.Channel, question: Sequence[str]) -> list[str
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one question; 1 when the planner refuses or cannot be reached, 2 when the question is malformed."""
-    parser = argparse.ArgumentParser(prog="python -m pointsman_lab.inspect", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m pointsman_lab.inspect",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("--tls", nargs=3, type=Path, metavar=("CERT", "KEY", "CA"), help="PEM files; else plaintext")
     parser.add_argument("planner", help="HOST:PORT of a planner")
     _add_questions(parser)
