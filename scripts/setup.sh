@@ -11,7 +11,7 @@ tools=build/tools
 # command or file to look for -> Debian package.
 wanted=(
   nft=nftables iptables=iptables ipset=ipset conntrack=conntrack modprobe=kmod ip=iproute2 sysctl=procps
-  unshare=util-linux mount=mount linux.uml=user-mode-linux ipvsadm=ipvsadm gcc=gcc
+  unshare=util-linux mount=mount linux.uml=user-mode-linux ipvsadm=ipvsadm gcc=gcc /usr/include/elf.h=libc6-dev
   redis-check-rdb=redis-tools /etc/ssl/certs/ca-certificates.crt=ca-certificates
 )
 
