@@ -19,6 +19,7 @@ from typing import Any, Final, Generic, Protocol, TypeVar
 import grpc
 import grpc.aio
 import structlog
+from google.protobuf.message import DecodeError
 
 from pointsman_chassis.caller import NOBODY, Caller, Proof
 from pointsman_chassis.clock import Clock
@@ -178,7 +179,7 @@ class Guard(grpc.aio.ServerInterceptor, Generic[G]):
             raise OverloadError(f"the message has {len(data)} bytes; at most {self.limits.request_bytes_max} are taken")
         try:
             return data if decode is None else decode(data)
-        except Exception as error:
+        except DecodeError as error:
             self._metrics.refused.labels("malformed").inc()
             raise PeerError("the request is not a message of this method") from error
 
