@@ -23,26 +23,3 @@ class OverrideMetrics:
         self.ended = registry.counter(
             f"{prefix}_ended_total", "Overrides that are gone: deleted, expired, lost.", ["reason"]
         )
-
-
-class ShardingMetrics:
-    """Figures of who serves which node, and of nodes that come or go."""
-
-    def __init__(self, registry: Registry) -> None:
-        prefix = "pointsman_planner"
-        self.members = registry.gauge(
-            f"{prefix}_members", "Planners that serve, this one included, as this one sees it."
-        )
-        self.membership_frozen = registry.gauge(
-            f"{prefix}_membership_frozen", "1 while nobody can know who joins or leaves, because the store is away."
-        )
-        self.redirects = registry.counter(
-            f"{prefix}_redirects_total", "Enforcers sent elsewhere: not-owner, draining, overloaded.", ["reason"]
-        )
-        self.moves_pending = registry.gauge(
-            f"{prefix}_moves_pending", "Connected nodes that belong to another planner and will be sent there."
-        )
-        self.syncing = registry.gauge(f"{prefix}_syncing_nodes", "Nodes that are brought up to date now.")
-        self.sync_queue = registry.gauge(
-            f"{prefix}_waiting_nodes", "Nodes that wait for that; they keep what they have."
-        )
