@@ -232,10 +232,9 @@ class FeedState:
         changes += [Change(key=key, value=None) for key, _ in self._cluster.objects() if key not in present]
         return tuple(changes)
 
-    def _require_opened(self, what: str) -> str:
+    def _require_opened(self, what: str) -> None:
         if self._epoch is None:
             raise FeedProtocolError(f"{what} was sent before opened")
-        return self._epoch
 
 
 def _removals(changes: Iterable[Change]) -> list[ObjectKey]:
