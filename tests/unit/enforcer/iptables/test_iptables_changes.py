@@ -11,8 +11,8 @@ from pointsman_enforcer.dataplane.base import OccupiedError
 from pointsman_enforcer.dataplane.iptables import layout, static
 from pointsman_enforcer.dataplane.iptables.change import IptablesChange, Ledger, diff
 from pointsman_enforcer.dataplane.iptables.layout import Id, Kind
-from pointsman_enforcer.dataplane.iptables.observe import Observation, parse_rules
-from pointsman_enforcer.dataplane.iptables.program import restore_text
+from pointsman_enforcer.dataplane.iptables.observe import Observation
+from pointsman_enforcer.dataplane.xtables.text import parse_rules, restore_text
 from pointsman_model.names import Family
 
 LEAF = b"-d 172.30.0.41/32 -p tcp -m tcp --dport 80 -g POINTSMAN-E-1"

@@ -18,7 +18,6 @@ from pointsman_enforcer.core.stale_flows import Place
 from pointsman_enforcer.dataplane.base import Applied, Found, KernelError, Mended, ProxyMode
 from pointsman_enforcer.dataplane.exec import CommandError
 from pointsman_enforcer.dataplane.iptables import cleanup, layout, static
-from pointsman_enforcer.dataplane.iptables.affinity import UnreadMemory
 from pointsman_enforcer.dataplane.iptables.change import (
     IptablesChange,
     Ledger,
@@ -27,11 +26,12 @@ from pointsman_enforcer.dataplane.iptables.change import (
     set_line,
 )
 from pointsman_enforcer.dataplane.iptables.monitor import Monitor, open_monitor
-from pointsman_enforcer.dataplane.iptables.observe import Observation, Saved, parse_rules, parse_sets
-from pointsman_enforcer.dataplane.iptables.program import restore_text
+from pointsman_enforcer.dataplane.iptables.observe import Observation, parse_sets
 from pointsman_enforcer.dataplane.iptables.render import CAPABILITIES, render_node, render_service
 from pointsman_enforcer.dataplane.iptables.static import StaticSettings
 from pointsman_enforcer.dataplane.node_settings import NodeSettings, effective_settings
+from pointsman_enforcer.dataplane.xtables.affinity import UnreadMemory
+from pointsman_enforcer.dataplane.xtables.text import Chains, Rules, Saved, parse_rules, restore_text
 from pointsman_enforcer.dataplane.xtables.tools import Tools, Variant
 from pointsman_model.names import Family
 from pointsman_model.plan import NodeFacts, ServicePlan
@@ -209,7 +209,7 @@ class IptablesDataplane:
         """Static chains and jumps that differ; the roots of the trees must be there for rules to lead to."""
         saved, settings = self._saved[family], self._static_settings
         wanted = static.static_chains(family, settings)
-        chains: dict[tuple[str, str], tuple[str, ...] | None] = {
+        chains: dict[tuple[str, str], Rules | None] = {
             name: rules for name, rules in wanted.items() if saved.chains.get(name) != rules
         }
         for root in (layout.VIPS, layout.PORTS):
@@ -290,11 +290,11 @@ class IptablesDataplane:
 
     async def _mend_family(self, family: Family) -> int:
         saved, settings = self._saved[family], self._static_settings
-        wanted: static.Chains = {
+        wanted: Chains = {
             ("nat", name): rules for (of, name), rules in self._ledger.all_chains().items() if of is family
         }
         wanted.update(static.static_chains(family, settings))
-        chains: dict[tuple[str, str], tuple[str, ...] | None] = {
+        chains: dict[tuple[str, str], Rules | None] = {
             name: rules for name, rules in wanted.items() if saved.chains.get(name) != rules
         }
         chains.update(dict.fromkeys(saved.chains.keys() - wanted.keys()))

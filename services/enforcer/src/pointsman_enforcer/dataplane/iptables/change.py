@@ -16,9 +16,9 @@ from pointsman_enforcer.dataplane.base import OccupiedError
 from pointsman_enforcer.dataplane.iptables import layout
 from pointsman_enforcer.dataplane.iptables.layout import Id, Kind, Records, unpack
 from pointsman_enforcer.dataplane.iptables.static import memory_line
+from pointsman_enforcer.dataplane.xtables.text import Rules
 from pointsman_model.names import Family
 
-Rules = tuple[str, ...]
 ChainId = tuple[Family, str]
 
 

@@ -4,8 +4,8 @@
 from __future__ import annotations
 
 from pointsman_enforcer.dataplane.exec import CommandError
-from pointsman_enforcer.dataplane.iptables.observe import parse_rules, parse_sets
-from pointsman_enforcer.dataplane.iptables.program import restore_text
+from pointsman_enforcer.dataplane.iptables.observe import parse_sets
+from pointsman_enforcer.dataplane.xtables.text import parse_rules, restore_text
 from pointsman_enforcer.dataplane.xtables.tools import Tools
 from pointsman_model.names import Family
 

@@ -15,11 +15,9 @@ from collections.abc import Iterator, Mapping
 from enum import IntEnum
 from typing import Final, NamedTuple
 
+from pointsman_enforcer.dataplane.xtables.text import SET_PREFIX, WORDS
 from pointsman_model.names import Family, Protocol
 
-PREFIX: Final = "POINTSMAN-"
-"""Every chain of ours begins so, and no other."""
-SET_PREFIX: Final = "pointsman-"
 VIPS: Final = "POINTSMAN-VIPS"
 PORTS: Final = "POINTSMAN-PORTS"
 _VIP_NODE: Final = "POINTSMAN-V-"
@@ -28,7 +26,6 @@ _ENDPOINTS: Final = "POINTSMAN-E-"
 _HEAD: Final = struct.Struct(">BBHI")
 _NAME_BYTES: Final = 8
 _LEAF: Final = re.compile(f"{_VIP_NODE}[0-9a-f]{{2}}|{_PORT_NODE}[tus][0-9a-f]{{3}}")
-WORDS: Final = {Protocol.TCP: "tcp", Protocol.UDP: "udp", Protocol.SCTP: "sctp"}
 _LETTERS: Final = {"t": Protocol.TCP, "u": Protocol.UDP, "s": Protocol.SCTP}
 
 

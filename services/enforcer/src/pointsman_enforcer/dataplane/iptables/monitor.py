@@ -16,8 +16,8 @@ import struct
 from collections.abc import Callable
 from typing import Final, Protocol
 
-from pointsman_enforcer.dataplane.iptables.static import TABLES
 from pointsman_enforcer.dataplane.nftables import uapi
+from pointsman_enforcer.dataplane.xtables.text import TABLES
 from pointsman_enforcer.dataplane.xtables.tools import Tools, Variant
 from pointsman_model.names import Family
 

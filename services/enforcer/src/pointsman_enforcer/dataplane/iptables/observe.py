@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What iptables-save and `ipset save` print, as chains and records. Pure.
+"""What iptables-save and `ipset save` print, as records. Pure.
 
 Rules carry no owner: those of a frontend are known by address, protocol and port, a chain and a set by their name. What
 nobody has claimed when the whole plan is programmed belongs to no service and may go.
@@ -9,48 +9,19 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from typing import Final
 
 from pointsman_enforcer.dataplane.iptables import layout, static
-from pointsman_enforcer.dataplane.iptables.change import IptablesChange, Ledger, Rules
+from pointsman_enforcer.dataplane.iptables.change import IptablesChange, Ledger
 from pointsman_enforcer.dataplane.iptables.layout import Id, Kind, Records
+from pointsman_enforcer.dataplane.xtables.text import SET_PREFIX, WORDS, Rules, Saved
 from pointsman_model.names import Family, parse_address
 
 _FRONTEND: Final = re.compile(
     r"(?:-s \S+ )?(?:-d (?P<address>[0-9a-f.:]+)/\d+ )?(?:-i \S+ )?-p (?P<protocol>\w+) -m \w+ --dport (?P<port>\d+) "
 )
 _SHARED: Final = frozenset(static.set_name(role, family) for role in ("vips", "hairpin", "health") for family in Family)
-_PROTOCOLS: Final = {word: protocol for protocol, word in layout.WORDS.items()}
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Saved:
-    """One family's tables, as far as they are ours."""
-
-    chains: dict[tuple[str, str], Rules] = field(default_factory=dict)
-    """Our chains, by table and name."""
-    jumps: frozenset[tuple[str, str, str]] = frozenset()
-    """(table, built-in chain, chain of ours) of rules that lead to us."""
-
-
-def parse_rules(text: str) -> Saved:
-    """Our part of what iptables-save prints."""
-    table = ""
-    found: dict[tuple[str, str], list[str]] = {}
-    jumps = set()
-    for line in text.splitlines():
-        if line.startswith("*"):
-            table = line[1:]
-        elif line.startswith(f":{layout.PREFIX}"):
-            found.setdefault((table, line[1:].split(" ", 1)[0]), [])
-        elif line.startswith("-A "):
-            _, chain, rule = line.split(" ", 2)
-            if chain.startswith(layout.PREFIX):
-                found.setdefault((table, chain), []).append(rule)
-            elif rule.startswith(f"-j {layout.PREFIX}"):
-                jumps.add((table, chain, rule[3:]))
-    return Saved(chains={name: tuple(rules) for name, rules in found.items()}, jumps=frozenset(jumps))
+_PROTOCOLS: Final = {word: protocol for protocol, word in WORDS.items()}
 
 
 def parse_sets(text: str) -> tuple[set[str], set[Id]]:
@@ -60,7 +31,7 @@ def parse_sets(text: str) -> tuple[set[str], set[Id]]:
     for line in text.splitlines():
         verb, _, rest = line.partition(" ")
         name = rest.partition(" ")[0]
-        if not name.startswith(layout.SET_PREFIX):
+        if not name.startswith(SET_PREFIX):
             continue
         if verb == "create":
             sets.add(name)
@@ -139,5 +110,5 @@ def _by_frontend(rules: Rules) -> dict[bytes, list[str]]:
 
 def _family(name: str) -> Family:
     if layout.is_memory(name):
-        return Family.IPV4 if name.startswith(f"{layout.SET_PREFIX}a4") else Family.IPV6
+        return Family.IPV4 if name.startswith(f"{SET_PREFIX}a4") else Family.IPV6
     return Family(int(name[-1]))

@@ -13,7 +13,6 @@ from typing import Final, NamedTuple
 
 from pointsman_enforcer.dataplane.base import UnsupportedPlanError
 from pointsman_enforcer.dataplane.iptables.layout import (
-    WORDS,
     Id,
     Kind,
     Records,
@@ -23,6 +22,7 @@ from pointsman_enforcer.dataplane.iptables.layout import (
     pack,
 )
 from pointsman_enforcer.dataplane.iptables.static import DROP, MARK, REJECT, from_pods, set_name
+from pointsman_enforcer.dataplane.xtables.text import WORDS
 from pointsman_model.names import Family, Prefix, Protocol, format_address
 from pointsman_model.plan import (
     Action,

@@ -10,7 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-from pointsman_enforcer.dataplane.iptables.layout import PORTS, PREFIX, SET_PREFIX, VIPS
+from pointsman_enforcer.dataplane.iptables.layout import PORTS, VIPS
+from pointsman_enforcer.dataplane.xtables.text import PREFIX, SET_PREFIX, TABLES, Chains, Jump
 from pointsman_model.names import Family, format_address
 from pointsman_model.plan import DataplaneSettings, DetectLocal
 
@@ -26,14 +27,10 @@ FORWARD: Final = f"{PREFIX}FORWARD"
 CANARY: Final = f"{PREFIX}CANARY"
 MASQUERADE: Final = f"{PREFIX}MASQUERADE"
 MARTIANS: Final = f"{PREFIX}MARTIANS"
-TABLES: Final = ("mangle", "nat", "filter")
 
 REJECT_MARK: Final = 0x706D0001
 DROP_MARK: Final = 0x706D0002
 """The packets that carry these go no further, so no other user of marks meets them, save rules between the hooks."""
-
-Chains = dict[tuple[str, str], tuple[str, ...]]
-"""By table and chain: its rules, without `-A CHAIN`."""
 
 
 def set_name(role: str, family: Family) -> str:
@@ -116,8 +113,8 @@ def from_pods(settings: DataplaneSettings, family: Family, *, negated: bool = Fa
     return ("", f"{no}-i {settings.detect_local_interface}{plus} ")
 
 
-def jumps(family: Family, settings: StaticSettings) -> list[tuple[str, str, str]]:
-    """(table, built-in chain, chain of ours): rules that stand first in chains which belong to everybody."""
+def jumps(family: Family, settings: StaticSettings) -> list[Jump]:
+    """Rules that stand first in chains which belong to everybody."""
     found = [
         ("nat", "PREROUTING", SERVICES),
         ("nat", "OUTPUT", SERVICES),

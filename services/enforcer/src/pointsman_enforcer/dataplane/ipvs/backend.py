@@ -18,16 +18,16 @@ from pointsman_enforcer.core.stale_flows import Place
 from pointsman_enforcer.dataplane.base import Applied, Found, KernelError, Mended, ProxyMode
 from pointsman_enforcer.dataplane.exec import CommandError
 from pointsman_enforcer.dataplane.ipvs import layout, node, static
-from pointsman_enforcer.dataplane.ipvs.affinity import UnreadMemory
 from pointsman_enforcer.dataplane.ipvs.change import IpvsChange, Ledger, diff
 from pointsman_enforcer.dataplane.ipvs.genetlink.channel import IpvsChannel, IpvsError
 from pointsman_enforcer.dataplane.ipvs.genetlink.model import ServiceFlags, Timeouts
 from pointsman_enforcer.dataplane.ipvs.layout import Id, Kind, Records
-from pointsman_enforcer.dataplane.ipvs.observe import Observation, parse_rules, parse_sets, places_of
-from pointsman_enforcer.dataplane.ipvs.program import restore_text
+from pointsman_enforcer.dataplane.ipvs.observe import Observation, parse_sets, places_of
 from pointsman_enforcer.dataplane.ipvs.render import CAPABILITIES, Numbers, RenderContext, render_node, render_service
 from pointsman_enforcer.dataplane.ipvs.servers import Servers
 from pointsman_enforcer.dataplane.node_settings import NodeSettings, effective_settings
+from pointsman_enforcer.dataplane.xtables.affinity import UnreadMemory
+from pointsman_enforcer.dataplane.xtables.text import parse_rules, restore_text
 from pointsman_enforcer.dataplane.xtables.tools import Tools, Variant
 from pointsman_model.names import Family
 from pointsman_model.plan import NodeFacts, ServicePlan
@@ -189,8 +189,8 @@ class IpvsDataplane:
             await self._read()
             removed = self._servers.flush()
             for family in Family:
-                chains, jumps = parse_rules(await self._tools.save(family))
-                text = restore_text(dict.fromkeys(chains), unjumps=sorted(jumps))
+                saved = parse_rules(await self._tools.save(family))
+                text = restore_text(dict.fromkeys(saved.chains), unjumps=sorted(saved.jumps))
                 if text:
                     await self._tools.restore(family, text)
             names, _ = parse_sets(await self._tools.ipset_save())
@@ -223,7 +223,8 @@ class IpvsDataplane:
         await self._ipset(lines)
         count = len(lines)
         for family in Family:
-            have, jumps = parse_rules(await self._tools.save(family))
+            saved = parse_rules(await self._tools.save(family))
+            have, jumps = saved.chains, saved.jumps
             wanted = static.static_chains(family, self.settings)
             chains: dict[tuple[str, str], tuple[str, ...] | None] = {
                 name: rules for name, rules in wanted.items() if have.get(name) != rules

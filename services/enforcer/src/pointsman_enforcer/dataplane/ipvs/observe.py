@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What iptables-save and `ipset save` print, as far as it is ours, and records found and not yet claimed. Pure.
+"""What `ipset save` prints, as far as it is ours, and records found and not yet claimed. Pure.
 
 A virtual server known by a mark is ours if the mark says so; one known by address and port is ours if a set of ours
 leads to that place. All others are somebody else's.
@@ -13,32 +13,13 @@ from typing import Final
 from pointsman_enforcer.dataplane.ipvs import layout
 from pointsman_enforcer.dataplane.ipvs.change import IpvsChange, Ledger
 from pointsman_enforcer.dataplane.ipvs.genetlink.model import VirtualServerId
-from pointsman_enforcer.dataplane.ipvs.layout import PREFIX, SET_PREFIX, WORDS, Id, Kind, Records, real_of, server_of
-from pointsman_enforcer.dataplane.ipvs.static import Chains, Jump
+from pointsman_enforcer.dataplane.ipvs.layout import Id, Kind, Records, real_of, server_of
+from pointsman_enforcer.dataplane.xtables.text import SET_PREFIX, WORDS
 from pointsman_model.names import Family, parse_address
 
 _SHARED: Final = frozenset(layout.set_name(role, family) for role in ("vips", "hairpin") for family in Family)
 _NODE: Final = frozenset(layout.set_name(role, family) for role in ("nodes", "cidrs") for family in Family)
 _PROTOCOLS: Final = {word: protocol for protocol, word in WORDS.items()}
-
-
-def parse_rules(text: str) -> tuple[Chains, frozenset[Jump]]:
-    """Our chains, and the rules of built-in chains that lead to them."""
-    table = ""
-    found: dict[tuple[str, str], list[str]] = {}
-    jumps = set()
-    for line in text.splitlines():
-        if line.startswith("*"):
-            table = line[1:]
-        elif line.startswith(f":{PREFIX}"):
-            found.setdefault((table, line[1:].split(" ", 1)[0]), [])
-        elif line.startswith("-A "):
-            _, chain, rule = line.split(" ", 2)
-            if chain.startswith(PREFIX):
-                found.setdefault((table, chain), []).append(rule)
-            elif rule.startswith(f"-j {PREFIX}"):
-                jumps.add((table, chain, rule[3:]))
-    return {name: tuple(rules) for name, rules in found.items()}, frozenset(jumps)
 
 
 def parse_sets(text: str) -> tuple[set[str], Records]:

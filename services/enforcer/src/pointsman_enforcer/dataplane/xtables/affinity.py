@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The memory of clients in iptables mode is the kernel's alone: sets that rules write and that are not read back.
+"""A memory of clients that is the kernel's alone: sets that rules write, or persistence templates of IPVS.
 
-So clients are neither told to other nodes nor taken from them; a set that somebody flushes is forgotten.
+It is not read back, so clients are neither told to other nodes nor taken from them.
 """
 
 from __future__ import annotations
