@@ -19,7 +19,6 @@ from pointsman_lab.supervise.services import METRICS_PORT, enforcer_name
 if TYPE_CHECKING:
     from pointsman_lab.cluster import Cluster
 
-PROCESSES = ("watcher", "planner", "enforcer")
 _BURST = 1000
 _BURST_WRITERS = 16
 _SETTLED_SECONDS = 1.0

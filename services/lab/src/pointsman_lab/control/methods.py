@@ -112,11 +112,6 @@ class ControlMethods:
         controllers, pod = self._pod(namespace, name)
         controllers.kubelet.kill(pod)
 
-    async def pod_pid(self, *, namespace: str, name: str) -> int | None:
-        """The process id of a pod's server inside the lab."""
-        controllers, pod = self._pod(namespace, name)
-        return controllers.kubelet.pid(pod)
-
     async def processes(self) -> list[ProcessInfo]:
         """What is known of each process."""
         return self._supervisor.describe()

@@ -65,11 +65,6 @@ class Kubelet:
             raise LabUsageError(f"pod {key(pod)} does not run")
         life.kill()
 
-    def pid(self, pod: Object) -> int | None:
-        """The process id of the pod's server inside the lab."""
-        life = self._lives.get(uid(pod))
-        return life.pid if life else None
-
     def _is_ours(self, pod: Object) -> bool:
         return any(node.name == spec(pod).get("nodeName") for node in self._fabric.topology.nodes)
 

@@ -11,7 +11,6 @@ import ipaddress
 from collections.abc import Iterator, Sequence
 
 from pointsman_lab.net.topology import (
-    CLUSTER_CIDRS,
     LOAD_BALANCER_POOLS,
     OUTSIDE,
     DualStack,
@@ -179,9 +178,3 @@ def pod_lines(address: DualStack) -> Iterator[str]:
 def link_address(address: DualStack) -> str:
     """A pod's link address, made of its IPv4 address."""
     return "0a:58:" + ":".join(f"{octet:02x}" for octet in ipaddress.IPv4Address(address.ipv4).packed)
-
-
-def is_pod_address(address: str) -> bool:
-    """Whether an address lies in the pods' prefixes."""
-    ip = ipaddress.ip_address(address)
-    return any(ip in ipaddress.ip_network(cidr) for cidr in CLUSTER_CIDRS)

@@ -26,11 +26,6 @@ class Span(msgspec.Struct, frozen=True, kw_only=True):
     is_error: bool = False
     message: str = ""
 
-    @property
-    def duration_seconds(self) -> float:
-        """How long it took."""
-        return (self.end_ns - self.start_ns) / 1e9
-
 
 class SpanStore:
     """The latest traces, and counters of what did not fit."""
