@@ -36,11 +36,8 @@ def main(address: str, namespace: str, name: str, stable: str, canary: str, *sha
         slices = reads.GetService(control.GetServiceRequest(name=service)).endpoint_slices
         pods = {each.target.name.name for one in slices for each in one.endpoints if each.ready}
         stables, canaries = (sum(pod.startswith(prefix) for pod in pods) for prefix in (stable, canary))
-        weights = {
-            stable: (100 - share) * canaries,
-            canary: share * stables,
-        }  # of each pod, so that the groups share so
-        scale = max(1.0, max(weights.values()) / 1000)
+        weights = {stable: (100 - share) * canaries, canary: share * stables}  # of each pod
+        scale = max(1.0, max(weights.values()) / 1000)  # 1000 is the most that one may have
         del wish.spec.weight.rules[:]
         for prefix, weight in weights.items():
             wish.spec.weight.rules.add(weight=round(weight / scale)).endpoints.target_name_prefix = prefix
