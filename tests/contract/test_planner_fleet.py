@@ -57,6 +57,11 @@ def assert_moved(made: Fleet, before: dict[str, tuple[int, int, int]], moved: se
         assert each.gaps == (gaps if name in moved else 0), name
 
 
+def is_frozen(made: Fleet) -> bool:
+    """Whether the store is away for so long that no planner knows who lives."""
+    return all(each.registry.value("pointsman_planner_membership_frozen") == 1 for each in made.planners.values())
+
+
 async def test_any_planner_may_be_dialled_and_each_node_ends_with_its_owner() -> None:
     async with fleet(one_store(), objects(), "a", "b", "c") as made:
         made.connect(NODES)
@@ -155,10 +160,7 @@ async def test_while_the_store_is_away_membership_is_frozen_and_changes_go_on(tm
             await eventually(made.is_settled, "every node is with its owner")
             before = counts(made)
             server.stop()
-            frozen = "pointsman_planner_membership_frozen"
-            await eventually(
-                lambda: all(each.registry.value(frozen) == 1 for each in made.planners.values()), "it is seen"
-            )
+            await eventually(lambda: is_frozen(made), "it is seen")
             made.put(*change(5, "10.1.0.9"))
             await eventually(made.is_settled, "a change is programmed by every node meanwhile")
             assert {name: each.dials for name, each in made.nodes.items()} == {k: v[0] for k, v in before.items()}
@@ -178,7 +180,7 @@ async def test_a_store_that_comes_back_moves_nobody(tmp_path: Path, is_flushed: 
     server = RedisServer(tmp_path)
     await server.start()
     try:
-        async with fleet(lambda: redis_store(server.url), objects(), "a", "b", "c") as made:
+        async with fleet(lambda: redis_store(server.url), objects(), "a", "b", "c", lease_seconds=2.0) as made:
             made.connect(NODES)
             await eventually(made.is_settled, "every node is with its owner")
             before = counts(made)
@@ -186,12 +188,13 @@ async def test_a_store_that_comes_back_moves_nobody(tmp_path: Path, is_flushed: 
                 await server.ask("FLUSHALL")
             else:
                 server.stop()
-                await asyncio.sleep(1.5 * made.lease_seconds)
+                await eventually(lambda: is_frozen(made), "every lease has ended, and nobody is missed for it")
                 await server.start()
-            members = "pointsman_planner_members"
-            for _ in range(15):
-                await asyncio.sleep(0.1)
-                assert {each.registry.value(members) for each in made.planners.values()} == {3}
+            # Longer than a lease: for so long members are kept after such an event, whether they are there or not.
+            for _ in range(30):
+                await asyncio.sleep(0.05 * made.lease_seconds)
+                assert {each.registry.value("pointsman_planner_members") for each in made.planners.values()} == {3}
+            assert not is_frozen(made)
             assert_moved(made, before, set())
             assert made.is_settled()
     finally:

@@ -13,6 +13,7 @@ import pytest
 from pointsman_chassis.clock import SystemClock
 from pointsman_enforcer.core.plan_store import PlanStore
 from pointsman_enforcer.core.transaction import Transaction
+from pointsman_enforcer.disk import plan_journal
 from pointsman_enforcer.disk.plan_journal import PlanJournal, load_plan, remove_plan
 from pointsman_model.names import ServiceKey
 from support.enforcer_plans import FACTS, digest_of, key
@@ -27,7 +28,10 @@ class Held:
         loaded = load_plan(directory)
         self.store = loaded.store
         self.failures = 0
-        self.journal = PlanJournal(directory, self.store, clock=SystemClock(), on_failure=self._count)
+        self.durable = 0
+        self.journal = PlanJournal(
+            directory, self.store, clock=SystemClock(), on_failure=self._count, on_durable=self._are_durable
+        )
         if loaded.records:
             self.journal.resume(loaded)
 
@@ -50,6 +54,9 @@ class Held:
 
     def _count(self) -> None:
         self.failures += 1
+
+    def _are_durable(self, number: int) -> None:
+        self.durable = number
 
 
 @asynccontextmanager
@@ -78,11 +85,14 @@ async def test_the_first_plan_makes_a_file_and_changes_are_appended(tmp_path: Pa
     assert after.st_size - before.st_size < 400
 
 
-async def test_a_change_is_in_the_file_at_once_however_close_to_the_one_before(tmp_path: Path) -> None:
-    """A killed process must find on disk what it had put into the kernel."""
+async def test_a_change_is_in_the_file_at_once_however_close_to_the_one_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A killed process must find on disk what it had put into the kernel, though nothing was flushed since."""
+    monkeypatch.setattr(plan_journal, "_FLUSH_SECONDS", 600.0)
     async with journal(tmp_path) as held:
         held.change({key(1): b"x"}, is_whole=True)
-        await held.is_written()
+        await eventually(lambda: held.durable == 1, "the first file is in its place, and the journal knows")
         for turn in range(20):
             held.change({key(2): bytes([turn])})
             for _ in range(3):
