@@ -28,7 +28,22 @@ _ANSWERED: Final = (http.client.OK, http.client.CREATED)
 
 
 class ApiAccessError(PointsmanError):
-    """The API server could not be asked; the text says what was tried and what to do."""
+    """The API server could not be asked; the text says what was tried and what to do.
+
+    `status` is that of the last server that answered at all; 0 = none did.
+    """
+
+    def __init__(self, message: str, *, status: int = 0) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+class _StatusError(ValueError):
+    """A server answered, with another status than was hoped for."""
+
+    def __init__(self, status: int, body: bytes) -> None:
+        super().__init__(f"status {status}: {body[:200].decode(errors='replace')}")
+        self.status = status
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,13 +73,14 @@ class ApiAccess:
         return self._first("POST", path, body)
 
     def _first(self, method: str, path: str, body: bytes | None) -> bytes:
-        problems = []
+        problems, status = [], 0
         for server in self.servers:
             try:
                 return self._ask(server, method, path, body)
             except (OSError, http.client.HTTPException, ValueError) as error:
                 problems.append(f"{server}: {str(error) or type(error).__name__}")
-        raise ApiAccessError(f"{method} {path}: {'; '.join(problems)}")
+                status = error.status if isinstance(error, _StatusError) else status
+        raise ApiAccessError(f"{method} {path}: {'; '.join(problems)}", status=status)
 
     def _ask(self, server: str, method: str, path: str, asked: bytes | None) -> bytes:
         url = urlsplit(server)
@@ -81,7 +97,7 @@ class ApiAccess:
             answer = connection.getresponse()
             body = answer.read(_BYTES_MAX + 1)
             if answer.status not in _ANSWERED:
-                raise ValueError(f"status {answer.status}: {body[:200].decode(errors='replace')}")
+                raise _StatusError(answer.status, body)
             if len(body) > _BYTES_MAX:
                 raise ValueError(f"the answer has more than {_BYTES_MAX} bytes")
             return body

@@ -20,9 +20,9 @@ Third-party exceptions are wrapped where the IO happens and chained with `raise 
 attempted, on what, and what to do.
 """
 
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
-from types import MappingProxyType
+from collections.abc import Mapping
+from contextlib import AbstractAsyncContextManager
+from types import MappingProxyType, TracebackType
 from typing import Any, Final
 
 import grpc
@@ -126,10 +126,22 @@ def exit_status(error: BaseException) -> int:
     return EXIT_FAILURE
 
 
-@asynccontextmanager
-async def errors_to_status(context: "grpc.aio.ServicerContext[Any, Any]") -> AsyncIterator[None]:
+def errors_to_status(context: "grpc.aio.ServicerContext[Any, Any]") -> AbstractAsyncContextManager[None, None]:
     """Around a handler's body: a PointsmanError becomes the call's gRPC status and its message; the rest passes."""
-    try:
-        yield
-    except PointsmanError as error:
-        await context.abort(grpc_status(error), str(error))
+    return _ErrorsToStatus(context)
+
+
+class _ErrorsToStatus(AbstractAsyncContextManager[None, None]):
+    """A class, because a generator cannot tell the type checker that it swallows nothing: `abort` raises too."""
+
+    def __init__(self, context: "grpc.aio.ServicerContext[Any, Any]") -> None:
+        self._context = context
+
+    async def __aenter__(self) -> None:
+        return None
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if isinstance(error, PointsmanError):
+            await self._context.abort(grpc_status(error), str(error))

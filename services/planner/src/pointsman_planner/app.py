@@ -31,6 +31,7 @@ from pointsman_planner.core.freshness import FreshnessSettings
 from pointsman_planner.core.planner import Batch, Planner
 from pointsman_planner.core.priority import Priority
 from pointsman_planner.core.rights import Sight
+from pointsman_planner.event_writer import EventMetrics, EventWriter
 from pointsman_planner.feed.cluster_feed import ClusterFeed
 from pointsman_planner.health_page import health_page
 from pointsman_planner.metrics import ControlMetrics, PlannerMetrics, ShardingMetrics, StoreMetrics
@@ -96,6 +97,7 @@ class App:
             store_metrics=self._store_metrics,
             clock=SystemClock(),
         )
+        self._events = self._make_events() if settings.access.events else None
         self._server = GrpcServer(
             address=settings.listen_address,
             security=settings.security,
@@ -137,6 +139,8 @@ class App:
                     tasks.create_task(task_boundary("readiness", self._become_ready(address))),
                     tasks.create_task(task_boundary("shard", self._shard.run(lambda: self._plans.streams))),
                 ]
+                if self._events is not None:
+                    running.append(tasks.create_task(task_boundary("events", self._events.run())))
                 await stop.wait()
                 await self._drain()
                 for task in running:
@@ -191,6 +195,17 @@ class App:
                 is_restored=is_alone or wanted.on_empty_store == "restore", state_file=wanted.state_file
             ),
         )
+
+    def _make_events(self) -> EventWriter:
+        made = EventWriter(
+            open_access=lambda: api_access(self._settings.access),
+            planner_id=self._planner_id,
+            knows=lambda service: service in self._planner.cluster.services,
+            metrics=EventMetrics(self._registry),
+            clock=SystemClock(),
+        )
+        self._plans.on_trouble = made.begun
+        return made
 
     async def _run_feed(self) -> None:
         """What planners share is input too: plans made before it is known would flap. But none waits for long."""

@@ -99,8 +99,11 @@ class AccessSettings(Settings, frozen=True, kw_only=True):
     """How often the rights of running watches are looked at again."""
     tokens: TokenSettings = TokenSettings()
     """Service account tokens."""
+    events: bool = False
+    """Write an Event on the Service when a node cannot serve its health check node port. Planners then get Services and
+    create Events (`deploy/components/events`). Counts with `insecure: true` too."""
     kubeconfig: str = ""
-    """How to reach the API server for reviews; empty = with the service account of the pod."""
+    """How to reach the API server for reviews and Events; empty = with the service account of the pod."""
     api_servers: tuple[str, ...] = ()
     """host:port of API servers, tried in order, in the place of those of kubeconfig or of the pod's environment."""
 

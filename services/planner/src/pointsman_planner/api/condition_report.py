@@ -27,8 +27,8 @@ class ConditionReport:
         self._metrics = metrics
         self._counts: Counter[str] = Counter()
 
-    def told(self, node: str, before: Conditions, after: Conditions) -> None:
-        """A node replaced what it had told before; a stream that ends tells of nothing."""
+    def told(self, node: str, before: Conditions, after: Conditions) -> list[Condition]:
+        """A node replaced what it had told before; those that begin. A stream that ends tells of nothing."""
         counts = _counts(after)
         counts.subtract(_counts(before))
         for kind, change in counts.items():
@@ -48,6 +48,7 @@ class ConditionReport:
             )
         if before.total and not after.total:
             log.info("no more trouble with services on a node", node=node, total=before.total)
+        return begun
 
     def gone(self, conditions: Conditions) -> None:
         """The stream of a node that told this has ended."""

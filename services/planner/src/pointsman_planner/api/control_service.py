@@ -10,7 +10,7 @@ from pointsman.control.v1 import control_service_pb2 as pb
 from pointsman.control.v1 import control_service_pb2_grpc as pb_grpc
 from pointsman.types.v1 import types_pb2
 from pointsman_chassis.clock import SystemClock
-from pointsman_chassis.errors import NotFoundError, NotInSyncError, PeerError, PointsmanError, errors_to_status
+from pointsman_chassis.errors import NotFoundError, NotInSyncError, PeerError, errors_to_status
 from pointsman_model.names import Prefix, Protocol, ServiceKey
 from pointsman_model.packet import Packet
 from pointsman_model.plan import DataplaneSettings, DetectLocal, TrafficClass
@@ -85,7 +85,6 @@ class ControlService(pb_grpc.ControlServiceServicer):
                 next_page_token=token,
                 position=position_to_pb(self._planner.position),
             )
-        raise _unreachable()
 
     async def GetService(self, request: pb.GetServiceRequest, context: _Context) -> pb.GetServiceResponse:  # noqa: N802 - the name in the proto
         """One Service: raw facts and the plan as one node sees it."""
@@ -99,7 +98,6 @@ class ControlService(pb_grpc.ControlServiceServicer):
                 plan=service_plan_to_pb(plan_service(planned.state, view, planned.lost)),
                 position=position_to_pb(self._planner.position),
             )
-        raise _unreachable()
 
     async def ListNodes(self, request: pb.ListNodesRequest, context: _Context) -> pb.ListNodesResponse:  # noqa: N802 - the name in the proto
         """Nodes and how far each has come: every Node of the cluster, and every enforcer that is connected."""
@@ -115,7 +113,6 @@ class ControlService(pb_grpc.ControlServiceServicer):
                 next_page_token=token,
                 position=position_to_pb(self._planner.position),
             )
-        raise _unreachable()
 
     async def GetNodePlan(self, request: pb.GetNodePlanRequest, context: _Context) -> pb.GetNodePlanResponse:  # noqa: N802 - the name in the proto
         """The whole plan of one node."""
@@ -132,7 +129,6 @@ class ControlService(pb_grpc.ControlServiceServicer):
                 digest=index.digest_once(request.node_name),
                 position=position_to_pb(self._planner.position),
             )
-        raise _unreachable()
 
     def _planned_on(self, key: ServiceKey, node_name: str) -> pb.PlannedService:
         planned = self._planner.cluster.services[key]
@@ -156,7 +152,6 @@ class ControlService(pb_grpc.ControlServiceServicer):
             if settings is None:
                 response.steps.insert(0, "no enforcer is connected: its settings are unknown, kube-proxy's are assumed")
             return response
-        raise _unreachable()
 
     async def GetNode(self, request: pb.GetNodeRequest, context: _Context) -> pb.GetNodeResponse:  # noqa: N802 - the name in the proto
         """One node and how far it has come."""
@@ -173,7 +168,6 @@ class ControlService(pb_grpc.ControlServiceServicer):
             if node is not None:
                 response.node.CopyFrom(node_to_pb(node))
             return response
-        raise _unreachable()
 
     async def GetEndpoints(self, request: pb.GetEndpointsRequest, context: _Context) -> pb.GetEndpointsResponse:  # noqa: N802 - the name in the proto
         """Every endpoint of a Service, and why it is not in a set."""
@@ -186,14 +180,12 @@ class ControlService(pb_grpc.ControlServiceServicer):
             return pb.GetEndpointsResponse(
                 endpoints=report_to_pb(report), position=position_to_pb(self._planner.position)
             )
-        raise _unreachable()
 
     async def WaitConverged(self, request: pb.WaitConvergedRequest, context: _Context) -> pb.WaitConvergedResponse:  # noqa: N802 - the name in the proto
         """Wait until nodes have something in their kernels."""
         async with errors_to_status(context):
             self._require_in_sync()
             return await self._waits.wait(request)
-        raise _unreachable()
 
     async def WatchServices(  # noqa: N802 - the name in the proto
         self, request: pb.WatchServicesRequest, context: _Context
@@ -289,8 +281,3 @@ def _packet(request: pb.ExplainPacketRequest) -> Packet:
         protocol=protocol,
         sender=sender,
     )
-
-
-def _unreachable() -> PointsmanError:
-    """`context.abort` always raises; this tells the type checker."""
-    return PointsmanError("a call went on after it was aborted")

@@ -10,7 +10,7 @@ from typing import Any
 from pointsman.control.v1 import override_service_pb2 as pb
 from pointsman.control.v1 import override_service_pb2_grpc as pb_grpc
 from pointsman.types.v1 import types_pb2
-from pointsman_chassis.errors import NotFoundError, NotInSyncError, PointsmanError, errors_to_status
+from pointsman_chassis.errors import NotFoundError, NotInSyncError, errors_to_status
 from pointsman_planner.api.override_codec import key_from_pb, override_from_pb, override_to_pb
 from pointsman_planner.api.override_desk import OverrideDesk
 from pointsman_planner.api.paging import fitting, page_of
@@ -40,7 +40,6 @@ class OverrideService(pb_grpc.OverrideServiceServicer):
             trace = _traceparent(context)
             done = await self._desk.apply(wish, validate_only=request.validate_only, traceparent=trace)
             return pb.ApplyOverrideResponse(override=override_to_pb(done), warnings=self._desk.advice(done))
-        raise _unreachable()
 
     async def RenewOverride(self, request: pb.RenewOverrideRequest, context: _Context) -> pb.RenewOverrideResponse:  # noqa: N802 - the name in the proto
         """Make an override last for its TTL from now."""
@@ -48,7 +47,6 @@ class OverrideService(pb_grpc.OverrideServiceServicer):
             self._require_in_sync()
             done = await self._desk.renew(key_from_pb(request.name), request.etag)
             return pb.RenewOverrideResponse(override=override_to_pb(done))
-        raise _unreachable()
 
     async def DeleteOverride(self, request: pb.DeleteOverrideRequest, context: _Context) -> pb.DeleteOverrideResponse:  # noqa: N802 - the name in the proto
         """End an override."""
@@ -57,7 +55,6 @@ class OverrideService(pb_grpc.OverrideServiceServicer):
             key = key_from_pb(request.name)
             await self._desk.delete(key, request.etag, validate_only=request.validate_only)
             return pb.DeleteOverrideResponse()
-        raise _unreachable()
 
     async def GetOverride(self, request: pb.GetOverrideRequest, context: _Context) -> pb.GetOverrideResponse:  # noqa: N802 - the name in the proto
         """One override, and what it does now."""
@@ -69,7 +66,6 @@ class OverrideService(pb_grpc.OverrideServiceServicer):
                 raise NotFoundError(f"there is no override {key}")
             advice = self._desk.advice(held.override)
             return pb.GetOverrideResponse(override=override_to_pb(held.override), warnings=advice)
-        raise _unreachable()
 
     async def ListOverrides(self, request: pb.ListOverridesRequest, context: _Context) -> pb.ListOverridesResponse:  # noqa: N802 - the name in the proto
         """Overrides, by name."""
@@ -80,7 +76,6 @@ class OverrideService(pb_grpc.OverrideServiceServicer):
             page = page_of(keys, request.page_size, request.page_token)
             found, token = fitting(page, (override_to_pb(held[OverrideKey(*key)].override) for key in page.keys))
             return pb.ListOverridesResponse(overrides=found, next_page_token=token)
-        raise _unreachable()
 
     async def WatchOverrides(  # noqa: N802 - the name in the proto
         self, request: pb.WatchOverridesRequest, context: _Context
@@ -141,8 +136,3 @@ def _traceparent(context: _Context) -> str:
         if name == "traceparent" and isinstance(value, str) and _TRACEPARENT.fullmatch(value):
             return value
     return ""
-
-
-def _unreachable() -> PointsmanError:
-    """`context.abort` always raises; this tells the type checker."""
-    return PointsmanError("a call went on after it was aborted")

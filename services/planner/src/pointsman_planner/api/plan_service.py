@@ -30,7 +30,7 @@ from pointsman_planner.api.node_identity import identities, may_stream
 from pointsman_planner.api.plan_codec import decode_message
 from pointsman_planner.api.plan_stream import Context, PlanStream
 from pointsman_planner.core import framing
-from pointsman_planner.core.messages import AffinityReport, Conditions, Hello, Nack, Resync
+from pointsman_planner.core.messages import AffinityReport, Condition, Conditions, Hello, Nack, Resync
 from pointsman_planner.core.node_session import NodeSession
 from pointsman_planner.core.override import OverrideChange
 from pointsman_planner.core.ownership import Member, Verdict
@@ -83,6 +83,8 @@ class PlanService:
         """Told of every status that is reported; for whoever watches."""
         self.on_affinity: Callable[[Collection[RememberedClient]], None] | None = None
         """Told of clients that a node remembers and other nodes would send elsewhere."""
+        self.on_trouble: Callable[[str, Sequence[Condition]], None] = lambda _node, _begun: None
+        """Told of the conditions that begin on a node."""
         self.on_services: Callable[[Iterable[ServiceKey]], None] | None = None
         """Told of the services of which any fact changed, once their streams are awake."""
 
@@ -267,7 +269,7 @@ class PlanService:
             self._metrics.nacks.inc(len(message.failures))
             self._log_nack(session.node, message)
         elif isinstance(message, Conditions):
-            self._conditions.told(session.node, conditions, message)
+            self.on_trouble(session.node, self._conditions.told(session.node, conditions, message))
         elif isinstance(message, Resync):
             self._metrics.resyncs.inc()
             structlog.get_logger("plan_service").warning("node asked for a resync", node=session.node)

@@ -10,9 +10,10 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Iterator, Mapping
 
-from pointsman_model.names import Family, ServicePortName
+from pointsman_model.names import ServicePortName
 from pointsman_model.remembered import ClientKey
-from pointsman_planner.core.service_state import PortEndpoint, PortState, ServiceState, captured_load_balancer_ips
+from pointsman_planner.core.assignment import policy_of
+from pointsman_planner.core.service_state import PortEndpoint, ServiceState, is_usable
 
 Place = tuple[ServicePortName, int]
 """A ServicePort and the length of its addresses."""
@@ -35,30 +36,14 @@ def usable_endpoints(state: ServiceState) -> Usable:
     return {
         (ServicePortName(state.key, port.name, port.protocol), port.family.address_bytes): _usable(port.endpoints)
         for port in state.ports
-        if _is_shared(state, port)
+        if policy_of(state, port).externally_accessible
     }
-
-
-def _is_shared(state: ServiceState, port: PortState) -> bool:
-    return bool(
-        port.node_port
-        or captured_load_balancer_ips(state.service, port.family)
-        or any(_is_of(port.family, address) for address in state.service.external_ips)
-    )
-
-
-def _is_of(family: Family, address: bytes) -> bool:
-    return len(address) == family.address_bytes
 
 
 def _usable(endpoints: tuple[PortEndpoint, ...]) -> frozenset[tuple[bytes, int]]:
     chosen = [each for each in endpoints if not each.held_back]
     ready = [each for each in chosen if each.ready]
-    return frozenset((each.address, each.port) for each in ready or chosen if each.ready or _is_ending(each))
-
-
-def _is_ending(endpoint: PortEndpoint) -> bool:
-    return endpoint.serving and endpoint.terminating
+    return frozenset((each.address, each.port) for each in ready or chosen if is_usable(each))
 
 
 class SeedLog:

@@ -7,7 +7,7 @@ from enum import IntEnum
 from typing import NamedTuple
 
 from pointsman_planner.core.categorize import Categorized, TopologyMode, is_available
-from pointsman_planner.core.service_state import PortEndpoint
+from pointsman_planner.core.service_state import PortEndpoint, is_usable
 from pointsman_planner.core.view import NodeView
 
 
@@ -37,7 +37,7 @@ class Why(NamedTuple):
 def why_not(endpoint: PortEndpoint, node: NodeView, sets: Categorized, *, is_local: bool) -> Why:
     """Why an endpoint of a ServicePort is not in its Local set, or else in its Cluster set, on a node."""
     name = node.facts.name
-    if not endpoint.ready and not (endpoint.serving and endpoint.terminating):
+    if not is_usable(endpoint):
         return _held_back(endpoint) or _unusable(endpoint)
     if is_local and endpoint.node_name != name:
         where = f"is on node {endpoint.node_name}" if endpoint.node_name is not None else "names no node"

@@ -8,8 +8,8 @@ from math import gcd
 
 from pointsman_model.names import Prefix, family_of, format_address
 from pointsman_planner.core.override import Override, Pin, Register, Selector, Weight, selectors_of
-from pointsman_planner.core.overrides import apply_overrides, is_usable, own_addresses, slots_max
-from pointsman_planner.core.service_state import PortEndpoint, ServiceState
+from pointsman_planner.core.overrides import apply_overrides, own_addresses, slots_max
+from pointsman_planner.core.service_state import PortEndpoint, ServiceState, is_usable
 
 
 def warnings(override: Override, state: ServiceState | None, reserved: Sequence[Prefix] = ()) -> list[str]:

@@ -32,6 +32,7 @@ from pointsman_planner.core.service_state import (
     PortState,
     ServiceState,
     captured_load_balancer_ips,
+    is_usable,
     named_in,
 )
 
@@ -151,11 +152,6 @@ def _held_back(endpoint: PortEndpoint, by: Override, *, is_fallback: bool) -> Po
         terminating=is_fallback,
         held_back=endpoint.held_back or f"{word} by override {by.key} of {by.owner}",
     )
-
-
-def is_usable(endpoint: PortEndpoint) -> bool:
-    """Whether new connections may be given to it, if only as a fallback."""
-    return endpoint.ready or (endpoint.serving and endpoint.terminating)
 
 
 def _weigh(endpoints: list[PortEndpoint], weights: Sequence[tuple[Override, Weight]], slots: int) -> list[PortEndpoint]:

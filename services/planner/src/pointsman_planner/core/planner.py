@@ -23,6 +23,7 @@ from pointsman_planner.core.override import Override, OverrideChange
 from pointsman_planner.core.plan_cache import PlanCache
 from pointsman_planner.core.plan_index import PlanIndex
 from pointsman_planner.core.priority import Priority
+from pointsman_planner.core.service_state import is_usable
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -300,9 +301,4 @@ def _loses_endpoints(before: PlannedService, after: PlannedService | None) -> bo
 
 
 def _usable(planned: PlannedService) -> set[tuple[str, bytes, int]]:
-    return {
-        (port.name, e.address, e.port)
-        for port in planned.state.ports
-        for e in port.endpoints
-        if e.ready or (e.serving and e.terminating)
-    }
+    return {(port.name, e.address, e.port) for port in planned.state.ports for e in port.endpoints if is_usable(e)}

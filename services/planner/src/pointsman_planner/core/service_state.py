@@ -37,6 +37,11 @@ class PortEndpoint(NamedTuple):
     """Which override keeps new connections from it, for people; empty = none does."""
 
 
+def is_usable(endpoint: PortEndpoint) -> bool:
+    """Whether new connections may be given to it, if only as a fallback."""
+    return endpoint.ready or (endpoint.serving and endpoint.terminating)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PortState:
     """One ServicePort in one family, with its endpoints."""
