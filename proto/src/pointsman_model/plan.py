@@ -117,6 +117,8 @@ class ServicePlan:
     health_check: HealthCheck | None = None
     required_capabilities: tuple[str, ...] = ()
     """Sorted."""
+    ipvs_scheduler: str = ""
+    """How IPVS chooses among endpoints, and nobody else: a kernel scheduler, then its flags, separated by commas."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -44,6 +44,7 @@ CHECKED = replace(ONE, health_check=HealthCheck(node_port=32100, local_endpoints
         (NOBODY, None, (True, False)),
         (ONE, TWO, (False, True)),
         (ONE, replace(ONE, affinity_timeout_seconds=10), (True, False)),
+        (ONE, replace(ONE, ipvs_scheduler="sh"), (True, False)),
         (UDP, DRAINING, (False, True)),
         (ONE, MASQUERADED, (True, False)),
         (ONE, load_balancer(), (True, True)),
@@ -51,8 +52,8 @@ CHECKED = replace(ONE, health_check=HealthCheck(node_port=32100, local_endpoints
         (CHECKED, replace(CHECKED, health_check=HealthCheck(node_port=32101, local_endpoints=1)), (True, False)),
     ],
     ids=[
-        "service-comes", "both-come", "both-go", "service-goes", "endpoints", "affinity", "draining", "verdict",
-        "another-plan", "local-count", "check-port",
+        "service-comes", "both-come", "both-go", "service-goes", "endpoints", "affinity", "scheduler", "draining",
+        "verdict", "another-plan", "local-count", "check-port",
     ],
 )  # fmt: skip
 def test_a_change_is_of_the_service_of_its_endpoints_or_of_both(

@@ -96,6 +96,7 @@ plans = st.builds(
     affinity_timeout_seconds=st.integers(0, 86400),
     health_check=st.none() | st.builds(HealthCheck, node_port=_numbers, local_endpoints=st.integers(0, 1000)),
     required_capabilities=st.lists(st.sampled_from(["a", "b"]), unique=True).map(lambda names: tuple(sorted(names))),
+    ipvs_scheduler=st.sampled_from(["", "mh,mh-fallback"]),
 )
 
 

@@ -61,7 +61,9 @@ def decode_service_plan(data: bytes) -> ServicePlan:
 def service_plan_to_pb(plan: ServicePlan) -> pb.ServicePlan:
     """The message for a plan."""
     message = pb.ServicePlan(
-        affinity_timeout_seconds=plan.affinity_timeout_seconds, required_capabilities=plan.required_capabilities
+        affinity_timeout_seconds=plan.affinity_timeout_seconds,
+        required_capabilities=plan.required_capabilities,
+        ipvs_scheduler=plan.ipvs_scheduler,
     )
     if plan.health_check is not None:
         message.health_check.node_port = plan.health_check.node_port
@@ -119,6 +121,7 @@ def service_plan_from_pb(message: pb.ServicePlan) -> ServicePlan:
         affinity_timeout_seconds=message.affinity_timeout_seconds,
         health_check=health,
         required_capabilities=tuple(message.required_capabilities),
+        ipvs_scheduler=message.ipvs_scheduler,
     )
 
 

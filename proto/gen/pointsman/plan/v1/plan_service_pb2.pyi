@@ -804,8 +804,14 @@ class ServicePlan(_message.Message):
     AFFINITY_TIMEOUT_SECONDS_FIELD_NUMBER: _builtins.int
     HEALTH_CHECK_FIELD_NUMBER: _builtins.int
     REQUIRED_CAPABILITIES_FIELD_NUMBER: _builtins.int
+    IPVS_SCHEDULER_FIELD_NUMBER: _builtins.int
     affinity_timeout_seconds: _builtins.int
     """ClientIP affinity timeout in seconds, for each ServicePort on its own; 0 = none."""
+    ipvs_scheduler: _builtins.str
+    """How IPVS is to choose among endpoints: annotation `pointsman.io/ipvs-scheduler` of the Service as it stands there, at most 64 characters of it:
+    a kernel scheduler, then its flags, separated by commas (`mh,mh-fallback`). Empty: as the node is configured. An enforcer without IPVS MUST
+    ignore it; one with IPVS MUST refuse (`nack`, STAGE_UNSUPPORTED) what it cannot do.
+    """
     @_builtins.property
     def ports(self) -> _containers.RepeatedCompositeFieldContainer[Global___ServicePortPlan]:
         """Every ServicePort of every family the Service has."""
@@ -825,10 +831,11 @@ class ServicePlan(_message.Message):
         affinity_timeout_seconds: _builtins.int = ...,
         health_check: Global___HealthCheck | None = ...,
         required_capabilities: _abc.Iterable[_builtins.str] | None = ...,
+        ipvs_scheduler: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["health_check", b"health_check"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["affinity_timeout_seconds", b"affinity_timeout_seconds", "health_check", b"health_check", "ports", b"ports", "required_capabilities", b"required_capabilities"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["affinity_timeout_seconds", b"affinity_timeout_seconds", "health_check", b"health_check", "ipvs_scheduler", b"ipvs_scheduler", "ports", b"ports", "required_capabilities", b"required_capabilities"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -16,6 +16,8 @@ An empty set becomes DROP when a usable endpoint exists anywhere, else REJECT. W
 
 from __future__ import annotations
 
+from typing import Final
+
 from pointsman_model.cluster import TrafficPolicy
 from pointsman_model.names import Family, Prefix, Protocol, family_of, make_prefix
 from pointsman_model.plan import (
@@ -40,6 +42,11 @@ from pointsman_planner.core.service_state import (
 )
 from pointsman_planner.core.view import View
 
+SCHEDULER_ANNOTATION: Final = "pointsman.io/ipvs-scheduler"
+"""How IPVS is to choose among the endpoints of a Service."""
+_SCHEDULER_CHARACTERS: Final = 64
+"""More than any scheduler with all its flags has; what is longer is refused by who reads it, cut or not."""
+
 
 def plan_service(state: ServiceState, view: View, lost: frozenset[Claim] = frozenset()) -> ServicePlan:
     """The plan of one service for every node with this view.
@@ -53,6 +60,7 @@ def plan_service(state: ServiceState, view: View, lost: frozenset[Claim] = froze
         ports=tuple(_plan_port(state, port, view, lost) for port in state.ports),
         affinity_timeout_seconds=state.service.affinity_timeout_seconds,
         health_check=_health_check(state, view),
+        ipvs_scheduler=dict(state.service.annotations).get(SCHEDULER_ANNOTATION, "")[:_SCHEDULER_CHARACTERS],
     )
 
 
