@@ -4,7 +4,8 @@
 A service declares its settings as `Settings` structs (snake_case fields, camelCase in the file) and calls
 `load_settings`. Unknown and duplicate fields, wrong types, missing values and whatever a struct's `problems` or its
 `__post_init__` finds become one ConfigError that lists each with its path, for example `nodePortAddresses[1]: ...`. A
-process thus needs one attempt to learn all that is wrong. Nothing here reads the environment.
+process thus needs one attempt to learn all that is wrong. A configuration may be a directory of files (`layers.py`).
+Nothing here reads the environment.
 """
 
 import difflib
@@ -19,6 +20,7 @@ import yaml
 
 from pointsman_chassis.duration import Duration
 from pointsman_chassis.errors import ConfigError
+from pointsman_chassis.layers import files_of, lay_over
 
 __all__ = [
     "API_VERSION",
@@ -28,6 +30,7 @@ __all__ = [
     "dump_document",
     "dump_settings",
     "load_settings",
+    "parse_layers",
     "parse_settings",
     "parse_yaml",
     "write_settings",
@@ -57,28 +60,33 @@ S = TypeVar("S", bound=Settings)
 
 
 def load_settings(path: str | Path | None, settings_type: type[S], kind: str) -> S:
-    """Read the file and return the settings; with None the defaults.
+    """Read the file, or the files of the directory, and return the settings; with None the defaults.
 
     Raises:
-        ConfigError: the file cannot be read or is wrong; the message lists every problem.
+        ConfigError: a file cannot be read or is wrong; the message lists every problem.
     """
     if path is None:
         return decode_settings({"apiVersion": API_VERSION, "kind": kind}, settings_type, kind, source="defaults")
-    try:
-        content = Path(path).read_bytes()
-    except OSError as error:
-        raise ConfigError(f"cannot read configuration {path}: {error.strerror or error}") from error
-    if len(content) > _SIZE_MAX_BYTES:
-        raise ConfigError(f"configuration {path} has {len(content)} bytes; at most {_SIZE_MAX_BYTES} are accepted")
-    return parse_settings(content, settings_type, kind, source=str(path))
+    return parse_layers({str(file): _read(file) for file in files_of(Path(path))}, settings_type, kind)
+
+
+def parse_layers(contents: Mapping[str, str | bytes], settings_type: type[S], kind: str) -> S:
+    """Decode YAML texts by the names of their files, each laid over those before. Errors as in `load_settings`."""
+    fields: dict[str, Any] = {}
+    for source, content in contents.items():
+        documents = parse_yaml(content, source=source)
+        if len(documents) != 1:
+            raise ConfigError(f"configuration {source}: expected one YAML document, got {len(documents)}")
+        document = _mapping(documents[0], source)
+        if len(contents) > 1 and (problems := _head_problems(document, kind, API_VERSION)):
+            raise _invalid(source, problems)
+        fields = lay_over(fields, document)
+    return decode_settings(fields, settings_type, kind, source=" + ".join(contents))
 
 
 def parse_settings(content: str | bytes, settings_type: type[S], kind: str, *, source: str) -> S:
     """Decode YAML text; `source` names it in error messages. Errors as in `load_settings`."""
-    documents = parse_yaml(content, source=source)
-    if len(documents) != 1:
-        raise ConfigError(f"configuration {source}: expected one YAML document, got {len(documents)}")
-    return decode_settings(documents[0], settings_type, kind, source=source)
+    return parse_layers({source: content}, settings_type, kind)
 
 
 def parse_yaml(content: str | bytes, *, source: str) -> list[Any]:
@@ -97,17 +105,12 @@ def decode_settings(
     document: object, settings_type: type[S], kind: str, *, source: str, api_version: str = API_VERSION
 ) -> S:
     """Decode plain data, as YAML gives it. Errors as in `load_settings`."""
-    if not isinstance(document, Mapping):
-        raise ConfigError(f"configuration {source}: expected a mapping with apiVersion and kind at the top")
-    problems: list[str] = []
-    for name, expected in (("apiVersion", api_version), ("kind", kind)):
-        if document.get(name) != expected:
-            problems.append(f"{name}: expected {expected}, got {_shown(document.get(name))}")
-    fields = {key: value for key, value in document.items() if key not in {"apiVersion", "kind"}}
+    mapping = _mapping(document, source)
+    problems = _head_problems(mapping, kind, api_version)
+    fields = {key: value for key, value in mapping.items() if key not in {"apiVersion", "kind"}}
     settings = _convert_struct(fields, settings_type, "", problems)
     if problems or settings is None:
-        listed = "".join(f"\n  {problem}" for problem in problems)
-        raise ConfigError(f"configuration {source} is not valid:{listed}")
+        raise _invalid(source, problems)
     return settings
 
 
@@ -132,6 +135,35 @@ def write_settings(path: str | Path, settings: Settings, kind: str) -> None:
         Path(path).write_text(dump_settings(settings, kind), encoding="utf-8")
     except OSError as error:
         raise ConfigError(f"cannot write configuration to {path}: {error.strerror or error}") from error
+
+
+def _read(path: Path) -> bytes:
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise ConfigError(f"cannot read configuration {path}: {error.strerror or error}") from error
+    if len(content) > _SIZE_MAX_BYTES:
+        raise ConfigError(f"configuration {path} has {len(content)} bytes; at most {_SIZE_MAX_BYTES} are accepted")
+    return content
+
+
+def _mapping(document: object, source: str) -> Mapping[Any, Any]:
+    if not isinstance(document, Mapping):
+        raise ConfigError(f"configuration {source}: expected a mapping with apiVersion and kind at the top")
+    return document
+
+
+def _head_problems(document: Mapping[Any, Any], kind: str, api_version: str) -> list[str]:
+    return [
+        f"{name}: expected {expected}, got {_shown(document.get(name))}"
+        for name, expected in (("apiVersion", api_version), ("kind", kind))
+        if document.get(name) != expected
+    ]
+
+
+def _invalid(source: str, problems: Iterable[str]) -> ConfigError:
+    listed = "".join(f"\n  {problem}" for problem in problems)
+    return ConfigError(f"configuration {source} is not valid:{listed}")
 
 
 class _StrictLoader(yaml.SafeLoader):

@@ -40,7 +40,7 @@ def main() -> None:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="pointsman-planner", description="Cluster state to per-node plans.")
-    parser.add_argument("--config", metavar="FILE", help=f"configuration, kind {KIND}")
+    parser.add_argument("--config", metavar="PATH", help=f"configuration, kind {KIND}: a file, or a directory of them")
     parser.add_argument("--listen-address", metavar="HOST:PORT", help="overrides listenAddress")
     parser.add_argument(
         "--write-config-to", metavar="FILE", help="write the effective configuration and exit; - is stdout"

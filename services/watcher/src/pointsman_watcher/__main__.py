@@ -42,7 +42,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="pointsman-watcher", description=_FOLLOW)
-    parser.add_argument("--config", metavar="FILE", help=f"configuration file of kind {KIND}")
+    parser.add_argument(
+        "--config", metavar="PATH", help=f"configuration of kind {KIND}: a file, or a directory of them"
+    )
     parser.add_argument("--kubeconfig", metavar="FILE", help="overrides kubernetes.kubeconfig")
     parser.add_argument("--listen-address", metavar="HOST:PORT", help="overrides listenAddress")
     parser.add_argument(
