@@ -186,7 +186,7 @@ def test_dry_run_on_a_clean_node_names_the_tables(world: World, node: EnforcerNo
 
 
 def test_a_wrong_configuration_is_refused_with_every_problem(world: World, node: EnforcerNode) -> None:
-    node.configure(mode="ipvs", clusterCIDR="10.0.0.0/33", nodePortAddresses=["primary"], colour="red")
+    node.configure(mode="magic", clusterCIDR="10.0.0.0/33", nodePortAddresses=["primary"], colour="red")
     with pytest.raises(Exception, match=r"(?s)colour: unknown field.*mode: "):
         node.command("--init-only")
     node.configure(nodePortAddresses=["primary", "10.0.0.0/8"])

@@ -46,8 +46,12 @@ async def _main(arguments: argparse.Namespace, stop: Stop) -> int:
         return 0
     node = node_name(config.hostname_override)
     configure_logging("enforcer", level=config.logging.level, format=config.logging.format, fields={"node": node})
-    from pointsman_enforcer.app import Enforcer, make_dataplane  # noqa: PLC0415 - the other options do without
+    from pointsman_enforcer.app import Enforcer  # noqa: PLC0415 - the other options do without
+    from pointsman_enforcer.dataplane.modes.choice import choose  # noqa: PLC0415 - as above
+    from pointsman_enforcer.dataplane.modes.factory import make_dataplane, why_not  # noqa: PLC0415 - as above
 
+    choice = choose(config, why_not)
+    config = choice.config
     if arguments.cleanup:
         return await _cleanup(config)
     if arguments.dry_run:
@@ -61,12 +65,12 @@ async def _main(arguments: argparse.Namespace, stop: Stop) -> int:
         make_dataplane(config).close()
         return 0
     adjust_oom_score(config.oom_score_adj)
-    return await Enforcer(config, node).run(stop)
+    return await Enforcer(config, node, mode_reason=choice.reason).run(stop)
 
 
 async def _cleanup(config: EnforcerConfiguration) -> int:
     """Remove what is ours from kernel and disk; needs no plan and may be repeated."""
-    from pointsman_enforcer.app import make_dataplane  # noqa: PLC0415 - as above
+    from pointsman_enforcer.dataplane.modes.factory import make_dataplane  # noqa: PLC0415 - as above
     from pointsman_enforcer.disk.plan_journal import remove_plan  # noqa: PLC0415 - as above
     from pointsman_enforcer.disk.planner_file import remove_planners  # noqa: PLC0415 - as above
 
@@ -96,7 +100,11 @@ def node_name(configured: str) -> str:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="pointsman-enforcer", description="Makes this node's Service traffic work.")
     add = parser.add_argument
-    add("--config", metavar="FILE", help=f"configuration (kind: {KIND}); without it the defaults")
+    add(
+        "--config",
+        metavar="PATH",
+        help=f"configuration (kind: {KIND}), a file or a directory of them; without it the defaults",
+    )
     add("--hostname-override", metavar="NAME", default="", help="name of the Node object")
     add("--cleanup", action="store_true", help="remove all rules and the plan on disk, and exit")
     add("--dry-run", action="store_true", help="print what the plan on disk would change in the kernel, and exit")

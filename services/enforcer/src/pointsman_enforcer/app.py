@@ -36,6 +36,7 @@ from pointsman_enforcer.dataplane.base import Dataplane
 from pointsman_enforcer.dataplane.conntrack.metrics import ConntrackMetrics
 from pointsman_enforcer.dataplane.conntrack.reconciler import ConntrackReconciler, Table
 from pointsman_enforcer.dataplane.conntrack.table import ConntrackTable
+from pointsman_enforcer.dataplane.modes.factory import has_conntrack, make_dataplane, reconciler_limits
 from pointsman_enforcer.dataplane.reconciler import LeftoversError, Reconciler, ServicesFailedError
 from pointsman_enforcer.dataplane.verification import Verification, VerificationEvents, VerificationPace
 from pointsman_enforcer.dataplane.work import Pending, Tally
@@ -58,19 +59,6 @@ _FIRST_SYNC_SECONDS_MAX: Final = 5.0
 """How long dialling planners waits for the plan on disk to be programmed."""
 
 
-def make_dataplane(config: EnforcerConfiguration) -> Dataplane[Any]:
-    """The dataplane of the configured mode; only that mode's code is imported.
-
-    Raises:
-        UnsupportedError: this node cannot run the mode.
-    """
-    from pointsman_enforcer.dataplane.nftables import support  # noqa: PLC0415 - a node pays for the mode it uses
-    from pointsman_enforcer.dataplane.nftables.backend import NftablesDataplane  # noqa: PLC0415 - the same
-
-    support.probe()
-    return NftablesDataplane(node_settings=config.node_settings(), masquerade_bit=config.nftables.masquerade_bit)
-
-
 class Enforcer:
     """One node's enforcer, all parts of it."""
 
@@ -82,11 +70,14 @@ class Enforcer:
         clock: Clock | None = None,
         dataplane: Dataplane[Any] | None = None,
         open_conntrack: Callable[[], Table] | None = None,
+        mode_reason: str = "configured",
     ) -> None:
         """Loads the plan on disk and opens the kernel (or `dataplane`); raises ConfigError or UnsupportedError.
 
-        A dataplane that is handed in has no connection table, unless `open_conntrack` says how it is opened.
+        A dataplane that is handed in has no connection table, unless `open_conntrack` says how it is opened. The mode
+        is not `auto` any more: `mode_reason` says why it is this one.
         """
+        self._mode_reason = mode_reason
         self._config, self._node, self._clock = config, node, clock or SystemClock()
         self._registry = Registry()
         self._metrics = EnforcerMetrics(self._registry)
@@ -96,7 +87,7 @@ class Enforcer:
         self._store = loaded.store
         self._changes = PlanChanges(self._store.get)
         self._metrics.changes(self._registry, self._changes)
-        self._health = Health(timeout_seconds=2 * config.nftables.sync_period)
+        self._health = Health(timeout_seconds=2 * config.periods.sync_period)
         self._journal = PlanJournal(
             self._directory,
             self._store,
@@ -109,8 +100,8 @@ class Enforcer:
         if loaded.records:
             self._journal.resume(loaded)
         self._dataplane = dataplane or make_dataplane(config)
-        has_conntrack = dataplane is None or open_conntrack is not None
-        self._conntrack = self._make_conntrack(open_conntrack or ConntrackTable) if has_conntrack else None
+        has_table = open_conntrack is not None or (dataplane is None and has_conntrack(config))
+        self._conntrack = self._make_conntrack(open_conntrack or ConntrackTable) if has_table else None
         self._conditions = ServiceConditions()
         self._serving = self._make_serving()
         self._reconciler: Reconciler[Any] = Reconciler(
@@ -120,8 +111,9 @@ class Enforcer:
             on_synced=self._synced,
             on_programmed=self._programmed,
             flows=self._conntrack,
+            limits=reconciler_limits(self._dataplane.mode),
         )
-        self._runner = self._make_runner(config.nftables.min_sync_period)
+        self._runner = self._make_runner(config.periods.min_sync_period)
         self._is_syncing = False
         self._verification = self._make_verification()
         self._affinity_share = self._make_affinity_share()
@@ -348,6 +340,7 @@ class Enforcer:
         return {
             "node": self._node,
             "mode": self._dataplane.mode.value,
+            "modeReason": self._mode_reason,
             "pid": os.getpid(),
             "planner": self._stream.planner_id if self._stream is not None else "",
             "planners": self._stream.planners() if self._stream is not None else {},

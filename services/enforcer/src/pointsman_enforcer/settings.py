@@ -2,8 +2,9 @@
 """EnforcerConfiguration: kube-proxy's words wherever kube-proxy has one.
 
 Every field of a KubeProxyConfiguration (v1alpha1) that means something here has its name, its meaning and its default,
-with three defaults of our own: the mode is nftables, nftables.minSyncPeriod is 0s because a sync here costs what
+with three defaults of our own: the mode is nftables, nftables.minSyncPeriod is 0s because a sync there costs what
 changed, and logs are JSON. What has no meaning here is not accepted; `pointsman-enforcer --convert-config` says why.
+The sections of the modes stand in `mode_settings`.
 """
 
 from __future__ import annotations
@@ -20,6 +21,14 @@ from pointsman_chassis.tls import TransportSecurity
 from pointsman_enforcer import validation
 from pointsman_enforcer.dataplane.conntrack.sysctls import ConntrackSysctls
 from pointsman_enforcer.dataplane.node_settings import DetectLocalMode, NodeSettings
+from pointsman_enforcer.mode_settings import (
+    IptablesSettings,
+    IpvsSettings,
+    ModeName,
+    NftablesSettings,
+    PeriodSettings,
+    UserspaceSettings,
+)
 from pointsman_model.names import parse_address, parse_prefix
 
 KIND: Final = "EnforcerConfiguration"
@@ -35,24 +44,6 @@ class DetectLocalSettings(Settings, frozen=True):
     """BridgeInterface: pods send through this bridge."""
     interface_name_prefix: str = ""
     """InterfaceNamePrefix: pods send through interfaces whose names begin with this."""
-
-
-class NftablesSettings(Settings, frozen=True):
-    """The nftables mode."""
-
-    masquerade_bit: int = 14
-    """Bit of the packet mark, 0..31, that says "masquerade" between our chains. Others must leave it alone."""
-    masquerade_all: bool = False
-    """Masquerade everything sent to cluster IPs."""
-    sync_period: Duration = Duration(30.0)
-    """An update that waits longer than twice this makes the node unhealthy."""
-    min_sync_period: Duration = Duration(0.0)
-    """Least time between two syncs. Changes that come meanwhile are programmed together."""
-
-    def problems(self) -> Iterator[str]:
-        """See `Settings.problems`."""
-        yield from validation.range_problems("masqueradeBit", self.masquerade_bit, 0, 31)
-        yield from validation.sync_period_problems(self.sync_period, self.min_sync_period)
 
 
 class ConntrackSettings(Settings, frozen=True):
@@ -123,8 +114,9 @@ class PlannerLookupSettings(Settings, frozen=True):
 class EnforcerConfiguration(Settings, frozen=True):
     """The whole file."""
 
-    mode: Literal["nftables"] = "nftables"
-    """How packets are moved. An unusable mode ends the process; there is no fallback."""
+    mode: ModeName = "nftables"
+    """How packets are moved. An unusable mode ends the process; there is no fallback. auto = the first of nftables,
+    iptables, ipvs and userspace that this host can run, as `pointsman-enforcer probe` says."""
     hostname_override: str = ""
     """Name of the Node object; empty = environment variable NODE_NAME, else the host's name."""
     bind_address: str = "0.0.0.0"  # noqa: S104 - kube-proxy's default; nothing is bound to it
@@ -145,6 +137,12 @@ class EnforcerConfiguration(Settings, frozen=True):
     """Blocks of local addresses that accept node ports, or `primary` alone: the node's first address of each family.
     Of a family that the list does not mention, all addresses accept them."""
     nftables: NftablesSettings = NftablesSettings()
+    iptables: IptablesSettings = IptablesSettings()
+    ipvs: IpvsSettings = IpvsSettings()
+    userspace: UserspaceSettings = UserspaceSettings()
+    remove_kube_proxy_rules: bool = True
+    """Remove what a kube-proxy left in the kernel, in whatever mode, once everything a planner says is programmed and
+    verified. What our own other modes left always goes, and as early."""
     conntrack: ConntrackSettings = ConntrackSettings()
     verify_elements_per_second: int = 2000
     """Kernel objects that are read back each second after they were programmed, in quiet moments, until all that
@@ -182,6 +180,16 @@ class EnforcerConfiguration(Settings, frozen=True):
         yield from validation.range_problems("verifyElementsPerSecond", self.verify_elements_per_second, 0, 1_000_000)
         yield from validation.range_problems("oomScoreAdj", self.oom_score_adj, -1000, 1000)
 
+    @property
+    def periods(self) -> PeriodSettings:
+        """Of the configured mode."""
+        sections: dict[str, PeriodSettings] = {
+            "iptables": self.iptables,
+            "ipvs": self.ipvs,
+            "userspace": self.userspace,
+        }
+        return sections.get(self.mode, self.nftables)
+
     def node_settings(self) -> NodeSettings:
         """The part the dataplane needs."""
         mode = DetectLocalMode(self.detect_local_mode)
@@ -195,7 +203,7 @@ class EnforcerConfiguration(Settings, frozen=True):
             detect_local_mode=mode,
             cluster_cidrs=tuple(map(parse_prefix, validation.split_cidrs(self.cluster_cidr))),
             interface=interfaces.get(mode, ""),
-            masquerade_all=self.nftables.masquerade_all,
+            masquerade_all=(self.iptables if self.mode in ("iptables", "ipvs") else self.nftables).masquerade_all,
             node_port_addresses=None if is_primary else tuple(map(parse_prefix, texts)),
             primary_address=_specific(parse_address(self.bind_address)),
         )

@@ -23,6 +23,7 @@ _INTERFACE_FIELDS: Final = {
 _INTERFACE_CHARACTERS_MAX: Final = 15
 DNS: Final = "dns:"
 """Prefix of a planner address that stands for all addresses behind a name."""
+_SCHEDULER_CHARACTERS_MAX: Final = 15
 _OBJECT_NAME_CHARACTERS: Final = frozenset("abcdefghijklmnopqrstuvwxyz0123456789-.")
 
 
@@ -112,6 +113,30 @@ def sync_period_problems(sync_period: float, min_sync_period: float) -> Iterator
         yield "syncPeriod: must be greater than 0s"
     elif min_sync_period > sync_period:
         yield "minSyncPeriod: must not be greater than syncPeriod"
+
+
+def scheduler_problems(name: str, text: str) -> Iterator[str]:
+    """The name of an IPVS scheduler; whether this kernel has it, `pointsman-enforcer probe` says."""
+    is_name = len(text) <= _SCHEDULER_CHARACTERS_MAX and text.isascii() and text.replace("_", "").isalnum()
+    if text and not is_name:
+        yield f"{name}: {text!r} is not the name of a scheduler, rr for example"
+
+
+def ipvs_timeout_problems(name: str, seconds: float) -> Iterator[str]:
+    """A timeout of IPVS, which the kernel counts in whole seconds."""
+    if seconds < 0 or 0 < seconds < 1:
+        yield f"{name}: must be 0s, or at least 1s"
+
+
+def place_problems(name: str, key: str, value: str) -> Iterator[str]:
+    """One entry of a map from addresses (or nothing) to local addresses of the same family."""
+    try:
+        there, here = parse_address(key) if key else b"", parse_address(value)
+    except ValueError as error:
+        yield f"{name}[{key}]: {error}"
+    else:
+        if there and len(there) != len(here):
+            yield f"{name}[{key}]: {value} is of the other family"
 
 
 def range_problems(name: str, value: int, low: int, high: int) -> Iterator[str]:

@@ -2,6 +2,7 @@
 """What a lab is asked to be. Written to the state directory once and read by the control process."""
 
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -22,6 +23,8 @@ class LabSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         services: whether watcher, planner and enforcers are started. A tuple of names starts only those, of
             `watcher`, `planner`, `enforcer`, `redis`, `otlp`.
         watcher_command, planner_command, enforcer_command: how they are started; empty means this interpreter with -m.
+        mode: enforcers' mode.
+        enforcer_config: added to the configuration of every enforcer, section by section.
         node_port_addresses: enforcers' nodePortAddresses.
         stepped_clocks: whether the wall clocks of the services can be set, see `Cluster.step_clock`.
         environment: added to the environment of the services.
@@ -40,6 +43,8 @@ class LabSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     watcher_command: tuple[str, ...] = ()
     planner_command: tuple[str, ...] = ()
     enforcer_command: tuple[str, ...] = ()
+    mode: str = "nftables"
+    enforcer_config: dict[str, Any] = {}
     node_port_addresses: tuple[str, ...] = ("primary",)
     stepped_clocks: bool = False
     environment: dict[str, str] = {}

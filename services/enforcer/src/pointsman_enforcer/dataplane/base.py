@@ -120,8 +120,10 @@ class Dataplane(Protocol[C]):
     mode: ProxyMode
     capabilities: frozenset[str]
     """Names that ServicePlan.required_capabilities may hold here."""
-    settings: DataplaneSettings
-    """The node's own settings in effect, for the control API."""
+
+    @property
+    def settings(self) -> DataplaneSettings:
+        """The node's own settings in effect, for the control API."""
 
     @property
     def affinity(self) -> AffinityMemory:
@@ -179,11 +181,13 @@ class Dataplane(Protocol[C]):
         """Whether the kernel has rules for packets to this place. May be asked in any thread."""
 
     @property
-    def read_back(self) -> Callable[[bytes, int, int], ReadBack] | None:
+    def read_back(self) -> Callable[[bytes, int, int], ReadBack | None] | None:
         """Compare a rendering with the kernel, element by element, by key: from the n-th on, at most so many.
 
-        None when the kernel cannot be asked so: then nothing may be acknowledged as verified. To be called when no
-        change is under way. What differs is noticed (see `watch`) and mended with the next `mend`. Raises KernelError.
+        None when the kernel cannot be asked so: then nothing may be acknowledged as verified. The call gives None where
+        the kernel tells only everything at once and has to be read first: that is under way, ask again soon. To be
+        called when no change is under way. What differs is noticed (see `watch`) and mended with the next `mend`.
+        Raises KernelError.
         """
 
     def leftover(self) -> Iterator[C]:

@@ -101,13 +101,14 @@ def enforcer_plan(site: Site, node: NodePlace) -> ServicePlan:
         "plannerAddresses": [_at(planner.address, PLANNER_PORT) for planner in site.topology.planners],
         "hostnameOverride": node.name,
         "stateDirectory": str(site.state.nodes / node.name),
-        "mode": "nftables",
+        "mode": site.settings.mode,
         "detectLocalMode": "ClusterCIDR",
         "clusterCIDR": ",".join(CLUSTER_CIDRS),
         "nodePortAddresses": list(site.settings.node_port_addresses),
         "healthzBindAddress": f"0.0.0.0:{HEALTHZ_PORT}",
         "metricsBindAddress": f"0.0.0.0:{METRICS_PORT}",
         "security": _security(site, node.name),
+        **site.settings.enforcer_config,
     }
     return _plan(enforcer_name(node.name), node.name, config, site, "enforcer")
 
