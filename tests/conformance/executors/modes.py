@@ -125,7 +125,7 @@ IPVS = KernelMode(
             *((tool, "-t", table, "-F") for tool in _LEGACY_TOOLS for table in ("mangle", "nat", "filter")),
             ("ipvsadm", "-C"),
         ],
-        Disturbance.CHAIN_FLUSHED: [(tool, "-t", "mangle", "-F", "POINTSMAN-SERVICES") for tool in _LEGACY_TOOLS],
+        Disturbance.CHAIN_FLUSHED: [(tool, "-t", "mangle", "-F", "POINTSMAN-IPVS-SERVICES") for tool in _LEGACY_TOOLS],
     },
 )
 MODES: Mapping[str, KernelMode] = {

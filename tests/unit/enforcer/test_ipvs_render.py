@@ -71,7 +71,7 @@ def _servers(records: layout.Records) -> list[str]:
 
 def test_each_class_has_its_mark_and_masquerade_is_a_virtual_server_of_its_own() -> None:
     marks = _marks(_records(_plan(_CLUSTER)))
-    pod, host, others = (marks[f"pointsman-{name}4 172.30.0.41,tcp:80"] for name in ("pod", "host", "others"))
+    pod, host, others = (marks[f"pointsman-ipvs-{name}4 172.30.0.41,tcp:80"] for name in ("pod", "host", "others"))
     assert host == others == pod | MASQUERADE
     assert pod & TAKEN
     assert not pod & MASQUERADE
@@ -81,16 +81,18 @@ def test_frontends_share_the_virtual_servers_of_their_endpoint_set() -> None:
     records = _records(_plan(_CLUSTER, _NODE_PORT))
     assert len(_servers(records)) == 2
     marks = _marks(records)
-    assert marks["pointsman-ports-others4 0.0.0.0/1,tcp:3001"] == marks["pointsman-others4 172.30.0.41,tcp:80"]
-    assert "pointsman-ports-pod4 0.0.0.0/1,tcp:3001" not in marks
+    assert (
+        marks["pointsman-ipvs-ports-others4 0.0.0.0/1,tcp:3001"] == marks["pointsman-ipvs-others4 172.30.0.41,tcp:80"]
+    )
+    assert "pointsman-ipvs-ports-pod4 0.0.0.0/1,tcp:3001" not in marks
 
 
 def test_refusals_are_marks_and_need_no_virtual_server() -> None:
     records = _records(_plan(_CLUSTER._replace(from_pod=REJECT, from_host=REJECT, from_outside=DROP)))
     assert _servers(records) == []
     marks = _marks(records)
-    assert marks["pointsman-pod4 172.30.0.41,tcp:80"] == REJECT_MARK
-    assert marks["pointsman-others4 172.30.0.41,tcp:80"] == DROP_MARK
+    assert marks["pointsman-ipvs-pod4 172.30.0.41,tcp:80"] == REJECT_MARK
+    assert marks["pointsman-ipvs-others4 172.30.0.41,tcp:80"] == DROP_MARK
 
 
 def test_affinity_has_a_persistent_virtual_server_for_each_place_on_addresses_that_serve_node_ports() -> None:

@@ -14,7 +14,7 @@ from typing import Final
 from pointsman_enforcer.dataplane.iptables import layout, static
 from pointsman_enforcer.dataplane.iptables.change import IptablesChange, Ledger
 from pointsman_enforcer.dataplane.iptables.layout import Id, Kind, Records
-from pointsman_enforcer.dataplane.xtables.text import SET_PREFIX, WORDS, Rules, Saved
+from pointsman_enforcer.dataplane.xtables.text import IPVS_SET_PREFIX, SET_PREFIX, WORDS, Rules, Saved
 from pointsman_model.names import Family, parse_address
 
 _FRONTEND: Final = re.compile(
@@ -31,7 +31,7 @@ def parse_sets(text: str) -> tuple[set[str], set[Id]]:
     for line in text.splitlines():
         verb, _, rest = line.partition(" ")
         name = rest.partition(" ")[0]
-        if not name.startswith(SET_PREFIX):
+        if not name.startswith(SET_PREFIX) or name.startswith(IPVS_SET_PREFIX):
             continue
         if verb == "create":
             sets.add(name)

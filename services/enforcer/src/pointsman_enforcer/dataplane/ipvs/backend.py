@@ -27,7 +27,7 @@ from pointsman_enforcer.dataplane.ipvs.render import CAPABILITIES, Numbers, Rend
 from pointsman_enforcer.dataplane.ipvs.servers import Servers
 from pointsman_enforcer.dataplane.node_settings import NodeSettings, effective_settings
 from pointsman_enforcer.dataplane.xtables.affinity import UnreadMemory
-from pointsman_enforcer.dataplane.xtables.text import parse_rules, restore_text
+from pointsman_enforcer.dataplane.xtables.text import IPVS_PREFIX, parse_rules, restore_text
 from pointsman_enforcer.dataplane.xtables.tools import Tools, Variant
 from pointsman_model.names import Family
 from pointsman_model.plan import NodeFacts, ServicePlan
@@ -189,7 +189,7 @@ class IpvsDataplane:
             await self._read()
             removed = self._servers.flush()
             for family in Family:
-                saved = parse_rules(await self._tools.save(family))
+                saved = parse_rules(await self._tools.save(family), IPVS_PREFIX)
                 text = restore_text(dict.fromkeys(saved.chains), unjumps=sorted(saved.jumps))
                 if text:
                     await self._tools.restore(family, text)
@@ -223,7 +223,7 @@ class IpvsDataplane:
         await self._ipset(lines)
         count = len(lines)
         for family in Family:
-            saved = parse_rules(await self._tools.save(family))
+            saved = parse_rules(await self._tools.save(family), IPVS_PREFIX)
             have, jumps = saved.chains, saved.jumps
             wanted = static.static_chains(family, self.settings)
             chains: dict[tuple[str, str], tuple[str, ...] | None] = {

@@ -9,7 +9,8 @@ from typing import NamedTuple, Self
 
 from pointsman_enforcer.core.stale_flows import Place
 from pointsman_enforcer.dataplane.base import OccupiedError
-from pointsman_enforcer.dataplane.ipvs.layout import WORDS, Id, Kind, Records, set_name, unpack
+from pointsman_enforcer.dataplane.ipvs.layout import Id, Kind, Records, set_name, unpack
+from pointsman_enforcer.dataplane.xtables.text import WORDS
 from pointsman_model.names import Family, Protocol, format_address
 
 

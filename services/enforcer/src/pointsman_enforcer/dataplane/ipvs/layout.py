@@ -20,10 +20,9 @@ from pointsman_enforcer.dataplane.ipvs.genetlink.model import (
     VirtualServer,
     VirtualServerId,
 )
+from pointsman_enforcer.dataplane.xtables.text import IPVS_SET_PREFIX
 from pointsman_model.names import Family, Protocol
 
-PREFIX: Final = "POINTSMAN-"
-SET_PREFIX: Final = "pointsman-"
 TAKEN: Final = 0x80000000
 """IPVS takes the packet: it is routed to this host, whatever its destination. In the connection's mark, too."""
 MASQUERADE: Final = 0x40000000
@@ -32,7 +31,6 @@ REJECT_MARK: Final = 0x706D0001
 DROP_MARK: Final = 0x706D0002
 SENT_MARK: Final = 0x706D0004
 """IPVS has sent it on; one more if it is to be masqueraded."""
-WORDS: Final = {Protocol.TCP: "tcp", Protocol.UDP: "udp", Protocol.SCTP: "sctp"}
 
 _HEAD: Final = struct.Struct(">BBHH")
 _SERVER: Final = struct.Struct(">IBH")
@@ -120,8 +118,8 @@ def real_of(record: Id, value: bytes) -> tuple[VirtualServerId, RealServer]:
 
 
 def set_name(role: str, family: Family) -> str:
-    """For example `pointsman-vips4`."""
-    return f"{SET_PREFIX}{role}{family.value}"
+    """For example `pointsman-ipvs-vips4`."""
+    return f"{IPVS_SET_PREFIX}{role}{family.value}"
 
 
 def number_of(family: Family, frontend: bytes, index: int, attempt: int) -> int:

@@ -14,7 +14,8 @@ from pointsman_enforcer.dataplane.ipvs import layout
 from pointsman_enforcer.dataplane.ipvs.change import IpvsChange, Ledger
 from pointsman_enforcer.dataplane.ipvs.genetlink.model import VirtualServerId
 from pointsman_enforcer.dataplane.ipvs.layout import Id, Kind, Records, real_of, server_of
-from pointsman_enforcer.dataplane.xtables.text import SET_PREFIX, WORDS
+from pointsman_enforcer.dataplane.xtables.text import IPVS_SET_PREFIX as SET_PREFIX
+from pointsman_enforcer.dataplane.xtables.text import WORDS
 from pointsman_model.names import Family, parse_address
 
 _SHARED: Final = frozenset(layout.set_name(role, family) for role in ("vips", "hairpin") for family in Family)

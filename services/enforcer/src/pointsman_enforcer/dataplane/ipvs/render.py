@@ -30,7 +30,6 @@ from pointsman_enforcer.dataplane.ipvs.layout import (
     MASQUERADE,
     REJECT_MARK,
     TAKEN,
-    WORDS,
     Id,
     Kind,
     Records,
@@ -40,6 +39,7 @@ from pointsman_enforcer.dataplane.ipvs.layout import (
     server_record,
     set_name,
 )
+from pointsman_enforcer.dataplane.xtables.text import WORDS
 from pointsman_model.names import Family, Prefix, Protocol, format_address
 from pointsman_model.plan import (
     Action,

@@ -14,12 +14,13 @@ from typing import Final
 from pointsman_enforcer.dataplane.ipvs.layout import (
     DROP_MARK,
     MASQUERADE,
-    PREFIX,
     REJECT_MARK,
     SENT_MARK,
     TAKEN,
     set_name,
 )
+from pointsman_enforcer.dataplane.xtables.text import IPVS_PREFIX as PREFIX
+from pointsman_enforcer.dataplane.xtables.text import Chains, Jump
 from pointsman_model.names import Family, format_address
 from pointsman_model.plan import DataplaneSettings, DetectLocal
 
@@ -61,8 +62,6 @@ _SETS: Final = {
     "ports-pod": "hash:net,port skbinfo",
     "ports-host": "hash:net,port skbinfo",
 }
-Chains = dict[tuple[str, str], tuple[str, ...]]
-Jump = tuple[str, str, str]
 JUMPS: Final[tuple[Jump, ...]] = (
     ("mangle", "PREROUTING", SERVICES),
     ("mangle", "OUTPUT", _OUTPUT),

@@ -17,6 +17,9 @@ PREFIX: Final = "POINTSMAN-"
 """Every chain of ours begins so, and no other."""
 SET_PREFIX: Final = "pointsman-"
 """The same of sets."""
+IPVS_PREFIX: Final = f"{PREFIX}IPVS-"
+IPVS_SET_PREFIX: Final = f"{SET_PREFIX}ipvs-"
+"""Those of ipvs mode, which are not iptables mode's: while a node changes between the two, both are there."""
 TABLES: Final = ("mangle", "nat", "filter")
 WORDS: Final = {Protocol.TCP: "tcp", Protocol.UDP: "udp", Protocol.SCTP: "sctp"}
 
@@ -57,20 +60,25 @@ def restore_text(
     return "\n".join(parts) + "\n" if parts else ""
 
 
-def parse_rules(text: str) -> Saved:
-    """Our part of what iptables-save prints."""
+def is_of(name: str, prefix: str) -> bool:
+    """Whether a chain or a set is of the mode whose names begin so."""
+    return name.startswith(prefix) and (prefix != PREFIX or not name.startswith(IPVS_PREFIX))
+
+
+def parse_rules(text: str, prefix: str = PREFIX) -> Saved:
+    """One mode's part of what iptables-save prints."""
     table = ""
     found: dict[tuple[str, str], list[str]] = {}
     jumps = set()
     for line in text.splitlines():
         if line.startswith("*"):
             table = line[1:]
-        elif line.startswith(f":{PREFIX}"):
+        elif line.startswith(":") and is_of(line[1:], prefix):
             found.setdefault((table, line[1:].split(" ", 1)[0]), [])
         elif line.startswith("-A "):
             _, chain, rule = line.split(" ", 2)
-            if chain.startswith(PREFIX):
+            if is_of(chain, prefix):
                 found.setdefault((table, chain), []).append(rule)
-            elif rule.startswith(f"-j {PREFIX}"):
+            elif rule.startswith("-j ") and is_of(rule[3:], prefix):
                 jumps.add((table, chain, rule[3:]))
     return Saved(chains={name: tuple(rules) for name, rules in found.items()}, jumps=frozenset(jumps))
