@@ -143,12 +143,12 @@ class Prober:
             seen = _read(flights[number])
             if seen is not None:
                 results[flights[number].number] = seen
-                flights.pop(number).opened.close()
+                _land(poll, flights, number)
         now = time.monotonic()
         for number in [number for number, flight in flights.items() if flight.deadline <= now]:
             # An answer may have come in time, and this process not.
             results[flights[number].number] = _read(flights[number]) or Seen("DROP")
-            flights.pop(number).opened.close()
+            _land(poll, flights, number)
 
     def _socket(self, attempt: Attempt) -> tuple[socket.socket, int]:
         """A socket bound to the source, and its port: one not used for long, so that no old connection is met again."""
@@ -172,6 +172,12 @@ class Prober:
                 return opened, port
         opened.close()
         raise OSError(errno.EADDRINUSE, f"100 ports of {attempt.source} in a row are in use")
+
+
+def _land(poll: select.epoll, flights: dict[int, _Flight], number: int) -> None:
+    """Close it, and hear no more of it: a program that is just being started may hold a copy, which would be heard."""
+    poll.unregister(number)
+    flights.pop(number).opened.close()
 
 
 def ask_again(opened: socket.socket, patience_seconds: float) -> Seen:
