@@ -8,7 +8,6 @@ Whoever asks runs in the network namespace that is to be cleaned.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
 from pointsman_chassis.errors import PointsmanError
@@ -25,6 +24,13 @@ class Leftover(Protocol):
     def name(self) -> str:
         """Whose and in which mode, for people: `kube-proxy's iptables rules (legacy)`."""
 
+    @property
+    def is_waiting(self) -> bool:
+        """Whether the last `remove` left something that must stay until its last connection is over: call it again.
+
+        Such objects take no new connection any more. IPVS is like that: its connections end with their servers.
+        """
+
     async def find(self) -> str:
         """What is there, for people; empty = nothing, also when the tools to look with are absent.
 
@@ -32,31 +38,35 @@ class Leftover(Protocol):
         """
 
     async def remove(self) -> int:
-        """Remove it, nothing else, and in an order in which no packet meets half of it; how many objects there were.
+        """Remove it, nothing else, and in an order in which no packet meets half of it; how many objects went.
 
         Flows that the kernel can keep go on. May be repeated. Raises LeftoverError when refused.
         """
 
 
 class Swept(NamedTuple):
-    """One leftover after `sweep`."""
+    """One leftover after an attempt to remove it."""
 
     name: str
     found: str
-    removed: int
+    removed: int = 0
+    is_waiting: bool = False
+    """What is left takes no new connection and goes with its last one."""
     error: str = ""
-    """Why it is still there; empty when it is gone."""
+    """Why it is still there."""
+
+    @property
+    def is_over(self) -> bool:
+        """Nothing of it is left."""
+        return not self.is_waiting and not self.error
 
 
-async def sweep(leftovers: Sequence[Leftover]) -> list[Swept]:
-    """Remove all that is found, one after the other; one that cannot be removed does not keep the others."""
-    swept = []
-    for leftover in leftovers:
-        found = ""
-        try:
-            found = await leftover.find()
-            if found:
-                swept.append(Swept(leftover.name, found, await leftover.remove()))
-        except LeftoverError as error:
-            swept.append(Swept(leftover.name, found, 0, str(error)))
-    return swept
+async def sweep(leftover: Leftover) -> Swept:
+    """Remove a leftover, if it is there."""
+    found = ""
+    try:
+        found = await leftover.find()
+        removed = await leftover.remove() if found else 0
+    except LeftoverError as error:
+        return Swept(leftover.name, found, error=str(error))
+    return Swept(leftover.name, found, removed, found != "" and leftover.is_waiting)
