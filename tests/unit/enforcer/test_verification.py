@@ -36,6 +36,8 @@ class World:
         self.reports: list[Programmed] = []
         self.is_syncing = False
         self.breaks = False
+        self.is_unread = False
+        self.questions = 0
         self.reconciler = SimpleNamespace(
             rendering=lambda name: self.renderings.get(name, b""),
             failures=FailureBook(retry_seconds_initial=1.0, retry_seconds_max=60.0),
@@ -69,7 +71,10 @@ class World:
     def elements(self) -> int:
         return sum(count for _, count in self.reads)
 
-    def _read_back(self, rendering: bytes, start: int, most: int) -> ReadBack:
+    def _read_back(self, rendering: bytes, start: int, most: int) -> ReadBack | None:
+        self.questions += 1
+        if self.is_unread:
+            return None
         if self.breaks:
             raise KernelError("no answer")
         found = rendering[start : start + most]
@@ -197,3 +202,14 @@ async def test_nothing_is_remembered_or_told_when_nothing_is_verified(why: str) 
     await world.verification.run()
     assert world.verification.waiting == 0
     assert world.verified == []
+
+
+async def test_a_kernel_that_has_to_be_read_first_is_asked_again_without_haste(world: World) -> None:
+    world.is_unread = True
+    world.program(1, 5)
+    await world.clock.advance(10.0)
+    assert world.verified == []
+    assert 0 < world.questions <= 20
+    world.is_unread = False
+    await world.clock.advance(2.0)
+    assert len(world.verified) == 1

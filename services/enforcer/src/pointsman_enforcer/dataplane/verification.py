@@ -114,8 +114,8 @@ class Verification:
             if self._is_busy():
                 await self._clock.sleep(self._pace.quiet_seconds)
             elif self._unverified:
-                self._look(self._read_back)
-                await self._clock.sleep(slice_seconds)
+                is_read = self._look(self._read_back)
+                await self._clock.sleep(slice_seconds if is_read else self._pace.quiet_seconds)
             else:
                 self._wake.clear()
                 digest = self._store.digest
@@ -135,8 +135,8 @@ class Verification:
                 return
             await self._clock.sleep(due - now)
 
-    def _look(self, read_back: Callable[[bytes, int, int], ReadBack]) -> None:
-        """Read one slice."""
+    def _look(self, read_back: Callable[[bytes, int, int], ReadBack | None]) -> bool:
+        """Read one slice; false when the kernel has to be read first."""
         left = self._pace.elements_per_slice
         while left > 0 and self._unverified:
             key, half_read = next(iter(self._unverified.items()))
@@ -148,7 +148,9 @@ class Verification:
             except ApplyError as error:
                 structlog.get_logger("verification").warning("elements could not be read back", error=str(error))
                 self._synced_at = self._waiting_since = self._clock.monotonic() + self._pace.deferral_seconds_max
-                return
+                return True
+            if found is None:
+                return False
             self._events.read(found.reads)
             if found.differing:
                 self._differs(key, found.words)
@@ -158,6 +160,7 @@ class Verification:
             else:
                 self._equals(key)
             left -= max(found.reads, 1)
+        return True
 
     def _equals(self, key: ServiceKey) -> None:
         del self._unverified[key]

@@ -7,7 +7,6 @@ it once and compares text: what is as it should be is left alone, with its count
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Final
@@ -17,7 +16,7 @@ import structlog
 from pointsman_enforcer.core.stale_flows import Place
 from pointsman_enforcer.dataplane.base import Applied, Found, KernelError, Mended, ProxyMode
 from pointsman_enforcer.dataplane.exec import CommandError
-from pointsman_enforcer.dataplane.iptables import cleanup, layout, static
+from pointsman_enforcer.dataplane.iptables import cleanup, layout, read_back, static
 from pointsman_enforcer.dataplane.iptables.change import (
     IptablesChange,
     Ledger,
@@ -27,11 +26,16 @@ from pointsman_enforcer.dataplane.iptables.change import (
 )
 from pointsman_enforcer.dataplane.iptables.monitor import Monitor, open_monitor
 from pointsman_enforcer.dataplane.iptables.observe import Observation, parse_sets
+from pointsman_enforcer.dataplane.iptables.picture import Thing, chain_thing, wanted_chains
 from pointsman_enforcer.dataplane.iptables.render import CAPABILITIES, render_node, render_service
+from pointsman_enforcer.dataplane.iptables.rounds import Books, Rounds
 from pointsman_enforcer.dataplane.iptables.static import StaticSettings
+from pointsman_enforcer.dataplane.iptables.touches import Touches
+from pointsman_enforcer.dataplane.iptables.writer import Writer, text_of
 from pointsman_enforcer.dataplane.node_settings import NodeSettings, effective_settings
 from pointsman_enforcer.dataplane.xtables.affinity import UnreadMemory
-from pointsman_enforcer.dataplane.xtables.text import Chains, Rules, Saved, parse_rules, restore_text
+from pointsman_enforcer.dataplane.xtables.families import usable_families
+from pointsman_enforcer.dataplane.xtables.text import Rules, Saved, parse_rules, restore_text
 from pointsman_enforcer.dataplane.xtables.tools import Tools, Variant
 from pointsman_model.names import Family
 from pointsman_model.plan import NodeFacts, ServicePlan
@@ -46,8 +50,6 @@ class IptablesDataplane:
 
     mode = ProxyMode.IPTABLES
     capabilities = CAPABILITIES
-    read_back = None
-    """Tables can only be read whole: see `mend`."""
 
     def __init__(
         self,
@@ -56,27 +58,34 @@ class IptablesDataplane:
         variant: Variant,
         masquerade_bit: int = 14,
         localhost_node_ports: bool = True,
+        masquerade_local: bool = True,
     ) -> None:
         """UnsupportedError when a tool is missing, OSError when we may not look at tables."""
+        self._masquerade_local = masquerade_local
         self._node_settings, self._masquerade_bit = node_settings, masquerade_bit
         self._localhost_node_ports = localhost_node_ports
-        self._tools = Tools(variant)
+        self._tools = Tools(variant, usable_families(variant))
+        self._families = self._tools.families
         self._drop_invalid = self._tools.inside(lambda: _read(_TCP_BE_LIBERAL) in ("", "0"))
-        self._monitor: Monitor = open_monitor(self._tools)
+        self._touches = Touches()
+        self._monitor: Monitor = open_monitor(self._tools, self._touches)
         self.affinity = UnreadMemory()
         self.settings = effective_settings(node_settings, None)
         self._ledger = Ledger()
         self._observation: Observation | None = None
-        self._saved = {family: Saved() for family in Family}
+        self._saved = {family: Saved() for family in self._families}
         """What the kernel has of static chains and jumps, as of the last `observe` or write."""
-        self._condemned: set[str] = set()
-        """Sets of clients to destroy; rules that were deleted a moment ago may still hold them."""
-        self._bytes = 0
+        self._writer = Writer(self._tools)
+        self._written_settings = self._static_settings
+        """As of the static rules that were written last."""
+        self._rounds = Rounds(self._tools, self._touches, self._books)
+        self.read_back = read_back.reader(self._rounds)
+        """See `Dataplane.read_back`: everything is read in rounds, and compared."""
 
     @property
     def counters(self) -> tuple[int, int]:
         """Programs run and bytes given to them since the start."""
-        return self._tools.runs, self._bytes
+        return self._writer.counters
 
     def configure(self, facts: NodeFacts) -> bool:
         """See `Dataplane.configure`: the rules of frontends name the detector."""
@@ -87,12 +96,12 @@ class IptablesDataplane:
     async def observe(self) -> Found:
         """See `Dataplane.observe`."""
         try:
-            self._saved = {family: parse_rules(await self._tools.save(family)) for family in Family}
+            self._saved = {family: parse_rules(await self._tools.save(family)) for family in self._families}
             sets = await self._tools.ipset_save()
         except (CommandError, ValueError) as error:
             raise KernelError(f"reading our chains: {error}") from error
         self._ledger, observation = Ledger(), Observation()
-        for family in Family:
+        for family in self._families:
             observation.read(family, self._saved[family], self._ledger)
         observation.read_sets(sets, self._ledger)
         is_ours = any(saved.chains for saved in self._saved.values())
@@ -102,19 +111,21 @@ class IptablesDataplane:
 
     async def prepare(self, *, whole_plan: bool = False) -> None:  # noqa: ARG002 - chains of ours are always adopted
         """See `Dataplane.prepare`: the static chains that differ, in one restore for each family."""
-        lines = [line for family in Family for line in static.create_lines(family)]
-        await self._commit(sets_before=lines)
-        for family in Family:
-            await self._write_static(family)
+        lines = [line for family in self._families for line in static.create_lines(family)]
+        with self._touches.writing_anything():
+            await self._writer.commit(sets_before=lines)
+            for family in self._families:
+                await self._write_static(family)
+            self._written_settings = self._static_settings
+            self._monitor.settle()
         if self._static_settings.serves_localhost(Family.IPV4):
             self._tools.inside(_route_localnet)
-        self._monitor.settle()
 
     def claim(self, plan: ServicePlan, remembered: bytes) -> bytes:
         """See `Dataplane.claim`."""
         if self._observation is None:
             return remembered
-        wanted = layout.unpack(render_service(plan, self.settings))
+        wanted = layout.unpack(render_service(plan, self.settings, self._families))
         return _merged(remembered, self._observation.claim(wanted, self._ledger))
 
     def claim_node(self, remembered: bytes) -> bytes:
@@ -123,11 +134,11 @@ class IptablesDataplane:
 
     def render(self, plan: ServicePlan, _previous: bytes) -> bytes:
         """See `Dataplane.render`."""
-        return render_service(plan, self.settings)
+        return render_service(plan, self.settings, self._families)
 
     def render_node(self, facts: NodeFacts, *, drop_unallocated: bool) -> bytes:
         """See `Dataplane.render_node`."""
-        return render_node(facts, self.settings, drop_unallocated=drop_unallocated)
+        return render_node(facts, self.settings, self._families, drop_unallocated=drop_unallocated)
 
     def diff(self, old: bytes, new: bytes) -> IptablesChange:
         """See `Dataplane.diff`."""
@@ -137,18 +148,22 @@ class IptablesDataplane:
         """See `Dataplane.apply`: at most one restore for each family; a refused one is taken back."""
         before = self.counters
         operations = self._ledger.resolve(change)
-        await self._execute(operations)
-        self._ledger.commit(change)
-        self._condemned.update(operations.memories_after)
-        self._condemned -= {record.key.decode() for record in self._ledger.owned if record.kind is layout.Kind.MEMORY}
-        await self._destroy_condemned()
-        self._monitor.settle()
+        with self._touches.writing(_things(operations, change)):
+            await self._writer.execute(operations)
+            self._ledger.commit(change)
+            self._monitor.settle()
+        await self._writer.destroy(operations.memories_after, self._ledger.memories())
         after = self.counters
         return Applied(after[0] - before[0], after[1] - before[1])
+
+    def destinations(self) -> set[tuple[bytes, int]]:
+        """Every address and port that our rules led to when the kernel was last observed."""
+        return set().union(*(static.destinations(each) for each in self._saved.values()))
 
     def watch(self, noticed: Callable[[], None]) -> None:
         """See `Dataplane.watch`."""
         self._monitor.watch(noticed)
+        self._rounds.watch(self._monitor.put_back)
 
     async def mend(self, _renderings: Sequence[bytes], *, may_remove: bool) -> Mended:
         """See `Dataplane.mend`: everything of ours is read, and the chains that differ are written."""
@@ -156,11 +171,12 @@ class IptablesDataplane:
             return Mended()
         before = self.counters
         try:
-            objects = await self._mend(may_remove=may_remove)
+            with self._touches.writing_anything():
+                objects = await self._mend(may_remove=may_remove)
+                self._monitor.settle()
         except (KernelError, CommandError, ValueError) as error:
             self._monitor.put_back()
             raise KernelError(f"mending our chains: {error}") from error
-        self._monitor.settle()
         applied = Applied(self.counters[0] - before[0], self.counters[1] - before[1])
         return Mended(kinds=("chain",), objects=objects, applied=applied)
 
@@ -178,8 +194,8 @@ class IptablesDataplane:
         """The change as input of ipset and iptables-restore."""
         operations = self._ledger.resolve(change)
         yield from operations.sets_before
-        for family in Family:
-            yield from _text(operations, family).splitlines()
+        for family in self._families:
+            yield from text_of(operations, family).splitlines()
         yield from operations.sets_after
         yield from (f"destroy {name}" for name in operations.memories_after)
 
@@ -193,6 +209,7 @@ class IptablesDataplane:
 
     def close(self) -> None:
         """See `Dataplane.close`."""
+        self._rounds.close()
         self._monitor.close()
         self._tools.close()
 
@@ -203,6 +220,7 @@ class IptablesDataplane:
             dataplane=self.settings,
             localhost_node_ports=self._localhost_node_ports,
             drop_invalid=self._drop_invalid,
+            masquerade_local=self._masquerade_local,
         )
 
     async def _write_static(self, family: Family) -> None:
@@ -217,96 +235,48 @@ class IptablesDataplane:
                 chains["nat", root] = ()
         jumps = frozenset(static.jumps(family, settings))
         text = restore_text(chains, jumps=sorted(jumps - saved.jumps), unjumps=sorted(saved.jumps - jumps))
-        await self._commit(restores={family: text})
+        await self._writer.commit(restores={family: text})
         have = {**saved.chains, **{name: rules for name, rules in chains.items() if rules is not None}}
         self._saved[family] = Saved(chains=have, jumps=jumps)
 
-    async def _execute(self, operations: Operations) -> None:
-        texts = {family: _text(operations, family) for family in Family}
-        try:
-            await self._commit(sets_before=operations.sets_before, restores=texts, sets_after=operations.sets_after)
-        except KernelError as error:
-            if error.outcome_known:
-                await self._take_back(operations.sets_before)
-            raise
-
-    async def _take_back(self, lines: Sequence[str]) -> None:
-        """Remove what was added for rules that were then refused."""
-        opposite = {"add": "del", "create": "destroy"}
-        for line in reversed(lines):
-            verb, name, element = [*line.split(" ", 2), ""][:3]
-            with contextlib.suppress(CommandError):
-                await self._ipset([f"{opposite[verb]} {name} {element if verb == 'add' else ''}".rstrip()])
-
-    async def _commit(
-        self,
-        *,
-        sets_before: Sequence[str] = (),
-        restores: dict[Family, str] | None = None,
-        sets_after: Sequence[str] = (),
-    ) -> None:
-        """Sets that come, restores, sets that go; KernelError when refused."""
-        done: Family | None = None
-        try:
-            await self._ipset(sets_before)
-            for family, text in (restores or {}).items():
-                if text:
-                    self._bytes += len(text)
-                    await self._tools.restore(family, text)
-                    done = family
-            await self._ipset(sets_after)
-        except CommandError as error:
-            raise KernelError(str(error), outcome_known=done is None) from error
-
-    async def _ipset(self, lines: Sequence[str]) -> None:
-        if lines:
-            text = "\n".join(lines) + "\n"
-            self._bytes += len(text)
-            await self._tools.ipset(text)
-
-    async def _destroy_condemned(self) -> None:
-        """Each by itself: one that is still held must not keep the others."""
-        for name in sorted(self._condemned):
-            try:
-                await self._ipset([f"destroy {name}"])
-            except CommandError:
-                continue
-            self._condemned.discard(name)
+    def _books(self) -> Books:
+        return Books(self._ledger.copy(), self._written_settings)
 
     async def _mend(self, *, may_remove: bool) -> int:
         """Bring the kernel to what the ledger says; how many chains, elements and jumps differed."""
-        self._saved = {family: parse_rules(await self._tools.save(family)) for family in Family}
+        self._saved = {family: parse_rules(await self._tools.save(family)) for family in self._families}
         sets, found = parse_sets(await self._tools.ipset_save())
         wanted_sets = self._ledger.all_sets()
         missing = [set_line(record) for record in sorted(wanted_sets - found)]
-        create = [line for family in Family for line in static.create_lines(family) if line.split()[1] not in sets]
+        create = [
+            line for family in self._families for line in static.create_lines(family) if line.split()[1] not in sets
+        ]
         surplus = [f"del {record.key.decode()}" for record in found - wanted_sets if record.kind > layout.Kind.MEMORY]
-        await self._ipset([*create, *missing])
+        await self._writer.ipset([*create, *missing])
         objects = len(create) + len(missing) + (len(surplus) if may_remove else 0)
-        for family in Family:
+        for family in self._families:
             objects += await self._mend_family(family)
-        await self._ipset(surplus if may_remove else [])
+        await self._writer.ipset(surplus if may_remove else [])
         return objects
 
     async def _mend_family(self, family: Family) -> int:
         saved, settings = self._saved[family], self._static_settings
-        wanted: Chains = {
-            ("nat", name): rules for (of, name), rules in self._ledger.all_chains().items() if of is family
-        }
-        wanted.update(static.static_chains(family, settings))
+        wanted = wanted_chains(self._ledger, family, settings)
         chains: dict[tuple[str, str], Rules | None] = {
             name: rules for name, rules in wanted.items() if saved.chains.get(name) != rules
         }
         chains.update(dict.fromkeys(saved.chains.keys() - wanted.keys()))
         jumps = frozenset(static.jumps(family, settings))
         come, gone = sorted(jumps - saved.jumps), sorted(saved.jumps - jumps)
-        await self._commit(restores={family: restore_text(chains, jumps=come, unjumps=gone)})
+        await self._writer.commit(restores={family: restore_text(chains, jumps=come, unjumps=gone)})
         self._saved[family] = Saved(chains=wanted, jumps=jumps)
         return len(chains) + len(come) + len(gone)
 
 
-def _text(operations: Operations, family: Family) -> str:
-    return restore_text({("nat", name): rules for (of, name), rules in operations.chains.items() if of is family})
+def _things(operations: Operations, change: IptablesChange) -> list[Thing]:
+    """What a change writes."""
+    chains: list[Thing] = [chain_thing(family, "nat", name) for family, name in operations.chains]
+    return [*chains, *change.removals, *change.additions, *change.claims]
 
 
 def _merged(remembered: bytes, found: layout.Records) -> bytes:

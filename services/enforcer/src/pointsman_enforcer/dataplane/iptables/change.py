@@ -149,6 +149,14 @@ class Ledger:
         elif record not in self.counts:
             self.unclaimed.add(record)
 
+    def copy(self) -> Ledger:
+        """The same rules and elements, for a thread to read; who claimed what is not copied."""
+        copied = Ledger()
+        copied.leaves = {chain: dict(frontends) for chain, frontends in self.leaves.items()}
+        copied.endpoints, copied.owned, copied.counts = dict(self.endpoints), set(self.owned), dict(self.counts)
+        copied.unclaimed = set(self.unclaimed)
+        return copied
+
     def all_chains(self) -> dict[ChainId, Rules]:
         """Every chain below the static ones, as the kernel has it."""
         found: dict[ChainId, Rules] = {chain: _lines(rules) for chain, rules in self.endpoints.items()}
@@ -162,6 +170,10 @@ class Ledger:
     def all_sets(self) -> set[Id]:
         """Every element and memory, as the kernel has them."""
         return {*self.counts, *self.unclaimed, *self.owned}
+
+    def memories(self) -> set[str]:
+        """Names of the sets of clients."""
+        return {record.key.decode() for record in self.owned if record.kind is Kind.MEMORY}
 
     def is_taken(self, place: Place) -> bool:
         """Whether some service has this place. May be asked in any thread."""

@@ -7,7 +7,6 @@ from pointsman_enforcer.dataplane.exec import CommandError
 from pointsman_enforcer.dataplane.iptables.observe import parse_sets
 from pointsman_enforcer.dataplane.xtables.text import parse_rules, restore_text
 from pointsman_enforcer.dataplane.xtables.tools import Tools
-from pointsman_model.names import Family
 
 _DESTROY_ATTEMPTS = 20
 """nf_tables lets go of the sets of deleted rules a moment after the rules are gone."""
@@ -16,7 +15,7 @@ _DESTROY_ATTEMPTS = 20
 async def cleanup(tools: Tools) -> int:
     """Remove everything of ours; returns how many chains there were. May be repeated. CommandError when refused."""
     removed = 0
-    for family in Family:
+    for family in tools.families:
         saved = parse_rules(await tools.save(family))
         removed += len(saved.chains)
         text = restore_text(dict.fromkeys(saved.chains), unjumps=sorted(saved.jumps))

@@ -66,10 +66,11 @@ def pack(records: Mapping[Id, bytes]) -> bytes:
 
 def unpack(rendering: bytes) -> Records:
     """The records of a rendering."""
-    return dict(_records(rendering))
+    return dict(records(rendering))
 
 
-def _records(rendering: bytes) -> Iterator[tuple[Id, bytes]]:
+def records(rendering: bytes) -> Iterator[tuple[Id, bytes]]:
+    """The same, one by one, in the order in which a change makes them."""
     at = 0
     while at < len(rendering):
         kind, family, key_bytes, value_bytes = _HEAD.unpack_from(rendering, at)

@@ -13,9 +13,10 @@ import contextlib
 import errno
 import socket
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final, Protocol
 
+from pointsman_enforcer.dataplane.iptables.touches import Touches
 from pointsman_enforcer.dataplane.nftables import uapi
 from pointsman_enforcer.dataplane.xtables.text import TABLES
 from pointsman_enforcer.dataplane.xtables.tools import Tools, Variant
@@ -52,9 +53,11 @@ class Monitor(Protocol):
         """Stop."""
 
 
-def open_monitor(tools: Tools) -> Monitor:
+def open_monitor(tools: Tools, touches: Touches) -> Monitor:
     """The monitor of a variant; OSError when we may not ask."""
-    return tools.inside(lambda: LegacyMonitor() if tools.variant is Variant.LEGACY else NftMonitor(tools.process_ids))
+    if tools.variant is Variant.LEGACY:
+        return tools.inside(lambda: LegacyMonitor(tools.families, touches))
+    return tools.inside(lambda: NftMonitor(tools.process_ids))
 
 
 class _Noticing:
@@ -88,11 +91,12 @@ class _Noticing:
 class LegacyMonitor(_Noticing):
     """Asks each table for its size, now and then."""
 
-    def __init__(self) -> None:
+    def __init__(self, families: Sequence[Family], touches: Touches) -> None:
         super().__init__()
+        self._touches = touches
         self._sockets = {
-            family: socket.socket(of, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.IPPROTO_RAW)
-            for family, of in _FAMILIES.items()
+            family: socket.socket(_FAMILIES[family], socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.IPPROTO_RAW)
+            for family in families
         }
         self._timer: asyncio.TimerHandle | None = None
         self._sizes = self._ask()
@@ -121,7 +125,8 @@ class LegacyMonitor(_Noticing):
             each.close()
 
     def _poll(self) -> None:
-        self.look()
+        if not self._touches.is_writing:
+            self.look()
         if self._is_noticed:
             self.notice()
         if self._loop is not None:

@@ -53,8 +53,8 @@ class Memories(NamedTuple):
     others: tuple[str, ...]
 
 
-def render_service(plan: ServicePlan, settings: DataplaneSettings) -> bytes:
-    """The rendering of a service.
+def render_service(plan: ServicePlan, settings: DataplaneSettings, families: Sequence[Family] = tuple(Family)) -> bytes:
+    """The rendering of a service, for the families that this host has.
 
     Raises:
         UnsupportedPlanError: the plan cannot be expressed here.
@@ -63,21 +63,30 @@ def render_service(plan: ServicePlan, settings: DataplaneSettings) -> bytes:
     if missing:
         raise UnsupportedPlanError(f"the plan requires {', '.join(missing)}, which this dataplane lacks")
     records: Records = {}
-    for port in plan.ports:
+    ports = [port for port in plan.ports if port.family in families]
+    for port in ports:
         if port.frontends:
             _render_port(records, port, plan.affinity_timeout_seconds, settings)
     if plan.health_check is not None and plan.health_check.node_port:
-        for family in {port.family for port in plan.ports}:
+        for family in {port.family for port in ports}:
             _add(records, Kind.SHARED, family, f"{set_name('health', family)} {plan.health_check.node_port}")
     return pack(records)
 
 
-def render_node(facts: NodeFacts, settings: DataplaneSettings, *, drop_unallocated: bool) -> bytes:
+def render_node(
+    facts: NodeFacts,
+    settings: DataplaneSettings,
+    families: Sequence[Family] = tuple(Family),
+    *,
+    drop_unallocated: bool,
+) -> bytes:
     """The rendering of what belongs to the node: where node ports answer and, if wanted, the service CIDRs."""
     records: Records = {}
     wanted = [("nodes", prefix) for prefix in settings.node_port_addresses]
     wanted += [("cidrs", prefix) for prefix in facts.service_cidrs if drop_unallocated]
     for role, prefix in wanted:
+        if prefix.family not in families:
+            continue
         for element in net_elements(prefix):
             _add(records, Kind.MEMBER, prefix.family, f"{set_name(role, prefix.family)} {element}")
     return pack(records)

@@ -7,12 +7,13 @@ against a connection travels as the whole mark of its doomed packet to the filte
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Final
 
 from pointsman_enforcer.dataplane.iptables.layout import PORTS, VIPS
-from pointsman_enforcer.dataplane.xtables.text import PREFIX, SET_PREFIX, TABLES, Chains, Jump
-from pointsman_model.names import Family, format_address
+from pointsman_enforcer.dataplane.xtables.text import PREFIX, SET_PREFIX, TABLES, Chains, Jump, Saved
+from pointsman_model.names import Family, format_address, parse_address
 from pointsman_model.plan import DataplaneSettings, DetectLocal
 
 SERVICES: Final = f"{PREFIX}SERVICES"
@@ -28,6 +29,7 @@ CANARY: Final = f"{PREFIX}CANARY"
 MASQUERADE: Final = f"{PREFIX}MASQUERADE"
 MARTIANS: Final = f"{PREFIX}MARTIANS"
 
+_DESTINATION: Final = re.compile(r"-j DNAT --to-destination \[?(?P<address>[0-9a-f.:]+?)\]?:(?P<port>\d+)$")
 REJECT_MARK: Final = 0x706D0001
 DROP_MARK: Final = 0x706D0002
 """The packets that carry these go no further, so no other user of marks meets them, save rules between the hooks."""
@@ -49,6 +51,11 @@ _SET_TYPES: Final = {
 }
 ELEMENTS_MAX: Final = 1 << 20
 """Of one set; memory is taken as they come."""
+
+
+def set_names(family: Family) -> list[str]:
+    """The sets that static rules ask."""
+    return [set_name(role, family) for role in _SET_TYPES]
 
 
 def create_lines(family: Family) -> list[str]:
@@ -76,12 +83,14 @@ class StaticSettings:
         dataplane: the node's settings in effect.
         localhost_node_ports: node ports answer on 127.0.0.1, where node port addresses include it.
         drop_invalid: packets that connection tracking calls INVALID are not forwarded.
+        masquerade_local: also what stays on this host. A proxy that rules lead to must see who asks.
     """
 
     masquerade_bit: int
     dataplane: DataplaneSettings
     localhost_node_ports: bool
     drop_invalid: bool
+    masquerade_local: bool = True
 
     @property
     def masked_bit(self) -> str:
@@ -151,6 +160,13 @@ def static_chains(family: Family, settings: StaticSettings) -> Chains:
     }
 
 
+def destinations(saved: Saved) -> set[tuple[bytes, int]]:
+    """Every address and port that rules send packets to."""
+    rules = (rule for lines in saved.chains.values() for rule in lines)
+    found = (match for rule in rules if (match := _DESTINATION.search(rule)))
+    return {(parse_address(match["address"]), int(match["port"])) for match in found}
+
+
 def _services(family: Family, settings: StaticSettings) -> tuple[str, ...]:
     vips = f"-m set --match-set {set_name('vips', family)} dst"
     limited, allowed = set_name("limited", family), set_name("allowed", family)
@@ -182,8 +198,9 @@ def _nodeports(family: Family, settings: StaticSettings) -> tuple[str, ...]:
 
 def _postrouting(family: Family, settings: StaticSettings) -> tuple[str, ...]:
     hairpin = f"-m set --match-set {set_name('hairpin', family)} dst,dst,src"
+    elsewhere = "" if settings.masquerade_local else "! -o lo "
     return (
-        f"-m mark --mark {settings.masked_bit} -g {MASQUERADE}",
+        f"{elsewhere}-m mark --mark {settings.masked_bit} -g {MASQUERADE}",
         f"-m conntrack --ctstate DNAT {hairpin} -j MASQUERADE --random-fully",
     )
 

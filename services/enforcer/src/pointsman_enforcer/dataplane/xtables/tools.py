@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from enum import Enum
 from pathlib import Path
 from typing import Final, TypeVar
@@ -26,6 +26,8 @@ _TIMEOUT_SECONDS: Final = 120.0
 _HINTS: Final = (":KUBE-IPTABLES-HINT", ":KUBE-KUBELET-CANARY")
 """Chains that a kubelet makes, with the variant that its host uses."""
 _LINE: Final = re.compile(r"line:? (\d+)")
+_PROMPT: Final = "ipset> "
+"""What ipset prints before each command that it reads."""
 _LEGACY_TABLES: Final = Path("/proc/thread-self/net/ip_tables_names")
 Result = TypeVar("Result")
 
@@ -40,13 +42,16 @@ class Variant(Enum):
 class Tools:
     """The programs of one variant, run in the network namespace of the thread that makes this object."""
 
-    def __init__(self, variant: Variant) -> None:
-        """UnsupportedError when a program is not installed."""
+    def __init__(self, variant: Variant, families: Sequence[Family] = tuple(Family)) -> None:
+        """Only rules of `families` can be read and written. UnsupportedError when a program is not installed."""
         self.variant = variant
-        self._paths = {name: _path(name) for family in Family for name in _programs(variant, family)}
+        self.families = tuple(families)
+        self._paths = {name: _path(name) for family in families for name in programs(variant, family)}
         self._paths["ipset"] = _path("ipset")
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="xtables")
-        self._thread.submit(int).result()  # a thread belongs to the namespace of the thread that starts it
+        self._looking = ThreadPoolExecutor(max_workers=1, thread_name_prefix="xtables-look")
+        for each in (self._thread, self._looking):
+            each.submit(int).result()  # a thread belongs to the namespace of the thread that starts it
         self.runs = 0
         """Programs run so far."""
         self.process_ids: set[int] = set()
@@ -62,7 +67,7 @@ class Tools:
 
     def restore_blocking(self, family: Family, text: str) -> None:
         """As `restore`, on the thread of the tools; call it through `inside`."""
-        program = _programs(self.variant, family)[0]
+        program = programs(self.variant, family)[0]
         argv = [self._paths[program], "-w", str(LOCK_SECONDS), "--noflush", "--counters"]
         try:
             self._execute(argv, text)
@@ -71,7 +76,11 @@ class Tools:
 
     async def save(self, family: Family) -> str:
         """Every table of a family that exists, as text."""
-        return await self._run(lambda: self._execute([self._paths[_programs(self.variant, family)[1]]], ""))
+        return await self._run(lambda: self.save_blocking(family))
+
+    def save_blocking(self, family: Family) -> str:
+        """As `save`, on a thread of the tools."""
+        return self._execute([self._paths[programs(self.variant, family)[1]]], "")
 
     async def ipset(self, lines: str) -> None:
         """Run commands of `ipset restore`; what exists already, or not any more, is no error."""
@@ -81,9 +90,23 @@ class Tools:
         """Every set with its elements, as text."""
         return await self._run(lambda: self._execute([self._paths["ipset"], "save"], ""))
 
+    def ipset_names(self) -> list[str]:
+        """Names of all sets; on a thread of the tools."""
+        return self._execute([self._paths["ipset"], "list", "-name"], "").split()
+
+    def ipset_save_of(self, names: Iterable[str]) -> str:
+        """These sets with their elements, without those that are not there; on a thread of the tools."""
+        commands = "".join(f"save {name}\n" for name in names)
+        return self._execute([self._paths["ipset"], "-"], commands).replace(_PROMPT, "")
+
+    def look(self, function: Callable[[], Result]) -> Future[Result]:
+        """Call something in the namespace that only reads, on a thread of its own: no change waits for it."""
+        return self._looking.submit(function)
+
     def close(self) -> None:
-        """End the thread."""
+        """End the threads."""
         self._thread.shutdown()
+        self._looking.shutdown()
 
     async def _run(self, function: Callable[[], Result]) -> Result:
         return await asyncio.wrap_future(self._thread.submit(function))
@@ -99,7 +122,7 @@ def detect() -> Variant:
     Raises:
         UnsupportedError: neither is installed.
     """
-    usable = [variant for variant in Variant if exec.find(_programs(variant, Family.IPV4)[0])]
+    usable = [variant for variant in Variant if exec.find(programs(variant, Family.IPV4)[0])]
     if len(usable) < len(Variant):
         if not usable:
             raise UnsupportedError("iptables mode needs iptables-legacy-restore or iptables-nft-restore, none is here")
@@ -121,7 +144,7 @@ def _saved(variant: Variant) -> str:
     found = []
     for family in Family:
         try:
-            found.append(exec.run([_path(_programs(variant, family)[1])]))
+            found.append(exec.run([_path(programs(variant, family)[1])]))
         except CommandError:
             continue
     return "\n".join(found)
@@ -134,8 +157,8 @@ def _legacy_tables() -> str:
         return ""
 
 
-def _programs(variant: Variant, family: Family) -> tuple[str, str]:
-    """Names of restore and save."""
+def programs(variant: Variant, family: Family) -> tuple[str, str]:
+    """Names of restore and save, as installed."""
     prefix = "iptables" if family is Family.IPV4 else "ip6tables"
     return f"{prefix}-{variant.value}-restore", f"{prefix}-{variant.value}-save"
 
