@@ -1,0 +1,103 @@
+# SPDX-License-Identifier: Apache-2.0
+"""kube-proxy's iptables rules, of its iptables, ipvs and userspace modes: a `Leftover` for each variant of the tool."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from functools import partial
+from pathlib import Path
+from typing import Final
+
+import structlog
+
+from pointsman_chassis.errors import UnsupportedError
+from pointsman_enforcer.dataplane.exec import CommandError
+from pointsman_enforcer.dataplane.kube_proxy.rules import Rules, read_rules, removal_text
+from pointsman_enforcer.dataplane.leftovers import LeftoverError
+from pointsman_enforcer.dataplane.xtables.tools import Tools, Variant
+from pointsman_model.names import Family
+
+_LEGACY_TABLES: Final = {Family.IPV4: "ip_tables_names", Family.IPV6: "ip6_tables_names"}
+_SHOWN_MAX: Final = 3
+
+
+class KubeProxyIptables:
+    """The rules of both families that one variant of the tool shows."""
+
+    is_waiting = False
+    """Never: connections are kept by the connection table, not by rules, so all of them can go at once."""
+
+    def __init__(self, variant: Variant) -> None:
+        self._variant = variant
+        self._kept: frozenset[tuple[Family, str, str]] = frozenset()
+
+    @property
+    def name(self) -> str:
+        """See `Leftover.name`."""
+        return f"kube-proxy's iptables rules ({self._variant.value})"
+
+    async def find(self) -> str:
+        """See `Leftover.find`."""
+        async with self._tools() as tools:
+            found = await self._read(tools)
+        return "; ".join(_words(family, rules) for family, rules in found.items() if rules.count)
+
+    async def remove(self) -> int:
+        """See `Leftover.remove`: one run of iptables-restore for each family."""
+        count = 0
+        async with self._tools() as tools:
+            for family, rules in (await self._read(tools)).items():
+                if tools is not None and rules.count:
+                    await tools.restore(family, removal_text(rules))
+                    count += rules.count
+        return count
+
+    async def _read(self, tools: Tools | None) -> dict[Family, Rules]:
+        if tools is None:
+            return {}
+        found = {}
+        for family in Family:
+            if self._variant is Variant.LEGACY and not tools.inside(partial(_has_legacy_tables, family)):
+                continue  # asking would make them
+            found[family] = read_rules(await tools.save(family))
+        self._tell_kept(found)
+        return found
+
+    def _tell_kept(self, found: dict[Family, Rules]) -> None:
+        """Say once what stays, though kube-proxy made it."""
+        kept = frozenset((family, *chain) for family, rules in found.items() for chain in rules.kept)
+        if kept - self._kept:
+            structlog.get_logger("kube-proxy").info(
+                "chains of kube-proxy stay: a kubelet or rules of others use them",
+                chains=sorted({f"{table} {name}" for _, table, name in kept}),
+            )
+        self._kept = kept
+
+    @asynccontextmanager
+    async def _tools(self) -> AsyncIterator[Tools | None]:
+        """The programs, None where they are not installed."""
+        try:
+            tools = Tools(self._variant)
+        except UnsupportedError:
+            yield None
+            return
+        try:
+            yield tools
+        except CommandError as error:
+            raise LeftoverError(f"{self.name}: {error}") from error
+        finally:
+            tools.close()
+
+
+def _words(family: Family, rules: Rules) -> str:
+    names = sorted({name for _, name in rules.chains})
+    shown = ", ".join([*names[:_SHOWN_MAX], *(["..."] if len(names) > _SHOWN_MAX else [])])
+    return f"IPv{family.value}: {len(rules.chains)} chains ({shown}) and {len(rules.jumps)} rules that lead to them"
+
+
+def _has_legacy_tables(family: Family) -> bool:
+    try:
+        return bool(Path("/proc/thread-self/net", _LEGACY_TABLES[family]).read_text().strip())
+    except OSError:
+        return False
