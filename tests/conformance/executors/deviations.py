@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
-from conformance.model import Disturbance, Outcome, Probe, Row, Step
+from conformance.model import Disturbance, Outcome, Probe, Row, Step, Target
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,8 +66,12 @@ def _step_from_node(step: Step) -> Step:
 def _from_node(probe: Probe) -> Probe:
     if probe.protocol == "SCTP" or probe.expect.outcome is not Outcome.FORWARD:
         return probe
-    targets = tuple(sorted({target._replace(masquerade=True) for target in probe.expect.targets}))
-    return probe._replace(expect=probe.expect._replace(targets=targets))
+    lot = probe.lot and probe.lot._replace(targets=_masqueraded(probe.lot.targets))
+    return probe._replace(expect=probe.expect._replace(targets=_masqueraded(probe.expect.targets)), lot=lot)
+
+
+def _masqueraded(targets: tuple[Target, ...]) -> tuple[Target, ...]:
+    return tuple(sorted({target._replace(masquerade=True) for target in targets}))
 
 
 def _without_restart(row: Row) -> Row | None:

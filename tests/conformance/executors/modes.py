@@ -7,7 +7,7 @@ To add a mode, add a `KernelMode` here: everything else of the suite asks for it
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from conformance.executors.deviations import IPTABLES as IPTABLES_DEVIATIONS
@@ -95,6 +95,11 @@ USERSPACE = KernelMode(
 """The rules are those of nftables mode, so its rows are what they must do."""
 
 
+def _open_userspace_by_iptables(settings: NodeSettings) -> Dataplane[Any]:
+    limits = ProxyLimits(udp_idle_seconds=UDP_IDLE_SECONDS)
+    return UserspaceDataplane(node_settings=settings, variant=Variant.LEGACY, limits=limits)
+
+
 def _iptables(variant: Variant) -> KernelMode:
     def open_dataplane(settings: NodeSettings) -> Dataplane[Any]:
         return IptablesDataplane(node_settings=settings, variant=variant)
@@ -113,7 +118,19 @@ def _iptables(variant: Variant) -> KernelMode:
     )
 
 
+def _with_proxy(rules: KernelMode) -> KernelMode:
+    """Rules of iptables mode, so rows and damages are those of that mode; clients are remembered by the proxy."""
+    return replace(
+        rules,
+        name="userspace-iptables",
+        open_dataplane=_open_userspace_by_iptables,
+        draws_first_endpoint=False,
+        deviations=USERSPACE_DEVIATIONS,
+    )
+
+
 IPTABLES_LEGACY, IPTABLES_NFT = _iptables(Variant.LEGACY), _iptables(Variant.NFT)
+USERSPACE_IPTABLES = _with_proxy(IPTABLES_LEGACY)
 IPVS = KernelMode(
     name="ipvs",
     rows="ipvs",
@@ -129,6 +146,6 @@ IPVS = KernelMode(
     },
 )
 MODES: Mapping[str, KernelMode] = {
-    mode.name: mode for mode in (NFTABLES, USERSPACE, IPTABLES_LEGACY, IPTABLES_NFT, IPVS)
+    mode.name: mode for mode in (NFTABLES, USERSPACE, USERSPACE_IPTABLES, IPTABLES_LEGACY, IPTABLES_NFT, IPVS)
 }
 """By name."""

@@ -66,6 +66,7 @@ def test_equal_settings_give_equal_messages_and_every_setting_changes_the_stamp(
         SkeletonSettings(),
         SkeletonSettings(masquerade_bit=15),
         SkeletonSettings(masquerade_all=True),
+        SkeletonSettings(masquerade_local=False),
         SkeletonSettings(pods=PodPrefix(network=ipaddress.ip_network("10.0.0.0/8"))),
         SkeletonSettings(pods=PodInterface(name="cni0")),
         SkeletonSettings(pods=PodInterface(name="cni0", prefix=True)),

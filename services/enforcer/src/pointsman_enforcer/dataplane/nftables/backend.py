@@ -75,12 +75,14 @@ class NftablesDataplane:
         *,
         node_settings: NodeSettings,
         masquerade_bit: int = 14,
+        masquerade_local: bool = True,
         kernel: NftKernel | None = None,
         monitor: Monitor | None = None,
         clock: Clock | None = None,
     ) -> None:
         """Without `kernel`, that of the calling thread's network namespace; OSError when we may not talk to it."""
         self._node_settings, self._masquerade_bit = node_settings, masquerade_bit
+        self._masquerade_local = masquerade_local
         if kernel is None:
             kernel = opened = NftSocket()
             monitor = monitor or DriftMonitor(opened.port)
@@ -386,5 +388,6 @@ class NftablesDataplane:
         return SkeletonSettings(
             masquerade_bit=self._masquerade_bit,
             masquerade_all=self.settings.masquerade_all,
+            masquerade_local=self._masquerade_local,
             pods=pods_of(self.settings, family),
         )

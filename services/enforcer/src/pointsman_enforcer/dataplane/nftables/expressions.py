@@ -28,6 +28,7 @@ class Meta(IntEnum):
     PRIORITY = 2
     MARK = 3
     IIFNAME = 6
+    OIFNAME = 7
     L4PROTO = 16
 
 

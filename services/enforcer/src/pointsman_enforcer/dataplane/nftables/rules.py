@@ -35,6 +35,7 @@ _LOOPBACK: Final = {
     Family.IPV4: ipaddress.ip_network("127.0.0.0/8"),
     Family.IPV6: ipaddress.ip_network("::1/128"),
 }
+_LOOPBACK_DEVICE: Final = b"lo".ljust(nft.INTERFACE_NAME_BYTES, b"\0")
 _ALL_BITS: Final = 0xFFFFFFFF
 Rule = tuple["Sequence[bytes]", str]
 
@@ -162,9 +163,12 @@ def _postrouting(family: Family, settings: SkeletonSettings) -> list[Rule]:
     borrowed = [nft.meta(0, nft.Meta.PRIORITY), nft.bitwise(0, lent, _host_u32(0)), nft.cmp(0, lent)]
     restore = [nft.immediate(0, _host_u32(0)), nft.meta_set(nft.Meta.PRIORITY, 0)]
     to_itself = [saddr(family, 0), daddr(family, family.address_bytes // 4), nft.lookup(0, layout.HAIRPIN.name)]
+    elsewhere = (
+        [] if settings.masquerade_local else [nft.meta(0, nft.Meta.OIFNAME), nft.cmp(0, _LOOPBACK_DEVICE, equal=False)]
+    )
     return [
         ([*translated, *borrowed, *restore], "session affinity has used it"),
-        ([*marked, *_mark(settings, set_bit=False), nft.masquerade()], ""),
+        ([*marked, *_mark(settings, set_bit=False), *elsewhere, nft.masquerade()], ""),
         ([*translated, *to_itself, nft.masquerade()], "an endpoint that was sent to itself"),
     ]
 

@@ -46,12 +46,14 @@ class SkeletonSettings:
     Attributes:
         masquerade_bit: the one bit of the packet mark that is ours between dispatch and postrouting, 0..31.
         masquerade_all: masquerade all traffic to cluster IPs, whoever sends it.
+        masquerade_local: also what stays on this host. A proxy that rules lead to must see who asks.
         pods: how traffic of pods is recognised; None when it cannot be. Then nobody is a pod, and no traffic to
             cluster IPs is masqueraded (unless `masquerade_all`).
     """
 
     masquerade_bit: int = 14
     masquerade_all: bool = False
+    masquerade_local: bool = True
     pods: PodPrefix | PodInterface | None = None
 
     def __post_init__(self) -> None:

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The userspace dataplane: the rules of nftables mode, which lead to a proxy of this process instead of to endpoints.
+"""The userspace dataplane: the rules of another mode, which lead to a proxy of this process instead of to endpoints.
 
-Ownership: the tables of nftables mode, adopted, mended and removed by its code. What a restarted process finds in them
-leads to ports where nobody listens any more: they are avoided, and replaced service by service.
+Ownership: the kernel objects of nftables or iptables mode, adopted, mended and removed by its code (`rules_mode` says
+whose). What a restarted process finds there leads to ports where nobody listens any more: they are avoided, and
+replaced service by service.
 """
 
 from __future__ import annotations
@@ -13,12 +14,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pointsman_chassis.clock import Clock, SystemClock
 from pointsman_enforcer.core.stale_flows import Place
 from pointsman_enforcer.dataplane.base import Applied, Found, KernelError, Mended, ProxyMode, ReadBack
-from pointsman_enforcer.dataplane.nftables import layout, packed
-from pointsman_enforcer.dataplane.nftables.apply import TABLES
-from pointsman_enforcer.dataplane.nftables.backend import NftablesDataplane
-from pointsman_enforcer.dataplane.nftables.drift import DriftMonitor
-from pointsman_enforcer.dataplane.nftables.errors import NftablesError
-from pointsman_enforcer.dataplane.nftables.netlink import NftSocket
 from pointsman_enforcer.dataplane.node_settings import NodeSettings
 from pointsman_enforcer.dataplane.userspace import target
 from pointsman_enforcer.dataplane.userspace.change import UserspaceChange, diff
@@ -27,7 +22,9 @@ from pointsman_enforcer.dataplane.userspace.memory import ProxyMemory
 from pointsman_enforcer.dataplane.userspace.places import Places
 from pointsman_enforcer.dataplane.userspace.proxy import Proxy
 from pointsman_enforcer.dataplane.userspace.redirect import redirect
+from pointsman_enforcer.dataplane.userspace.rules import Rules
 from pointsman_enforcer.dataplane.userspace.words import describe_close, describe_serve
+from pointsman_enforcer.dataplane.xtables.tools import Variant
 from pointsman_model.names import Family, family_of
 from pointsman_model.plan import DataplaneSettings, NodeFacts, ServicePlan
 
@@ -42,25 +39,30 @@ class UserspaceDataplane:
         *,
         node_settings: NodeSettings,
         masquerade_bit: int = 14,
+        variant: Variant | None = None,
         limits: ProxyLimits | None = None,
         clock: Clock | None = None,
     ) -> None:
-        """OSError when we may not talk to nf_tables here."""
+        """With a `variant` the rules are those of iptables mode, without those of nftables mode.
+
+        Raises:
+            UnsupportedError: that variant's tools are not installed.
+            OSError: we may not change rules here.
+        """
         self._node_settings = node_settings
-        self._kernel = NftSocket()
-        self._rules = NftablesDataplane(
-            node_settings=node_settings,
-            masquerade_bit=masquerade_bit,
-            kernel=self._kernel,
-            monitor=DriftMonitor(self._kernel.port),
-            clock=clock,
-        )
+        made = _open_rules(node_settings, masquerade_bit, variant, clock)
+        self._rules, self._merge, self._destinations = made
         self.capabilities = self._rules.capabilities
         self.proxy = Proxy(limits)
         self.affinity = ProxyMemory(self.proxy)
         self._places = Places(self.proxy.bind, self.proxy.release, clock or SystemClock())
         self._unclaimed: set[bytes] = set()
         """Listeners that no service has asked for since the last `observe`."""
+
+    @property
+    def rules_mode(self) -> ProxyMode:
+        """The mode whose kernel objects are used here: they are no leftovers, neither now nor when it follows."""
+        return self._rules.mode
 
     @property
     def settings(self) -> DataplaneSettings:
@@ -77,14 +79,11 @@ class UserspaceDataplane:
         return self._rules.configure(facts) or is_moved
 
     async def observe(self) -> Found:
-        """Read the tables. Our own listeners are known; what nobody asks for again is left over."""
+        """Read the rules. Our own listeners are known; what nobody asks for again is left over."""
         found = await self._rules.observe()
         self._unclaimed = set(self.proxy.served())
         listeners = {target.parse_listener(key) for key in self._unclaimed}
-        try:
-            directed = self._directed() if found is not Found.NOTHING else set()
-        except NftablesError as error:
-            raise KernelError(f"reading where our rules lead: {error}") from error
+        directed = self._destinations() if found is not Found.NOTHING else set()
         self._places.avoid(directed - {(each.address, each.port) for each in listeners})
         return found
 
@@ -107,7 +106,7 @@ class UserspaceDataplane:
         divided = redirect(plan, self._places.promise)
         rules = self._rules.render(divided.proxied, before)
         if divided.direct.ports:
-            rules = packed.merge(rules, packed.unpack(self._rules.render(divided.direct, before)))
+            rules = self._merge(rules, self._rules.render(divided.direct, before))
         return target.pack(rules, divided.listeners)
 
     def claim_node(self, remembered: bytes) -> bytes:
@@ -120,7 +119,7 @@ class UserspaceDataplane:
 
     def diff(self, old: bytes, new: bytes) -> UserspaceChange:
         """See `Dataplane.diff`."""
-        return diff(old, new)
+        return diff(old, new, self._rules.diff)
 
     async def apply(self, change: UserspaceChange) -> Applied:
         """Listen, then lead there, then listen no more where nothing leads: no connection meets a closed port.
@@ -157,9 +156,11 @@ class UserspaceDataplane:
         return self._rules.is_frontend(place)
 
     @property
-    def read_back(self) -> Callable[[bytes, int, int], ReadBack]:
+    def read_back(self) -> Callable[[bytes, int, int], ReadBack | None] | None:
         """See `Dataplane.read_back`: of rules."""
         read = self._rules.read_back
+        if read is None:
+            return None
         return lambda rendering, start, most: read(target.rules_of(rendering), start, most)
 
     def leftover(self) -> Iterator[UserspaceChange]:
@@ -167,16 +168,16 @@ class UserspaceDataplane:
         for rules in self._rules.leftover():
             yield UserspaceChange(rules=rules)
         if self._unclaimed:
-            yield UserspaceChange(closes=dict.fromkeys(self._unclaimed))
+            yield UserspaceChange(rules=self._rules.diff(b"", b""), closes=dict.fromkeys(self._unclaimed))
 
     def describe(self, change: UserspaceChange) -> Iterator[str]:
-        """Listeners as comments, in the order in which things are done, and rules as `nft -f` would take them."""
+        """Listeners as comments, in the order in which things are done, and rules as the other mode describes them."""
         yield from (describe_serve(key, change.serves[key]) for key in sorted(change.serves))
         yield from self._rules.describe(change.rules)
         yield from map(describe_close, sorted(change.closes))
 
     async def cleanup(self) -> None:
-        """Remove the tables, then close every listener."""
+        """Remove the rules, then close every listener."""
         await self._rules.cleanup()
         served = self.proxy.served()
         await self._in_proxy(lambda: self.proxy.update({}, served))
@@ -189,12 +190,15 @@ class UserspaceDataplane:
     async def _in_proxy(self, function: Callable[[], Mapping[bytes, bytes] | None]) -> Mapping[bytes, bytes]:
         return await asyncio.wrap_future(self.proxy.poller.submit(function)) or {}
 
-    def _directed(self) -> set[tuple[bytes, int]]:
-        """Every address and port that elements in the tables lead to."""
-        found = set()
-        for family, table in TABLES.items():
-            width = family.address_bytes
-            for spec in (layout.ENDPOINTS, layout.NODEPORT_ENDPOINTS):
-                for element in self._kernel.dump_elements(table, spec, is_watched=True):
-                    found.add((element.data[:width], int.from_bytes(element.data[width : width + 2])))
-        return found
+
+def _open_rules(
+    node_settings: NodeSettings, masquerade_bit: int, variant: Variant | None, clock: Clock | None
+) -> Rules:
+    """Only the code of the rules in use is imported."""
+    if variant is None:
+        from pointsman_enforcer.dataplane.userspace.by_nftables import by_nftables  # noqa: PLC0415 - see above
+
+        return by_nftables(node_settings, masquerade_bit, clock)
+    from pointsman_enforcer.dataplane.userspace.by_iptables import by_iptables  # noqa: PLC0415 - see above
+
+    return by_iptables(node_settings, masquerade_bit, variant)
