@@ -15,7 +15,7 @@ from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from pointsman_chassis.errors import ConfigError
-from pointsman_chassis.tracing import LINKS_MAX, Tracing, is_enabled, is_sampled
+from pointsman_chassis.tracing import LINKS_MAX, Tracing, exemplar, is_enabled, is_sampled, trace_fields
 from pointsman_chassis.tracing_otlp import OtlpTracer
 
 SAMPLED = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
@@ -83,12 +83,46 @@ def test_a_traceparent_has_the_form_of_the_standard(recorder: Recorder) -> None:
     assert is_sampled(traceparent)
 
 
-def test_coalesced_changes_are_links_up_to_a_bound(recorder: Recorder) -> None:
-    others = [f"00-{number:032x}-{number:016x}-01" for number in range(1, LINKS_MAX + 6)]
-    recorder.tracing.span("plan.compute", parent=SAMPLED, links=others).end()
-    span = recorder.spans()["plan.compute"]
-    assert [link.context.trace_id for link in span.links] == list(range(1, LINKS_MAX + 1))
-    assert (span.attributes or {})["pointsman.links_dropped"] == 5
+def test_work_for_several_changes_is_a_span_in_each_trace_linked_through_the_newest(recorder: Recorder) -> None:
+    parents = [f"00-{number:032x}-{number:016x}-01" for number in range(1, 4)]
+    group = recorder.tracing.spans("plan.send", parents=[*parents, UNSAMPLED], start_ns=1)
+    group.end(2)
+    recorder.spans()
+    spans = {span.context.trace_id: span for span in recorder.finished() if span.context}
+    assert sorted(spans) == [1, 2, 3]
+    assert [link.context.trace_id for link in spans[3].links] == [1, 2]
+    newest = spans[3].context
+    assert newest is not None
+    for number in (1, 2):
+        assert [link.context.span_id for link in spans[number].links] == [newest.span_id]
+    assert {dict(span.attributes or {})["pointsman.coalesced"] for span in spans.values()} == {3}
+    assert set(group.spans) == set(parents)
+
+
+def test_links_of_coalesced_changes_are_bounded(recorder: Recorder) -> None:
+    parents = [f"00-{number:032x}-{number:016x}-01" for number in range(1, LINKS_MAX + 7)]
+    recorder.tracing.spans("plan.compute", parents=parents).end()
+    recorder.spans()
+    [newest] = [span for span in recorder.finished() if span.context and span.context.trace_id == LINKS_MAX + 6]
+    assert len(newest.links) == LINKS_MAX
+    assert (newest.attributes or {})["pointsman.links_dropped"] == 5
+
+
+def test_what_is_kept_has_a_span_though_nobody_sampled_the_change(recorder: Recorder) -> None:
+    recorder.tracing.span("ack", parent=UNSAMPLED, start_ns=1, is_kept=True).end(2)
+    recorder.tracing.span("ack", parent="", is_kept=True).end()
+    [span] = recorder.spans().values()
+    assert span.context is not None
+    assert f"{span.context.trace_id:032x}" == UNSAMPLED[3:35]
+    assert span.parent is not None
+    assert f"{span.parent.span_id:016x}" == UNSAMPLED[36:52]
+
+
+def test_a_change_names_its_trace_in_log_lines_and_in_exemplars() -> None:
+    assert trace_fields(UNSAMPLED) == {"trace_id": UNSAMPLED[3:35], "span_id": UNSAMPLED[36:52]}
+    assert trace_fields("") == {}
+    assert exemplar(SAMPLED) == {"trace_id": SAMPLED[3:35]}
+    assert exemplar(UNSAMPLED) is None
 
 
 def test_an_exception_marks_the_span_as_failed(recorder: Recorder) -> None:

@@ -11,6 +11,7 @@ from pointsman_chassis.tracing import Tracing
 from pointsman_chassis.tracing_otlp import OtlpTracer
 from pointsman_enforcer.core.plan_session import Programmed
 from pointsman_enforcer.core.plan_store import PlanStore
+from pointsman_enforcer.core.programming_time import SERVICE_CLASSES
 from pointsman_enforcer.core.told_failures import Failure
 from pointsman_enforcer.core.transaction import ChangeOrigin, Position, Stage, Transaction
 from pointsman_enforcer.dataplane.work import Pending, Tally
@@ -84,7 +85,25 @@ def test_a_failed_service_fails_its_span() -> None:
     tally = Tally(failures={key(1): Failure(key=key(1), stage=Stage.APPLY, message="no room")})
     spans, _ = observe(ChangeOrigin(key(1), TRACED), tally=tally)
     [failed] = [span for span in spans if not span.status.is_ok and span.status.description]  # type: ignore[attr-defined]  # spans of the SDK
-    assert failed.status.description == "no room"  # type: ignore[attr-defined]  # a span of the SDK
+    assert failed.status.description == "apply: no room"  # type: ignore[attr-defined]  # a span of the SDK
+
+
+def test_a_failure_and_a_slow_sync_are_kept_though_nobody_sampled_the_change() -> None:
+    failed = Tally(failures={key(1): Failure(key=key(1), stage=Stage.APPLY, message="no room")})
+    for tally in (failed, Tally(seconds=9.0)):
+        spans, _ = observe(ChangeOrigin(key(1), UNTRACED), ChangeOrigin(key(1), ""), tally=tally)
+        names = [span.name for span in spans]  # type: ignore[attr-defined]  # spans of the SDK
+        assert sorted(names) == ["dataplane.apply", "dataplane.render"]
+        assert {span.context.trace_id for span in spans} == {int("1" * 32, 16)}  # type: ignore[attr-defined]  # the same
+
+
+def test_changes_that_one_sync_took_are_linked_through_the_newest() -> None:
+    parents = [f"00-{number:032x}-{number:016x}-01" for number in (1, 2, 3)]
+    spans, _ = observe(*(ChangeOrigin(key(number), parent) for number, parent in enumerate(parents)))
+    applies = {span.context.trace_id: span for span in spans if span.name == "dataplane.apply"}  # type: ignore[attr-defined]  # the same
+    newest = applies[3]
+    assert [link.context.trace_id for link in newest.links] == [1, 2]
+    assert {link.context.span_id for number in (1, 2) for link in applies[number].links} == {newest.context.span_id}
 
 
 def test_figures_carry_kube_proxys_names() -> None:
@@ -96,6 +115,22 @@ def test_figures_carry_kube_proxys_names() -> None:
     assert registry.value("kubeproxy_network_programming_duration_seconds_sum", four) == 2
     assert registry.value("pointsman_enforcer_kernel_bytes_total") == 224
     assert registry.value("pointsman_enforcer_plan_revision") == 7
+
+
+def test_programming_time_counts_once_by_how_far_out_a_service_reaches_and_shows_a_trace() -> None:
+    recent = 2_000_000_000
+    _, registry = observe(ChangeOrigin(key(1), TRACED, recent), ChangeOrigin(key(2), "", trigger_time_ns=recent))
+    name = "pointsman_enforcer_network_programming_duration_seconds"
+    counts = {each: registry.value(f"{name}_count", {"service_class": each}) for each in SERVICE_CLASSES}
+    assert counts == {"cluster_ip": 1, "load_balancer": 1, "node_port": 0, "external_ip": 0}
+    content_type, page = registry.render("application/openmetrics-text; version=1.0.0")
+    assert content_type.startswith("application/openmetrics-text")
+    shown = [line for line in page.decode().splitlines() if "# {" in line]
+    assert {line.split("{")[0] for line in shown} == {
+        f"{name}_bucket", "kubeproxy_network_programming_duration_seconds_bucket",
+    }  # fmt: skip
+    assert all('# {trace_id="' + "1" * 32 + '"} 3.0' in line for line in shown)
+    assert b"trace_id" not in registry.render("text/plain")[1]
 
 
 def programming_times(*origins: ChangeOrigin, failed: frozenset[ServiceKey] = frozenset()) -> tuple[float, float]:

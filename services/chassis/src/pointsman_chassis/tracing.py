@@ -8,14 +8,17 @@ message, and every span names its parent explicitly: nothing is taken from or le
     ... send span.traceparent with the change ...
     with tracing.span("plan.compute", parent=change.traceparent) as span:   # any process after it
         ... send span.traceparent on ...
-    tracing.span("dataplane.apply", parent=tp, start_ns=t0, links=others).end(t1)   # after the fact
+    tracing.span("dataplane.apply", parent=tp, start_ns=t0).end(t1)                 # after the fact
+    tracing.span("ack", parent=tp, start_ns=t0, is_kept=True).end(t1)               # though nobody sampled the change
+    tracing.spans("plan.send", parents=tps)                                         # one work for several changes
 
 A change that is not sampled carries either no traceparent or one with flag 00; everything here is then a constant
 that costs about a microsecond. The SDK and its exporter are imported only when the environment asks for them.
 
 Environment, as OpenTelemetry specifies it: OTEL_EXPORTER_OTLP_ENDPOINT or OTEL_EXPORTER_OTLP_TRACES_ENDPOINT switch
-tracing on; OTEL_SDK_DISABLED and OTEL_TRACES_EXPORTER=none switch it off; OTEL_TRACES_SAMPLER(_ARG),
-OTEL_RESOURCE_ATTRIBUTES, OTEL_SERVICE_NAME, OTEL_BSP_* and the other OTEL_EXPORTER_OTLP_* are read by the SDK.
+tracing on; OTEL_SDK_DISABLED and OTEL_TRACES_EXPORTER=none switch it off; OTEL_EXPORTER_OTLP_PROTOCOL is grpc or
+http/protobuf; OTEL_TRACES_SAMPLER(_ARG), OTEL_RESOURCE_ATTRIBUTES, OTEL_SERVICE_NAME, OTEL_BSP_* and the other
+OTEL_EXPORTER_OTLP_* are read by the SDK.
 """
 
 import asyncio
@@ -27,6 +30,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Final, Protocol, Self, TypeAlias
 
 from pointsman_chassis.errors import ConfigError
+from pointsman_chassis.metrics import Registry
 
 if TYPE_CHECKING:
     from pointsman_chassis.tracing_otlp import OtlpTracer
@@ -37,7 +41,11 @@ Attributes: TypeAlias = Mapping[str, AttributeValue]
 LINKS_MAX: Final = 32
 """Coalesced changes that one span links to; further ones are counted in the attribute `pointsman.links_dropped`."""
 
+PROTOCOLS: Final = ("grpc", "http/protobuf")
+"""Values of OTEL_EXPORTER_OTLP_PROTOCOL; http/json is not among them."""
+
 _TRACEPARENT_LENGTH: Final = 55
+_ODD_DIGITS: Final = frozenset("13579bdfBDF")
 
 
 class Span(Protocol):
@@ -56,6 +64,9 @@ class Span(Protocol):
 
     def fail(self, message: str) -> None:
         """Mark the work as failed."""
+
+    def link(self, traceparent: str) -> None:
+        """Point at another change that this work also served; nothing for one that is not sampled."""
 
     def end(self, end_ns: int | None = None) -> None:
         """End at the given wall time, by default now."""
@@ -86,6 +97,9 @@ class UnsampledSpan:
     def fail(self, message: str) -> None:
         """Nothing to do."""
 
+    def link(self, traceparent: str) -> None:
+        """Nothing to do."""
+
     def end(self, end_ns: int | None = None) -> None:
         """Nothing to do."""
 
@@ -101,6 +115,48 @@ class UnsampledSpan:
 _NO_SPAN: Final = UnsampledSpan("")
 
 
+class SpanGroup:
+    """One piece of work that served several changes: a span in the trace of each.
+
+    The newest change's span stands for the work and links to all others; each other span links to that one. So every
+    trace is whole by itself, and says which others it was coalesced with.
+    """
+
+    __slots__ = ("spans",)
+
+    def __init__(self, spans: Mapping[str, Span]) -> None:
+        self.spans = spans
+        """By the parent's traceparent, newest last. Holds sampled ones only."""
+        if len(spans) < 2:
+            return
+        *others, newest = spans.values()
+        for other in others[-LINKS_MAX:]:
+            newest.link(other.traceparent)
+            other.link(newest.traceparent)
+        if len(others) > LINKS_MAX:
+            newest.set("pointsman.links_dropped", len(others) - LINKS_MAX)
+        for span in spans.values():
+            span.set("pointsman.coalesced", len(spans))
+
+    @property
+    def exemplar(self) -> dict[str, str] | None:
+        """What a histogram's bucket shows: the trace of the newest change; None when there is none."""
+        return exemplar(self.spans[next(reversed(list(self.spans)))].traceparent) if self.spans else None
+
+    def set(self, key: str, value: AttributeValue) -> None:
+        """Add an attribute to each."""
+        for span in self.spans.values():
+            span.set(key, value)
+
+    def end(self, end_ns: int | None = None) -> None:
+        """End each."""
+        for span in self.spans.values():
+            span.end(end_ns)
+
+
+NO_SPANS: Final = SpanGroup({})
+
+
 class Tracing:
     """Makes spans. Build it with `from_environment`, or with None for a process that never traces."""
 
@@ -112,13 +168,18 @@ class Tracing:
         """Tracing as the OTEL_* variables say; `attributes` describe this process, such as `k8s.node.name`.
 
         Raises:
-            ConfigError: the variables ask for an exporter other than OTLP over gRPC.
+            ConfigError: the variables ask for an exporter that is not here, or hold what cannot be used.
         """
         if not is_enabled(os.environ):
             return cls(None)
         from pointsman_chassis.tracing_otlp import OtlpTracer  # noqa: PLC0415 - 10 MB and 0.2 s that a process without a collector saves
 
-        return cls(OtlpTracer(os.environ.get("OTEL_SERVICE_NAME") or service, attributes or {}))
+        return cls(OtlpTracer(service, attributes or {}))
+
+    def count_in(self, registry: Registry, prefix: str) -> None:
+        """Show what becomes of spans as `<prefix>_trace_spans_total`; nothing for a process that does not trace."""
+        if self._tracer is not None:
+            registry.register(self._tracer.counts.collector(f"{prefix}_trace_spans"))
 
     @property
     def is_enabled(self) -> bool:
@@ -143,16 +204,35 @@ class Tracing:
         parent: str,
         start_ns: int | None = None,
         attributes: Attributes | None = None,
-        links: Sequence[str] = (),
+        is_kept: bool = False,
     ) -> Span:
-        """A span under the traceparent `parent`; `links` are traceparents of changes that this work also serves.
+        """A span under the traceparent `parent`, if that is sampled or `is_kept` says that it is wanted all the same.
 
         Times are wall-clock nanoseconds; start is now when not given. A malformed or empty parent means unsampled:
         the value came over the network and tracing must never stop a change.
         """
-        if self._tracer is None or not is_sampled(parent):
+        if self._tracer is None or not (is_kept or is_sampled(parent)):
             return UnsampledSpan(parent) if parent else _NO_SPAN
-        return self._tracer.start_span(name, parent=parent, start_ns=start_ns, attributes=attributes, links=links)
+        return self._tracer.start_span(name, parent=parent, start_ns=start_ns, attributes=attributes, is_kept=is_kept)
+
+    def spans(
+        self,
+        name: str,
+        *,
+        parents: Sequence[str],
+        start_ns: int | None = None,
+        attributes: Attributes | None = None,
+        is_kept: bool = False,
+    ) -> SpanGroup:
+        """One piece of work for several changes, the newest last: a span for each of them, linked."""
+        if self._tracer is None:
+            return NO_SPANS
+        begun = {
+            parent: self.span(name, parent=parent, start_ns=start_ns, attributes=attributes, is_kept=is_kept)
+            for parent in parents
+            if is_kept or is_sampled(parent)
+        }
+        return SpanGroup({parent: span for parent, span in begun.items() if span.is_sampled}) if begun else NO_SPANS
 
     def new_traceparent(
         self, name: str, *, start_ns: int, end_ns: int | None = None, attributes: Attributes | None = None
@@ -183,12 +263,24 @@ class Tracing:
 
 def is_sampled(traceparent: str) -> bool:
     """Whether a traceparent asks for spans; False for an empty or malformed one."""
+    return len(traceparent) == _TRACEPARENT_LENGTH and traceparent[54] in _ODD_DIGITS
+
+
+def unsampled(traceparent: str) -> str:
+    """The same change, for a process that is to make no spans for it."""
+    return f"{traceparent[:53]}00" if is_sampled(traceparent) else traceparent
+
+
+def trace_fields(traceparent: str) -> dict[str, str]:
+    """`trace_id` and `span_id` of a change, for its log lines; empty when it carries no trace."""
     if len(traceparent) != _TRACEPARENT_LENGTH:
-        return False
-    try:
-        return int(traceparent[53:], 16) & 1 == 1
-    except ValueError:
-        return False
+        return {}
+    return {"trace_id": traceparent[3:35], "span_id": traceparent[36:52]}
+
+
+def exemplar(traceparent: str) -> dict[str, str] | None:
+    """What a histogram's bucket shows of a change that has a trace; None for one that has none."""
+    return {"trace_id": traceparent[3:35]} if is_sampled(traceparent) else None
 
 
 def is_enabled(environ: Mapping[str, str]) -> bool:
@@ -198,9 +290,15 @@ def is_enabled(environ: Mapping[str, str]) -> bool:
     disabled = environ.get("OTEL_SDK_DISABLED", "").strip().lower() == "true"
     if not endpoint or disabled or exporter == "none":
         return False
-    protocol = environ.get("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL") or environ.get("OTEL_EXPORTER_OTLP_PROTOCOL") or "grpc"
     if exporter != "otlp":
         raise ConfigError(f"OTEL_TRACES_EXPORTER={exporter} is not supported; use otlp or none")
-    if protocol != "grpc":
-        raise ConfigError(f"OTEL_EXPORTER_OTLP_PROTOCOL={protocol} is not supported; use grpc (port 4317)")
+    if protocol(environ) not in PROTOCOLS:
+        wanted = " or ".join(PROTOCOLS)
+        raise ConfigError(f"OTEL_EXPORTER_OTLP_PROTOCOL={protocol(environ)} is not supported; use {wanted}")
     return True
+
+
+def protocol(environ: Mapping[str, str]) -> str:
+    """How spans are sent: grpc unless the environment says otherwise."""
+    asked = environ.get("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL") or environ.get("OTEL_EXPORTER_OTLP_PROTOCOL")
+    return (asked or "grpc").strip().lower()

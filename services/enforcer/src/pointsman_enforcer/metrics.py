@@ -8,6 +8,7 @@ from typing import Final
 
 from pointsman_chassis.metrics import Registry
 from pointsman_enforcer.core.plan_changes import PlanChanges
+from pointsman_enforcer.core.programming_time import SERVICE_CLASSES, ProgrammedAs
 from pointsman_model.names import Family
 
 _SYNC_BUCKETS: Final = tuple(0.0001 * 2**exponent for exponent in range(19))
@@ -23,6 +24,7 @@ class EnforcerMetrics:
     """Made once by the composition root and handed to whoever counts."""
 
     def __init__(self, registry: Registry) -> None:
+        self.registry = registry
         family = ("ip_family",)
         self.sync_duration = registry.histogram(
             "kubeproxy_sync_proxy_rules_duration_seconds", "One sync, from start to the kernel's answer", family,
@@ -80,6 +82,13 @@ class EnforcerMetrics:
         self.failed_services = registry.gauge(
             "pointsman_enforcer_failed_services", "Services that are not as planned", ("stage",)
         )
+        self.class_programming_duration = registry.histogram(
+            "pointsman_enforcer_network_programming_duration_seconds",
+            "From the endpoints' trigger time to this node's kernel, by how far out the Service can be reached",
+            ("service_class",), buckets=_PROGRAMMING_BUCKETS,
+        )  # fmt: skip
+        for service_class in SERVICE_CLASSES:
+            self.class_programming_duration.labels(service_class)
         self.has_failures = False
         """Whether `failed` was last called with any."""
         self.kernel_messages = registry.counter("pointsman_enforcer_kernel_messages_total", "Messages to the kernel")
@@ -157,6 +166,8 @@ class EnforcerMetrics:
         for family in FAMILIES:
             failures.labels(family).inc()
 
-    def programmed(self, family: Family, seconds: float) -> None:
+    def programmed(self, counted: ProgrammedAs, seconds: float, exemplar: dict[str, str] | None) -> None:
         """An endpoint change reached the kernel so long after its trigger."""
-        self.programming_duration.labels(_FAMILY_NAMES[family]).observe(seconds)
+        for family in counted.families:
+            self.programming_duration.labels(_FAMILY_NAMES[family]).observe(seconds, exemplar)
+        self.class_programming_duration.labels(counted.service_class).observe(seconds, exemplar)

@@ -59,6 +59,7 @@ class App:
         self._tracing = Tracing.from_environment(
             "pointsman-planner", attributes={"service.instance.id": self._planner_id}
         )
+        self._tracing.count_in(self._registry, "pointsman_planner")
         self._planner = Planner(
             priority=Priority(settings.priority_namespaces), cache_bytes_max=settings.plan_cache_bytes
         )

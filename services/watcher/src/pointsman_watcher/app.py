@@ -42,6 +42,7 @@ async def run_watcher(settings: WatcherSettings, stop: Stop) -> int:
     registry = Registry()
     metrics = WatcherMetrics(registry)
     tracing = Tracing.from_environment("pointsman-watcher")
+    tracing.count_in(registry, "pointsman_watcher")
     # A new epoch with every start: revisions count from 1 again, and no reader may take them for the old ones.
     store = ObjectStore(epoch=secrets.token_hex(8), log_entries_max=settings.stream.change_log_entries_max)
     feed = ClusterFeed(store=store, tracing=tracing, metrics=metrics, clock=clock)

@@ -7,15 +7,15 @@ socket already. Runs on one event loop, so a call is atomic for subscribers.
 
 import asyncio
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
 from typing import Final
 
 import structlog
 
 from pointsman_chassis.clock import Clock
-from pointsman_chassis.tracing import AttributeValue, Span, Tracing
+from pointsman_chassis.tracing import Span, Tracing
 from pointsman_model.cluster import ObjectKey, ObjectKind, version_number
 from pointsman_watcher.core.decode import Item, Observed
+from pointsman_watcher.core.frames import decode_trace
 from pointsman_watcher.core.object_store import ObjectStore, Update
 from pointsman_watcher.core.resources import Resource
 from pointsman_watcher.core.subscription import Subscription
@@ -148,14 +148,16 @@ class ClusterFeed:
             self._metrics.events.labels(plural, "unchanged").inc(len(updates) - len(changes))
         if not changes:
             return
-        spans: list[Span] = []
+        spans: dict[ObjectKey, tuple[Span, bytes]] = {}
         # What an initial list brings did not happen now: nobody wants its trace.
         if self._tracing.is_enabled and resource.kind in self._synced:
             changes, spans = self._traced(changes, received_ns)
         revision = self.store.commit(changes)
-        self._notify([change.key for change in changes])
-        for span in spans:
+        merged = self._notify([change.key for change in changes])
+        for key, (span, before) in spans.items():
             span.set("revision", revision)
+            if key in merged:
+                span.link(decode_trace(before))
             span.end()
         self._metrics.events.labels(plural, "changed").inc(len(changes))
         self._metrics.objects.labels(plural).set(self.store.count(resource.kind))
@@ -163,26 +165,31 @@ class ClusterFeed:
         if resource.kind in self._synced:
             self._metrics.event_latency.observe(max(0.0, (self._clock.wall_ns() - received_ns) / 1e9))
 
-    def _traced(self, changes: Sequence[Update], received_ns: int) -> tuple[list[Update], list[Span]]:
+    def _traced(
+        self, changes: Sequence[Update], received_ns: int
+    ) -> tuple[list[Update], dict[ObjectKey, tuple[Span, bytes]]]:
+        """The changes with their traceparents; of those that are sampled, the span and the trace of the one before."""
         traced: list[Update] = []
-        spans: list[Span] = []
+        spans: dict[ObjectKey, tuple[Span, bytes]] = {}
         for change in changes:
-            attributes: dict[str, AttributeValue] = {
-                "object": str(change.key),
-                "resourceVersion": change.resource_version,
-                "removed": change.body is None,
-            }
             # Another watcher sees the same event: its spans belong to the same trace.
             event = f"{change.key} {change.resource_version}"
-            span = self._tracing.start_trace("watch.event", start_ns=received_ns, attributes=attributes, event=event)
-            traced.append(replace(change, traceparent=span.traceparent))
-            spans.append(span)
+            span = self._tracing.start_trace("watch.event", start_ns=received_ns, event=event)
+            traced.append(change.traced(span.traceparent))
+            if span.is_sampled:
+                span.set("object", str(change.key))
+                span.set("resourceVersion", change.resource_version)
+                span.set("removed", change.body is None)
+                spans[change.key] = span, self.store.entry(change.key).trace
         return traced, spans
 
-    def _notify(self, keys: Sequence[ObjectKey]) -> None:
+    def _notify(self, keys: Sequence[ObjectKey]) -> set[ObjectKey]:
+        """Wake every subscriber; returns the keys whose change before some of them will never see."""
+        merged: set[ObjectKey] = set()
         for subscriber in self._subscribers:
-            subscriber.subscription.mark(keys)
+            merged.update(subscriber.subscription.mark(keys))
             subscriber.wake.set()
+        return merged
 
     def _mark_synced(self, resource: Resource) -> None:
         if resource.kind in self._synced:

@@ -19,10 +19,12 @@ import structlog
 from pointsman_chassis.clock import Clock
 from pointsman_chassis.errors import PeerError, PointsmanError, StaleVersionError, UnavailableError, grpc_status
 from pointsman_chassis.server import raw_stream_stream
-from pointsman_chassis.tracing import Tracing
+from pointsman_chassis.tracing import SpanGroup, Tracing, trace_fields
+from pointsman_model.cluster import Change
 from pointsman_model.names import ServiceKey
 from pointsman_model.remembered import RememberedClient
 from pointsman_model.wire import WireError
+from pointsman_planner.api.change_spans import ChangeSpans, under
 from pointsman_planner.api.condition_report import ConditionReport
 from pointsman_planner.api.entrance import Entrance
 from pointsman_planner.api.handover import Handover
@@ -68,7 +70,7 @@ class PlanService:
         self._turned_away_seconds = min(_TURNED_AWAY_SECONDS, 2 * heartbeat_interval_seconds)
         self._metrics = metrics
         self._conditions = ConditionReport(metrics)
-        self._tracing = tracing
+        self.spans = ChangeSpans(tracing=tracing, clock=clock)
         self._clock = clock
         self._report = report
         self._checks_identity = checks_identity
@@ -112,13 +114,21 @@ class PlanService:
 
     def apply(self, batch: Batch) -> Applied:
         """Take in a batch of the cluster and wake the streams it concerns."""
-        return self._taken(lambda: self._planner.apply(batch))
+        spans = self._computing(batch.changes)
+        changes = under(batch.changes, spans)
+        return self._taken(lambda: self._planner.apply(replace(batch, changes=changes)), spans)
 
     def override(self, changes: Sequence[OverrideChange]) -> Applied:
         """Take in overrides and wake the streams they concern."""
-        return self._taken(lambda: self._planner.override(changes))
+        spans = self._computing(changes)
+        changes = under(changes, spans)
+        return self._taken(lambda: self._planner.override(changes), spans)
 
-    def _taken(self, take: Callable[[], Applied]) -> Applied:
+    def _computing(self, changes: Sequence[Change] | Sequence[OverrideChange]) -> SpanGroup:
+        traces = (change.traceparent for change in changes)
+        return self.spans.computing(traces, start_ns=self._clock.wall_ns())
+
+    def _taken(self, take: Callable[[], Applied], spans: SpanGroup) -> Applied:
         was_in_sync = self._planner.is_in_sync
         started_ns = self._clock.wall_ns()
         applied = take()
@@ -134,12 +144,11 @@ class PlanService:
         if self.on_services is not None:
             self.on_services(applied.touched_services)
         if was_in_sync:
-            self._metrics.compute.observe((ended_ns - started_ns) / 1e9)
-        for traceparent in applied.traceparents:
-            attributes = {"pointsman.services": applied.services, "pointsman.nodes": len(applied.marked)}
-            self._tracing.span("plan.compute", parent=traceparent, start_ns=started_ns, attributes=attributes).end(
-                ended_ns
-            )
+            self._metrics.compute.observe((ended_ns - started_ns) / 1e9, spans.exemplar)
+        if spans.spans:
+            spans.set("pointsman.services", applied.services)
+            spans.set("pointsman.nodes", len(applied.marked))
+            spans.end(ended_ns)
         return applied
 
     async def stream_node_plan(self, _requests: Any, context: Context) -> None:
@@ -206,7 +215,7 @@ class PlanService:
         session = self._planner.open(hello, now_ns=self._clock.wall_ns())
         session.hold()
         stream = self._streams[hello.node_name] = PlanStream(
-            session, context, clock=self._clock, metrics=self._metrics, tracing=self._tracing
+            session, context, clock=self._clock, metrics=self._metrics, spans=self.spans
         )
         stream.candidates = self._handover.candidates(hello.node_name)
         self._metrics.streams.set(len(self._streams))
@@ -257,17 +266,11 @@ class PlanService:
         if acknowledged is not None:
             stream.is_served = True
             self._entrance.done(stream)
-            self._metrics.acknowledged.observe(max(now_ns - acknowledged.built_ns, 0) / 1e9)
-            for traceparent in acknowledged.traceparents:
-                self._tracing.span(
-                    "ack",
-                    parent=traceparent,
-                    start_ns=acknowledged.built_ns,
-                    attributes={"k8s.node.name": session.node},
-                ).end(now_ns)
+            example = self.spans.acknowledged(session.node, acknowledged, now_ns=now_ns)
+            self._metrics.acknowledged.observe(max(now_ns - acknowledged.built_ns, 0) / 1e9, example)
         elif isinstance(message, Nack):
             self._metrics.nacks.inc(len(message.failures))
-            self._log_nack(session.node, message)
+            self._log_nack(session, message)
         elif isinstance(message, Conditions):
             self.on_trouble(session.node, self._conditions.told(session.node, conditions, message))
         elif isinstance(message, Resync):
@@ -277,11 +280,13 @@ class PlanService:
             stream.wake()
         self._tell(self.status(session))
 
-    def _log_nack(self, node: str, nack: Nack) -> None:
+    def _log_nack(self, session: NodeSession, nack: Nack) -> None:
+        traces = session.traces_in_flight(nack.nonce)
         for failure in nack.failures[:10]:
             structlog.get_logger("plan_service").warning(
                 "node refused a service",
-                node=node,
+                **(trace_fields(traces[-1]) if traces else {}),
+                node=session.node,
                 service=str(failure.service),
                 stage=failure.stage.name,
                 error=failure.message,

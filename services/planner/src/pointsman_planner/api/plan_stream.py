@@ -17,8 +17,8 @@ import grpc.aio
 
 from pointsman_chassis.clock import Clock
 from pointsman_chassis.errors import PeerError, PointsmanError, UnavailableError
-from pointsman_chassis.tracing import AttributeValue, Tracing
 from pointsman_model.wire import WireError
+from pointsman_planner.api.change_spans import ChangeSpans
 from pointsman_planner.core.messages import ProtocolViolationError
 from pointsman_planner.core.node_session import NodeSession
 from pointsman_planner.core.ownership import Member
@@ -35,7 +35,7 @@ class PlanStream:
     """A session and the call that carries it."""
 
     def __init__(
-        self, session: NodeSession, context: Context, *, clock: Clock, metrics: PlannerMetrics, tracing: Tracing
+        self, session: NodeSession, context: Context, *, clock: Clock, metrics: PlannerMetrics, spans: ChangeSpans
     ) -> None:
         self.session = session
         self.failure: PointsmanError | None = None
@@ -54,7 +54,7 @@ class PlanStream:
         self._context = context
         self._clock = clock
         self._metrics = metrics
-        self._tracing = tracing
+        self._spans = spans
         self._wake = asyncio.Event()
         self._wake.set()
         self._is_over = False
@@ -135,10 +135,10 @@ class PlanStream:
     async def _write_transaction(self) -> None:
         session = self.session
         started_ns = self._clock.wall_ns()
-        frame = session.next_transaction(now_ns=started_ns)
+        spans, parents = self._spans.sending(session.node, session.traces, start_ns=started_ns)
+        frame = session.next_transaction(now_ns=started_ns, parents=parents)
         if frame is None:
             return
-        traceparents = session.traces_in_flight
         size = 0
         for part in frame.parts():
             size += len(part)
@@ -146,16 +146,10 @@ class PlanStream:
         self._metrics.transactions.inc()
         self._metrics.bytes_sent.inc(size)
         self.sent_at = self._clock.monotonic()
-        ended_ns = self._clock.wall_ns()
-        for traceparent in traceparents:
-            attributes: dict[str, AttributeValue] = {
-                "k8s.node.name": session.node,
-                "pointsman.nonce": frame.nonce,
-                "pointsman.bytes": size,
-            }
-            self._tracing.span("plan.send", parent=traceparent, start_ns=started_ns, attributes=attributes).end(
-                ended_ns
-            )
+        if spans.spans:
+            spans.set("pointsman.nonce", frame.nonce)
+            spans.set("pointsman.bytes", size)
+            spans.end(self._clock.wall_ns())
 
     async def _read(self, receive: Callable[[bytes], None]) -> None:
         try:

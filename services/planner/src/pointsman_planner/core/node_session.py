@@ -19,13 +19,14 @@ acknowledged is a digest, and the planner's digest for it at the new position is
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 
 from pointsman_model.cluster import ClusterPosition
 from pointsman_model.digest import bucket_of
 from pointsman_model.names import ServiceKey
 from pointsman_planner.core import framing
+from pointsman_planner.core.flights import Acknowledged, InFlight
 from pointsman_planner.core.framing import TransactionFrame
 from pointsman_planner.core.messages import (
     Ack,
@@ -51,28 +52,7 @@ DOUBTS_MAX = 3
 """After so many heartbeats with a wrong digest in a row, from an enforcer that asks for nothing, all is sent again."""
 FAILURES_MAX = 1000
 """Refused services that are remembered for a node; more are counted only."""
-
-
-@dataclass(frozen=True, slots=True)
-class _InFlight:
-    nonce: int
-    position: ClusterPosition
-    digest: int
-    keys: tuple[ServiceKey, ...]
-    """Services replaced one by one."""
-    buckets: frozenset[int]
-    """Buckets replaced as a whole."""
-    traceparents: tuple[str, ...]
-    built_ns: int
-
-
-@dataclass(frozen=True, slots=True)
-class Acknowledged:
-    """A transaction that the node's kernel has now: for the `ack` span and the latency figure."""
-
-    traceparents: tuple[str, ...]
-    built_ns: int
-    position: ClusterPosition
+_NO_PARENTS: Mapping[str, str] = MappingProxyType({})
 
 
 class NodeSession:
@@ -91,7 +71,7 @@ class NodeSession:
         self._dirty: dict[ServiceKey, bool] = {}
         self._are_facts_dirty = False
         self._origins = Origins()
-        self._in_flight: deque[_InFlight] = deque()
+        self._in_flight: deque[InFlight] = deque()
         self._nonce = 0
         self._sent: tuple[ClusterPosition, int] | None = None
         self._acked: tuple[ClusterPosition, int, int] | None = None
@@ -181,7 +161,7 @@ class NodeSession:
     def _receive_ack(self, ack: Ack) -> Acknowledged | None:
         if ack.level is AckLevel.RECEIVED:
             return None
-        done: _InFlight | None = None
+        done: InFlight | None = None
         traceparents: list[str] = []
         expected = {flight.digest for flight in self._in_flight if flight.nonce >= ack.nonce}
         while self._in_flight and self._in_flight[0].nonce <= ack.nonce:
@@ -189,6 +169,7 @@ class NodeSession:
             traceparents.extend(done.traceparents)
             self._clear_failures(done)
         position = done.position if done is not None else self.acked_position
+        failure = self._failure_of(done.nonce) if done is not None else None
         self._acked = (position, ack.digest, ack.programmed_digest)
         self.drift = ack.drift or self.drift
         for key in ack.recovered:
@@ -199,9 +180,12 @@ class NodeSession:
             return None
         # An ack says what is held at the time of sending, which may be a later transaction than the one it names.
         self._count_mismatch(is_match=ack.digest in expected)
-        return Acknowledged(tuple(traceparents), done.built_ns, position)
+        return Acknowledged(tuple(traceparents), done.built_ns, position, failure)
 
-    def _clear_failures(self, done: _InFlight) -> None:
+    def _failure_of(self, nonce: int) -> Failure | None:
+        return next((failure for failure, refused in self._failures.values() if refused == nonce), None)
+
+    def _clear_failures(self, done: InFlight) -> None:
         """A later transaction brought the service again and did not name it in a nack."""
         if not self._failures:
             return
@@ -257,8 +241,16 @@ class NodeSession:
             return False
         return self._has_unsent
 
-    def next_transaction(self, *, now_ns: int) -> TransactionFrame | None:
-        """The next transaction, built from the present state; None when nothing is to be said or the window is full."""
+    @property
+    def traces(self) -> tuple[str, ...]:
+        """Traceparents of the changes that the next transaction brings, newest last."""
+        return self._origins.traces()
+
+    def next_transaction(self, *, now_ns: int, parents: Mapping[str, str] = _NO_PARENTS) -> TransactionFrame | None:
+        """The next transaction, built from the present state; None when nothing is to be said or the window is full.
+
+        `parents` are traceparents to send in the place of others: what the node does is then under this node's span.
+        """
         if not self.has_work:
             return None
         is_first = self._first is not None and self._sent is None
@@ -271,15 +263,16 @@ class NodeSession:
         else:
             differing, is_all = frozenset(), False
         keys = self._source.services_in(sorted(differing)) if differing else self._source.in_order(self._dirty)
-        frame = self._frame(keys, differing, is_all=is_all, is_first=is_first)
+        frame = self._frame(keys, differing, parents, is_all=is_all, is_first=is_first)
+        traces = self._origins.traces()
         self._in_flight.append(
-            _InFlight(
+            InFlight(
                 self._nonce,
                 self._source.position,
                 frame.digest,
                 () if differing else tuple(keys),
                 differing,
-                self._origins.sampled(),
+                tuple(parents.get(trace, trace) for trace in traces) if parents else traces,
                 now_ns,
             )
         )
@@ -295,7 +288,13 @@ class NodeSession:
         return frozenset(mine.differing(theirs)), False
 
     def _frame(
-        self, keys: Sequence[ServiceKey], replaced: frozenset[int], *, is_all: bool, is_first: bool
+        self,
+        keys: Sequence[ServiceKey],
+        replaced: frozenset[int],
+        parents: Mapping[str, str],
+        *,
+        is_all: bool,
+        is_first: bool,
     ) -> TransactionFrame:
         self._nonce += 1
         removals: list[bytes] = []
@@ -316,7 +315,7 @@ class NodeSession:
             replaces_all=is_all,
             replaced_buckets=() if is_all else sorted(replaced),
             node=framing.node_field(self._source.facts(self.node)) if with_facts else b"",
-            origins=self._origins.fields(),
+            origins=self._origins.fields(parents),
         )
 
     def _forget_pending(self) -> None:
@@ -392,7 +391,6 @@ class NodeSession:
         """Services that the node refused, with its reasons."""
         return tuple(failure for failure, _ in self._failures.values())
 
-    @property
-    def traces_in_flight(self) -> tuple[str, ...]:
-        """Sampled traces of the transaction that was built last and is not acknowledged."""
-        return self._in_flight[-1].traceparents if self._in_flight else ()
+    def traces_in_flight(self, nonce: int) -> tuple[str, ...]:
+        """Traceparents of a transaction that is not acknowledged."""
+        return next((flight.traceparents for flight in self._in_flight if flight.nonce == nonce), ())

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from pointsman_model.names import Family, ServiceKey
 from pointsman_planner.core.framing import origin_field
@@ -13,13 +13,14 @@ ORIGINS_MAX = 64
 """As plan.v1 says."""
 _TRACES_MAX = 16
 """Traces that one transaction is followed up in: a burst of changes makes one apply, and need not make 64 spans."""
-_SAMPLED_SUFFIX = "01"
 
 
 class Origin:
     """One change at the API server, encoded once. `traceparent` is empty when it is not traced."""
 
-    __slots__ = ("_family", "_observed_at_ns", "field", "has_trigger", "is_sampled", "service", "traceparent")
+    __slots__ = (
+        "_family", "_observed_at_ns", "_trigger_time_ns", "field", "has_trigger", "service", "traceparent", "traces",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -33,9 +34,11 @@ class Origin:
         self.service = service
         self.traceparent = traceparent
         self.has_trigger = trigger_time_ns != 0
+        self._trigger_time_ns = trigger_time_ns
         self._observed_at_ns = observed_at_ns
         self._family = family
-        self.is_sampled = traceparent.endswith(_SAMPLED_SUFFIX)
+        self.traces = (traceparent,) if traceparent else ()
+        """The same as a tuple, shared by every node whose transaction brings nothing else."""
         self.field = origin_field(service, traceparent, trigger_time_ns, observed_at_ns, family)
 
     def without_trigger(self) -> Origin:
@@ -43,6 +46,10 @@ class Origin:
         if not self.has_trigger:
             return self
         return Origin(self.service, self.traceparent, 0, self._observed_at_ns, self._family)
+
+    def field_under(self, traceparent: str) -> bytes:
+        """The field for a node whose spans have a parent of their own."""
+        return origin_field(self.service, traceparent, self._trigger_time_ns, self._observed_at_ns, self._family)
 
 
 class Origins:
@@ -72,15 +79,24 @@ class Origins:
         """Traces of transactions that are replaced by the next one, to be followed up with it."""
         self._traces = (*self._traces, *traceparents)[-_TRACES_MAX:]
 
-    def fields(self) -> tuple[bytes, ...]:
-        """The `origins` fields, newest last."""
-        return tuple(origin.field for origin in self._held) if self._held else ()
+    def fields(self, parents: Mapping[str, str]) -> tuple[bytes, ...]:
+        """The `origins` fields, newest last; `parents` are traceparents to send in the place of others."""
+        if not self._held:
+            return ()
+        if not parents:
+            return tuple(origin.field for origin in self._held)
+        return tuple(
+            origin.field_under(parents[origin.traceparent]) if origin.traceparent in parents else origin.field
+            for origin in self._held
+        )
 
-    def sampled(self) -> tuple[str, ...]:
-        """Traceparents of the sampled changes, the newest ones, each once."""
+    def traces(self) -> tuple[str, ...]:
+        """Traceparents of the newest changes, sampled or not, each once, newest last."""
         if not self._held and not self._traces:
             return ()
-        held = (origin.traceparent for origin in self._held or () if origin.is_sampled)
+        if self._held and len(self._held) == 1 and not self._traces:
+            return self._held[0].traces
+        held = (origin.traceparent for origin in self._held or () if origin.traceparent)
         return tuple(dict.fromkeys((*self._traces, *held)))[-_TRACES_MAX:]
 
     def clear(self) -> None:

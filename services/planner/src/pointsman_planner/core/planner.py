@@ -42,8 +42,6 @@ class Applied:
     """Services whose input to planning changed."""
     marked: frozenset[NodeSession]
     """Sessions that were given something to send."""
-    traceparents: tuple[str, ...]
-    """Sampled traces of the batch, each once."""
     touched_services: frozenset[ServiceKey] = frozenset()
     """Services of which any fact changed."""
     changed_nodes: frozenset[str] = frozenset()
@@ -100,14 +98,12 @@ class Planner:
             for session in self._sessions.values():
                 self._go_live(session)
             marked.update(self._sessions.values())
-        traces = (change.traceparent for change in batch.changes if change.traceparent.endswith("01"))
-        return self._applied(effects, marked, changed, traces)
+        return self._applied(effects, marked, changed)
 
-    def _applied(self, effects: Effects, marked: set[NodeSession], changed: set[str], traces: Iterable[str]) -> Applied:
+    def _applied(self, effects: Effects, marked: set[NodeSession], changed: set[str]) -> Applied:
         applied = Applied(
             services=len(effects.services),
             marked=frozenset(marked),
-            traceparents=tuple(dict.fromkeys(traces)),
             touched_services=frozenset(effects.touched_services),
             changed_nodes=frozenset(changed),
             touched_nodes=frozenset(effects.touched_nodes),
@@ -130,8 +126,7 @@ class Planner:
                 if any(each is not None and each.concerns(key) for each in (older, change.value))
             ]
             changed |= self._refresh(key, before, origins, marked)
-        traces = (change.traceparent for change in changes if change.traceparent.endswith("01"))
-        return self._applied(effects, marked, changed, traces)
+        return self._applied(effects, marked, changed)
 
     def _fingerprint(self, concerned: Iterable[tuple[OverrideChange, Override | None]]) -> int:
         """Of the overrides in force: what came is added to it, and what went is taken off."""

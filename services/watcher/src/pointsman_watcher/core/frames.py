@@ -67,6 +67,11 @@ def encode_trace(traceparent: str) -> bytes:
     return pb.Change(trace=types_pb2.TraceContext(traceparent=traceparent)).SerializeToString()
 
 
+def decode_trace(trace: bytes) -> str:
+    """What `encode_trace` was given."""
+    return pb.Change.FromString(trace).trace.traceparent
+
+
 def opened_response(*, epoch: str, revision: int, is_resume: bool, heartbeat_interval_ms: int) -> bytes:
     """The first message of a stream."""
     start = pb.Opened.START_RESUME if is_resume else pb.Opened.START_SNAPSHOT

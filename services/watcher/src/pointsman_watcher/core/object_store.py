@@ -41,6 +41,16 @@ class Update:
     observed_at_ns: int = 0
     traceparent: str = ""
 
+    def traced(self, traceparent: str) -> "Update":
+        """The same, with its trace. `dataclasses.replace` would cost four times as much, for every change."""
+        return Update(
+            key=self.key,
+            body=self.body,
+            resource_version=self.resource_version,
+            observed_at_ns=self.observed_at_ns,
+            traceparent=traceparent,
+        )
+
 
 class ObjectStore:
     """Owned by one writer; readers look between its calls."""

@@ -68,13 +68,16 @@ class Subscription:
         """
         return len(self._dirty) > self._pending_keys_max + len(self._store)
 
-    def mark(self, keys: Iterable[ObjectKey]) -> None:
-        """Note that these objects changed."""
+    def mark(self, keys: Iterable[ObjectKey]) -> list[ObjectKey]:
+        """Note that these objects changed; returns those whose change before was not sent, and now never will be."""
+        merged: list[ObjectKey] = []
         for key in keys:
             if key in self._dirty:
-                self.conflated_count += 1
+                merged.append(key)
             else:
                 self._dirty[key] = None
+        self.conflated_count += len(merged)
+        return merged
 
     def next_message(self) -> bytes | None:
         """The next message to write, or None when the subscriber has everything. The first is always `opened`."""
