@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`pointsmanctl`: a client of the control API for people and scripts."""
