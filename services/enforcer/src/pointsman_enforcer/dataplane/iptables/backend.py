@@ -13,10 +13,12 @@ from typing import Final
 
 import structlog
 
+from pointsman_chassis.clock import SystemClock
 from pointsman_enforcer.core.stale_flows import Place
 from pointsman_enforcer.dataplane.base import Applied, Found, KernelError, Mended, ProxyMode
 from pointsman_enforcer.dataplane.exec import CommandError
 from pointsman_enforcer.dataplane.iptables import cleanup, layout, read_back, static
+from pointsman_enforcer.dataplane.iptables.affinity_memory import SetMemory
 from pointsman_enforcer.dataplane.iptables.change import (
     IptablesChange,
     Ledger,
@@ -33,7 +35,6 @@ from pointsman_enforcer.dataplane.iptables.static import StaticSettings
 from pointsman_enforcer.dataplane.iptables.touches import Touches
 from pointsman_enforcer.dataplane.iptables.writer import Writer, text_of
 from pointsman_enforcer.dataplane.node_settings import NodeSettings, effective_settings
-from pointsman_enforcer.dataplane.xtables.affinity import UnreadMemory
 from pointsman_enforcer.dataplane.xtables.families import usable_families
 from pointsman_enforcer.dataplane.xtables.text import Rules, Saved, parse_rules, restore_text
 from pointsman_enforcer.dataplane.xtables.tools import Tools, Variant
@@ -69,9 +70,9 @@ class IptablesDataplane:
         self._drop_invalid = self._tools.inside(lambda: _read(_TCP_BE_LIBERAL) in ("", "0"))
         self._touches = Touches()
         self._monitor: Monitor = open_monitor(self._tools, self._touches)
-        self.affinity = UnreadMemory()
         self.settings = effective_settings(node_settings, None)
         self._ledger = Ledger()
+        self.affinity = SetMemory(self._tools, SystemClock(), lambda: self._ledger.memories)
         self._observation: Observation | None = None
         self._saved = {family: Saved() for family in self._families}
         """What the kernel has of static chains and jumps, as of the last `observe` or write."""
@@ -152,7 +153,9 @@ class IptablesDataplane:
             await self._writer.execute(operations)
             self._ledger.commit(change)
             self._monitor.settle()
-        await self._writer.destroy(operations.memories_after, self._ledger.memories())
+        if any(record.kind is layout.Kind.MEMORY for record in (*change.additions, *change.removals)):
+            self.affinity.changed()
+        await self._writer.destroy(operations.memories_after, self._ledger.memories)
         after = self.counters
         return Applied(after[0] - before[0], after[1] - before[1])
 
@@ -210,6 +213,7 @@ class IptablesDataplane:
     def close(self) -> None:
         """See `Dataplane.close`."""
         self._rounds.close()
+        self.affinity.close()
         self._monitor.close()
         self._tools.close()
 

@@ -99,6 +99,7 @@ class Ledger:
         self.endpoints: dict[ChainId, bytes] = {}
         self.owned: set[Id] = set()
         """Memories, and elements that have one owner."""
+        self._memories: set[str] = set()
         self.counts: dict[Id, int] = {}
         self.unclaimed: set[Id] = set()
         """Elements of shared sets that the kernel has and no service has asked for."""
@@ -146,6 +147,8 @@ class Ledger:
             self.endpoints[record.family, record.key.decode()] = value
         elif record.kind is not Kind.SHARED:
             self.owned.add(record)
+            if record.kind is Kind.MEMORY:
+                self._memories.add(record.key.decode())
         elif record not in self.counts:
             self.unclaimed.add(record)
 
@@ -171,9 +174,10 @@ class Ledger:
         """Every element and memory, as the kernel has them."""
         return {*self.counts, *self.unclaimed, *self.owned}
 
+    @property
     def memories(self) -> set[str]:
-        """Names of the sets of clients."""
-        return {record.key.decode() for record in self.owned if record.kind is Kind.MEMORY}
+        """Names of the sets of clients. Not to be changed."""
+        return self._memories
 
     def is_taken(self, place: Place) -> bool:
         """Whether some service has this place. May be asked in any thread."""
@@ -190,6 +194,8 @@ class Ledger:
             self.taken.discard(record)
         elif record.kind is Kind.ENDPOINTS:
             self.endpoints.pop((record.family, record.key.decode()), None)
+        elif record.kind is Kind.MEMORY:
+            self._memories.discard(record.key.decode())
         self.owned.discard(record)
         self.unclaimed.discard(record)
 

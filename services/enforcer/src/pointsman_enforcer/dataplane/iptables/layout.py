@@ -101,6 +101,11 @@ def is_memory(name: str) -> bool:
     return name.startswith((f"{SET_PREFIX}a4-", f"{SET_PREFIX}a6-"))
 
 
+def memory_family(name: str) -> Family:
+    """The family of the clients of a set that remembers them."""
+    return Family.IPV4 if name.startswith(f"{SET_PREFIX}a4-") else Family.IPV6
+
+
 def is_endpoint_chain(name: str) -> bool:
     """Whether it is the chain of an endpoint set."""
     return name.startswith(_ENDPOINTS)

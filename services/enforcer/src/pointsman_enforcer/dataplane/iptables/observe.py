@@ -110,5 +110,5 @@ def _by_frontend(rules: Rules) -> dict[bytes, list[str]]:
 
 def _family(name: str) -> Family:
     if layout.is_memory(name):
-        return Family.IPV4 if name.startswith(f"{SET_PREFIX}a4") else Family.IPV6
+        return layout.memory_family(name)
     return Family(int(name[-1]))
