@@ -7,6 +7,12 @@ from support.manifests import RENDERED, Manifest, render, require_kubectl
 
 
 @pytest.fixture(params=RENDERED)
-def manifests(request: pytest.FixtureRequest) -> tuple[Manifest, ...]:
+def rendered(request: pytest.FixtureRequest) -> str:
     require_kubectl()
-    return render(request.param)
+    name: str = request.param
+    return name
+
+
+@pytest.fixture
+def manifests(rendered: str) -> tuple[Manifest, ...]:
+    return render(rendered)

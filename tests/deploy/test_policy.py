@@ -1,147 +1,112 @@
 # SPDX-License-Identifier: Apache-2.0
 """What may run in a cluster, and with which powers: asserted on the rendered manifests."""
 
-import yaml
+import re
 
-from support.manifests import RENDERED, ROOT, Manifest, config_files, of_kind, pod_of, workloads
+from support.deployed_settings import deployed_settings
+from support.manifests import (
+    COMPONENTS,
+    DEPLOY,
+    OVERLAYS,
+    RENDERED,
+    SERVICES,
+    Manifest,
+    container_of,
+    of_kind,
+    pod_of,
+    workloads,
+)
 
-COMPONENTS = {"watcher", "planner", "enforcer", "redis"}
-READ = ["get", "list", "watch"]
+XTABLES_MODES = {"iptables", "ipvs"}
+"""Modes that run iptables, whose legacy form opens a raw socket and a lock file that it shares with the node."""
+ON_THE_HOSTS_NETWORK = set(SERVICES)
 
 
-def test_every_overlay_is_rendered_by_these_tests() -> None:
-    overlays = {f"overlays/{path.parent.name}" for path in ROOT.glob("deploy/overlays/*/kustomization.yaml")}
-    assert set(RENDERED) == {"base", *overlays}
+def test_every_overlay_and_component_is_rendered_by_these_tests() -> None:
+    folders = {str(path.parent.relative_to(DEPLOY)) for path in DEPLOY.glob("*/*/kustomization.yaml")}
+    assert {each for each in folders if not each.startswith("base/")} == {*OVERLAYS, *COMPONENTS} == {*RENDERED[1:]}
 
 
 def test_every_folder_has_a_readme() -> None:
-    folders = {path.parent for path in (ROOT / "deploy").rglob("kustomization.yaml")}
+    folders = {path.parent for path in DEPLOY.rglob("kustomization.yaml")}
     assert [folder for folder in folders if not (folder / "README.md").is_file()] == []
 
 
-def test_all_components_are_there(manifests: tuple[Manifest, ...]) -> None:
-    assert set(workloads(manifests)) == COMPONENTS
+def test_the_readme_lists_every_overlay_and_component() -> None:
+    text = (DEPLOY / "README.md").read_text()
+    assert [name for name in RENDERED if f"`{name}/`" not in text] == []
+
+
+def test_all_services_are_there(rendered: str, manifests: tuple[Manifest, ...]) -> None:
+    others = {"components/external-redis": set(), "components/jaeger": {"redis", "jaeger"}}
+    others["overlays/dev"] = {"redis", "jaeger"}
+    assert set(workloads(manifests)) == {*SERVICES, *others.get(rendered, {"redis"})}
     assert workloads(manifests)["enforcer"]["kind"] == "DaemonSet"
 
 
-def test_the_watcher_may_read_four_kinds_the_planner_review_tokens_and_nobody_anything_else(
-    manifests: tuple[Manifest, ...],
-) -> None:
-    roles = {role["metadata"]["name"]: role["rules"] for role in of_kind(manifests, "ClusterRole", "Role")}
-    assert roles.pop("pointsman-planner") == [
-        {"apiGroups": ["authentication.k8s.io"], "resources": ["tokenreviews"], "verbs": ["create"]}
-    ]
-    assert list(roles) == ["pointsman-watcher"]
-    assert roles["pointsman-watcher"] == [
-        {"apiGroups": [""], "resources": ["services", "nodes"], "verbs": READ},
-        {"apiGroups": ["discovery.k8s.io"], "resources": ["endpointslices"], "verbs": READ},
-        {"apiGroups": ["networking.k8s.io"], "resources": ["servicecidrs"], "verbs": READ},
-    ]
-
-
-def test_only_watcher_and_planner_are_bound_and_hold_a_token_for_the_api_server(
-    manifests: tuple[Manifest, ...],
-) -> None:
-    bindings = of_kind(manifests, "ClusterRoleBinding", "RoleBinding")
-    assert {binding["roleRef"]["name"]: binding["subjects"] for binding in bindings} == {
-        name: [{"kind": "ServiceAccount", "name": name, "namespace": "pointsman-system"}]
-        for name in ("pointsman-watcher", "pointsman-planner")
-    }
+def test_no_container_has_more_power_than_it_needs(rendered: str, manifests: tuple[Manifest, ...]) -> None:
     for component, workload in workloads(manifests).items():
-        mounts_token = pod_of(workload).get("automountServiceAccountToken", True)
-        assert mounts_token is (component in {"watcher", "planner"}), component
-
-
-def test_an_enforcer_has_a_token_for_planners_alone_and_it_is_the_one_that_they_take(
-    manifests: tuple[Manifest, ...],
-) -> None:
-    pod = pod_of(workloads(manifests)["enforcer"])
-    [identity] = [volume["projected"]["sources"] for volume in pod["volumes"] if "projected" in volume]
-    [token] = [source["serviceAccountToken"] for source in identity if "serviceAccountToken" in source]
-    files = {name: yaml.safe_load(text) for name, text in config_files(manifests).items()}
-    tokens = files["planner.yaml"]["access"]["tokens"]
-    assert token["audience"] == tokens["audience"]
-    assert tokens["enforcerServiceAccounts"] == [f"pointsman-system/{pod['serviceAccountName']}"]
-    [mount] = [each["mountPath"] for each in pod["containers"][0]["volumeMounts"] if each["name"] == "identity"]
-    assert files["enforcer.yaml"]["security"]["tokenFile"] == f"{mount}/{token['path']}"
-
-
-def test_no_container_has_more_power_than_it_needs(manifests: tuple[Manifest, ...]) -> None:
-    for component, workload in workloads(manifests).items():
-        pod = pod_of(workload)
-        assert not pod.keys() & {"hostPID", "hostIPC", "initContainers"}, component
+        pod, container = pod_of(workload), container_of(workload)
+        assert not pod.keys() & {"hostPID", "hostIPC", "initContainers", "shareProcessNamespace"}, component
         assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}, component
-        for container in pod["containers"]:
-            context = container["securityContext"]
-            assert not context.get("privileged"), component
-            assert context["allowPrivilegeEscalation"] is False, component
-            assert context["readOnlyRootFilesystem"] is True, component
-            expected = {"drop": ["ALL"], "add": ["NET_ADMIN"]} if component == "enforcer" else {"drop": ["ALL"]}
-            assert context["capabilities"] == expected, component
-            assert component == "enforcer" or pod["securityContext"]["runAsNonRoot"] is True, component
+        context = container["securityContext"]
+        assert not context.get("privileged"), component
+        assert context["allowPrivilegeEscalation"] is False, component
+        assert context["readOnlyRootFilesystem"] is True, component
+        assert context["capabilities"] == expected_capabilities(rendered, component), component
+        assert component == "enforcer" or pod["securityContext"]["runAsNonRoot"] is True, component
 
 
-def test_the_host_is_touched_only_where_it_must_be(manifests: tuple[Manifest, ...]) -> None:
+def expected_capabilities(rendered: str, component: str) -> Manifest:
+    if component != "enforcer":
+        return {"drop": ["ALL"]}
+    runs_iptables = deployed_settings(rendered, "enforcer")["mode"] in XTABLES_MODES
+    return {"drop": ["ALL"], "add": ["NET_ADMIN", "NET_RAW"] if runs_iptables else ["NET_ADMIN"]}
+
+
+def test_the_host_is_touched_only_where_it_must_be(rendered: str, manifests: tuple[Manifest, ...]) -> None:
     host_paths = {
-        component: [volume["hostPath"]["path"] for volume in pod_of(workload)["volumes"] if "hostPath" in volume]
+        component: {
+            volume["hostPath"]["path"] for volume in pod_of(workload).get("volumes", ()) if "hostPath" in volume
+        }
         for component, workload in workloads(manifests).items()
     }
-    assert host_paths == {"enforcer": ["/var/lib/pointsman"], "watcher": [], "planner": [], "redis": []}
+    enforcer = host_paths.pop("enforcer")
+    runs_iptables = deployed_settings(rendered, "enforcer")["mode"] in XTABLES_MODES
+    assert enforcer == {"/var/lib/pointsman"} | ({"/run/xtables.lock"} if runs_iptables else set())
+    assert set().union(*host_paths.values()) == set()
     on_host_network = {name for name, workload in workloads(manifests).items() if pod_of(workload).get("hostNetwork")}
-    assert on_host_network == {"watcher", "planner", "enforcer"}
+    assert on_host_network == ON_THE_HOSTS_NETWORK
 
 
-def test_what_needs_no_host_network_lives_in_a_restricted_namespace(manifests: tuple[Manifest, ...]) -> None:
-    levels = {
-        manifest["metadata"]["name"]: manifest["metadata"]["labels"]["pod-security.kubernetes.io/enforce"]
-        for manifest in of_kind(manifests, "Namespace")
-    }
+def test_namespaces_enforce_the_strictest_level_that_fits(manifests: tuple[Manifest, ...]) -> None:
+    labels = {each["metadata"]["name"]: each["metadata"]["labels"] for each in of_kind(manifests, "Namespace")}
+    expected = {"pointsman-system": "privileged", "pointsman-redis": "restricted"}
+    for name, found in labels.items():
+        assert found["pod-security.kubernetes.io/enforce"] == expected[name]
+        assert found["pod-security.kubernetes.io/enforce-version"] == "latest"
+    for workload in workloads(manifests).values():
+        namespace = workload["metadata"]["namespace"]
+        assert labels[namespace]["pod-security.kubernetes.io/enforce"] in {"privileged", "restricted"}
+        assert not (namespace == "pointsman-redis" and pod_of(workload).get("hostNetwork"))
+
+
+def test_images_have_a_full_version_or_are_built_here(manifests: tuple[Manifest, ...]) -> None:
     for component, workload in workloads(manifests).items():
-        expected = "privileged" if pod_of(workload).get("hostNetwork") else "restricted"
-        assert levels[workload["metadata"]["namespace"]] == expected, component
+        name, separator, tag = container_of(workload)["image"].rpartition(":")
+        assert separator, component
+        is_ours = name.rpartition("/")[2] == f"pointsman-{component}" and component in SERVICES
+        assert re.fullmatch(r"\d+\.\d+\.\d+(-[a-z]+)?", tag) or (is_ours and tag == "dev"), component
 
 
-def test_images_have_a_tag_that_is_not_latest(manifests: tuple[Manifest, ...]) -> None:
+def test_no_secret_is_written_down(manifests: tuple[Manifest, ...]) -> None:
+    assert list(of_kind(manifests, "Secret")) == []
+    for workload in workloads(manifests).values():
+        for variable in container_of(workload).get("env", ()):
+            assert not re.search(r"PASSWORD|TOKEN|SECRET|KEY", variable["name"]), variable["name"]
+
+
+def test_no_container_uses_a_volume_that_is_not_there_or_leaves_one_unused(manifests: tuple[Manifest, ...]) -> None:
     for component, workload in workloads(manifests).items():
-        for container in pod_of(workload)["containers"]:
-            _, separator, tag = container["image"].rpartition(":")
-            assert separator, component
-            assert tag not in {"", "latest"}, component
-
-
-def test_every_container_is_probed_and_limited(manifests: tuple[Manifest, ...]) -> None:
-    for component, workload in workloads(manifests).items():
-        for container in pod_of(workload)["containers"]:
-            assert {"readinessProbe", "livenessProbe"} <= container.keys(), component
-            assert container["resources"]["requests"].keys() == {"cpu", "memory"}, component
-            assert "memory" in container["resources"]["limits"], component
-
-
-def test_readiness_is_in_sync_and_not_merely_alive(manifests: tuple[Manifest, ...]) -> None:
-    containers = {name: pod_of(workload)["containers"][0] for name, workload in workloads(manifests).items()}
-    for component in ("watcher", "planner"):
-        assert containers[component]["readinessProbe"]["httpGet"] == {"path": "/readyz", "port": "metrics"}
-    assert containers["enforcer"]["readinessProbe"]["httpGet"] == {"path": "/healthz", "port": "healthz"}
-    assert {"name": "healthz", "containerPort": 10256} in containers["enforcer"]["ports"]
-
-
-def test_enforcers_run_everywhere_and_are_replaced_a_few_at_a_time(manifests: tuple[Manifest, ...]) -> None:
-    enforcer = workloads(manifests)["enforcer"]
-    assert pod_of(enforcer)["tolerations"] == [{"operator": "Exists"}]
-    assert pod_of(enforcer)["priorityClassName"] == "system-node-critical"
-    assert enforcer["spec"]["updateStrategy"]["rollingUpdate"] == {"maxUnavailable": "10%"}
-
-
-def test_nothing_on_the_way_to_the_kernel_depends_on_a_cluster_ip(manifests: tuple[Manifest, ...]) -> None:
-    pods = {name: pod_of(workload) for name, workload in workloads(manifests).items()}
-    assert pods["enforcer"]["dnsPolicy"] == "Default"
-    for component in ("watcher", "planner"):
-        environment = pods[component]["containers"][0]["env"]
-        [api_host] = [item for item in environment if item["name"] == "KUBERNETES_SERVICE_HOST"]
-        assert api_host["valueFrom"] == {"fieldRef": {"fieldPath": "status.hostIP"}}
-    headless = {
-        manifest["metadata"]["name"]
-        for manifest in of_kind(manifests, "Service")
-        if manifest["spec"].get("clusterIP") == "None"
-    }
-    assert headless == {"pointsman-planner"}
+        mounted = [mount["name"] for mount in container_of(workload).get("volumeMounts", ())]
+        assert sorted(mounted) == sorted(each["name"] for each in pod_of(workload).get("volumes", ())), component

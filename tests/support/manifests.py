@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Rendering deploy/ with a stock kubectl, and reading the result."""
 
+import os
 import re
 import shutil
 import subprocess
+import tempfile
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -13,7 +15,15 @@ import pytest
 import yaml
 
 ROOT: Final = Path(__file__).resolve().parents[2]
-RENDERED: Final = ("base", "overlays/dev")
+DEPLOY: Final = ROOT / "deploy"
+OVERLAYS: Final = ("overlays/kind", "overlays/dev", "overlays/production")
+COMPONENTS: Final = tuple(
+    f"components/{path.parent.name}" for path in sorted(DEPLOY.glob("components/*/kustomization.yaml"))
+)
+RENDERED: Final = ("base", *OVERLAYS, *COMPONENTS)
+"""Everything that can be deployed; a component stands for the base with it alone."""
+SERVICES: Final = ("watcher", "planner", "enforcer")
+WORKLOADS: Final = ("Deployment", "DaemonSet", "StatefulSet")
 
 Manifest = dict[str, Any]
 
@@ -29,12 +39,33 @@ def require_kubectl() -> None:
 
 
 @cache
-def render(folder: str) -> tuple[Manifest, ...]:
-    """The manifests that `kubectl kustomize deploy/<folder>` prints."""
-    command = ["kubectl", "kustomize", str(ROOT / "deploy" / folder)]
+def render(name: str) -> tuple[Manifest, ...]:
+    """The manifests of one of RENDERED."""
+    if not name.startswith("components/"):
+        return _kustomize(DEPLOY / name)
+    return compose("base", name)
+
+
+@cache
+def compose(base: str, *components: str) -> tuple[Manifest, ...]:
+    """The manifests of an overlay that consists of these folders of deploy/."""
+    with tempfile.TemporaryDirectory() as directory:
+        folder = Path(directory).resolve()
+        document = {
+            "apiVersion": "kustomize.config.k8s.io/v1beta1",
+            "kind": "Kustomization",
+            "resources": [os.path.relpath(DEPLOY / base, folder)],
+            "components": [os.path.relpath(DEPLOY / each, folder) for each in components],
+        }
+        (folder / "kustomization.yaml").write_text(yaml.safe_dump(document))
+        return _kustomize(folder)
+
+
+def _kustomize(folder: Path) -> tuple[Manifest, ...]:
+    command = ["kubectl", "kustomize", str(folder)]
     result = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
     assert result.returncode == 0, result.stderr
-    return tuple(yaml.safe_load_all(result.stdout))
+    return tuple(yaml.load_all(result.stdout, Loader=yaml.CSafeLoader))
 
 
 def of_kind(manifests: tuple[Manifest, ...], *kinds: str) -> Iterator[Manifest]:
@@ -44,7 +75,7 @@ def of_kind(manifests: tuple[Manifest, ...], *kinds: str) -> Iterator[Manifest]:
 
 def workloads(manifests: tuple[Manifest, ...]) -> dict[str, Manifest]:
     """Component name -> whatever makes its pods."""
-    found = of_kind(manifests, "Deployment", "DaemonSet", "StatefulSet")
+    found = of_kind(manifests, *WORKLOADS)
     return {manifest["metadata"]["labels"]["app.kubernetes.io/component"]: manifest for manifest in found}
 
 
@@ -54,6 +85,16 @@ def pod_of(workload: Manifest) -> Manifest:
     return spec
 
 
-def config_files(manifests: tuple[Manifest, ...]) -> dict[str, str]:
-    """File name -> content, of every ConfigMap."""
-    return {name: text for manifest in of_kind(manifests, "ConfigMap") for name, text in manifest["data"].items()}
+def container_of(workload: Manifest) -> Manifest:
+    """The one container of a workload."""
+    [container] = pod_of(workload)["containers"]
+    found: Manifest = container
+    return found
+
+
+def config_layers(manifests: tuple[Manifest, ...], service: str) -> dict[str, str]:
+    """File name -> content of the directory that a service is configured by, in the order in which it reads them."""
+    pod = pod_of(workloads(manifests)[service])
+    [mounted] = [volume["configMap"]["name"] for volume in pod["volumes"] if "configMap" in volume]
+    [config] = [each for each in of_kind(manifests, "ConfigMap") if each["metadata"]["name"] == mounted]
+    return dict(sorted(config["data"].items()))
