@@ -72,7 +72,7 @@ proto-check: $(SETUP) ## lint the protobuf contract and prove that the stubs are
 
 .PHONY: test
 test: $(SETUP) ## all tests (root: they make network namespaces of their own)
-	$(BIN)/pytest tests $(PYTEST_ARGS)
+	@scripts/test.sh $(PYTEST_ARGS)
 
 .PHONY: conformance
 conformance: $(SETUP) ## the packet-flow matrix against a real kernel: MODE=nftables, iptables-legacy, iptables-nft, ipvs, userspace; FULL=1 for all generated rows

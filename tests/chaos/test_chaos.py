@@ -20,6 +20,7 @@ PLACES = Places(
 
 @pytest.mark.root
 @pytest.mark.lab
+@pytest.mark.alone
 @pytest.mark.timeout(180)
 def test_nothing_fails_and_everything_agrees_whatever_is_done_to_the_parts() -> None:
     argv = [sys.executable, str(_RUN), "--seed", "11", "--duration", "12"]

@@ -16,7 +16,7 @@ from conformance.executors.pool import KernelPool
 from conformance.model import IpFamily, Row
 from conformance.table import all_rows, runnable
 
-pytestmark = [pytest.mark.root, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.root, pytest.mark.alone, pytest.mark.timeout(600)]
 ROWS = [row for row in runnable(all_rows(), "nftables") if row.check is None]
 GENERATED = (*generated.rows(4, seed=2026), *generated_affinity.rows(2, seed=2026))
 SYSTEMATIC = tuple(systematic.some_worlds(systematic.covering(), 8))

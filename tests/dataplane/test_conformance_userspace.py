@@ -11,7 +11,7 @@ from conformance.executors.modes import USERSPACE
 from conformance.executors.pool import KernelPool
 from conformance.table import all_rows, runnable
 
-pytestmark = [pytest.mark.root, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.root, pytest.mark.alone, pytest.mark.timeout(600)]
 ROWS = [row for row in runnable(all_rows(), USERSPACE.rows) if row.check is None]
 SECTIONS = frozenset({1, 2, 3, 5, 8, 11, 15})
 """Those whose rows meet something different here; `make conformance MODE=userspace` runs all."""

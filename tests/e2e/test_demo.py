@@ -10,7 +10,7 @@ import sys
 
 import pytest
 
-pytestmark = [pytest.mark.root, pytest.mark.lab, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.root, pytest.mark.alone, pytest.mark.lab, pytest.mark.timeout(180)]
 
 CHECKS_MIN = 20
 
