@@ -7,6 +7,7 @@ from typing import Any, Final
 
 import click
 
+from pointsman_ctl.commands.override import override
 from pointsman_ctl.commands.packets import explain
 from pointsman_ctl.commands.plan import plan
 from pointsman_ctl.commands.services import endpoints, services
@@ -16,7 +17,7 @@ from pointsman_ctl.commands.wait import wait
 
 SECTIONS: Final = (
     ("See", (status, services, endpoints, plan, explain)),
-    ("Change and wait", (wait,)),
+    ("Change and wait", (wait, override)),
     ("This command", (version, completion)),
 )
 

@@ -28,7 +28,7 @@ _REDRAW_SECONDS_MIN: Final = 0.2
 @with_output()
 @with_run
 def status(run: Run, shown: Format, nodes: tuple[str, ...], selector: str, watch: bool) -> None:
-    r"""How far each node has come.
+    """How far each node has come.
 
     SHARD is the planner that serves the node. SENT, ACKED and APPLIED are revisions of that planner: the last one sent,
     the last one that the node holds, the last one in its kernel. They stand still while changes do not concern a node:

@@ -49,7 +49,7 @@ async def _server_versions(run: Run) -> dict[str, Any]:
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
 @click.pass_context
 def completion(context: click.Context, shell: str) -> None:
-    r"""Print the completion script of a shell.
+    """Print the completion script of a shell.
 
     \b
     source <(pointsmanctl completion bash)
