@@ -4,12 +4,13 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 import pytest
 
 from support.lab_cluster import ALL_SERVICES, lab
-from support.lab_process import wait_synced
+from support.lab_process import away, wait_synced
 from support.lab_world import fresh_namespace, start_backends
 
 if TYPE_CHECKING:
@@ -29,9 +30,9 @@ async def whole_trace(world: World, what: str, *, removed: bool = False) -> tupl
     async def is_whole() -> bool:
         ids = await world.cluster.find_traces(attribute="object", value=f"{what} {world.namespace}/web")
         traces = [tuple(await world.cluster.trace(trace_id)) for trace_id in ids]
-        found[:] = [spans for spans in traces if spans[0].attributes["removed"] is removed]
+        found[:] = [spans for spans in traces if spans and spans[0].attributes.get("removed") is removed]
         names = [span.name for spans in found for span in spans]
-        return names.count("dataplane.apply") >= 3 <= names.count("ack")
+        return names.count("dataplane.apply") >= 3 <= names.count("ack") and "plan.compute" in names
 
     await world.cluster.wait_until(is_whole, f"the trace of {what} {world.namespace}/web")
     assert len(found) == 1, "one change, one trace"
@@ -46,18 +47,17 @@ async def test_a_change_is_one_trace_from_the_event_to_the_kernel_of_every_node(
     nodes = {node.name for node in world.cluster.nodes}
     (root,) = [span for span in spans if not span.parent_id]
     assert (root.name, root.service) == ("watch.event", "pointsman-watcher")
-    ids = {span.span_id for span in spans}
-    assert all(span.parent_id in ids for span in spans if span is not root)
     (compute,) = [span for span in spans if span.name == "plan.compute"]
-    assert compute.service == PLANNER
+    assert (compute.service, compute.parent_id) == (PLANNER, root.span_id)
     assert compute.attributes["pointsman.nodes"] == 3
-    for name in ("plan.send", "ack"):
-        assert {s.attributes["k8s.node.name"] for s in spans if s.name == name and s.service == PLANNER} == nodes, name
-    for name in ("dataplane.render", "dataplane.apply"):
-        assert {span.host for span in spans if span.name == name and span.service == ENFORCER} == nodes, name
-    assert {span.name for span in spans} == {
-        "watch.event", "plan.compute", "plan.send", "dataplane.render", "dataplane.apply", "ack",
-    }  # fmt: skip
+    sends = {str(span.attributes["k8s.node.name"]): span for span in spans if span.name == "plan.send"}
+    assert set(sends) == nodes
+    assert {(send.service, send.parent_id) for send in sends.values()} == {(PLANNER, compute.span_id)}
+    for node, send in sends.items():
+        below = sorted((span.name, span.service) for span in spans if span.parent_id == send.span_id)
+        assert below == [("ack", PLANNER), ("dataplane.apply", ENFORCER), ("dataplane.render", ENFORCER)], node
+        assert {span.host for span in spans if span.parent_id == send.span_id and span.service == ENFORCER} == {node}
+    assert len(spans) == 2 + 4 * len(nodes), "and nothing else"
     assert not any(span.is_error for span in spans)
 
 
@@ -80,6 +80,72 @@ async def test_a_removal_is_a_trace_too(world: World) -> None:
     await world.delete_service()
     (root, *_) = await whole_trace(world, "service", removed=True)
     assert root.attributes["object"] == f"service {world.namespace}/web"
+
+
+async def test_changes_that_a_node_takes_together_are_linked(world: World) -> None:
+    names, node = ("a", "b", "c", "d"), world.cluster.nodes[0].name
+    await wait_synced(world.cluster)
+    async with away(world.cluster, f"enforcer-{node}", "stopped"):
+        for name in names:  # two transactions may be on their way; what comes then is one
+            await world.service(name)
+            await wait_trace(world, name, "plan.compute")
+    traces = {name: await wait_trace(world, name, "ack", node) for name in names}
+    sends = {name: sent_to(spans, node) for name, spans in traces.items()}
+    newest = sends["d"]
+    assert newest.attributes["pointsman.coalesced"] == 2
+    assert newest.links == ((sends["c"].trace_id, sends["c"].span_id),)
+    assert sends["c"].links == ((newest.trace_id, newest.span_id),)
+    assert sends["c"].attributes["pointsman.nonce"] == newest.attributes["pointsman.nonce"]
+    applies = [span for name in "cd" for span in traces[name] if (span.name, span.host) == ("dataplane.apply", node)]
+    assert {trace_id for span in applies for trace_id, _ in span.links} >= {span.trace_id for span in applies}
+    assert len(traces["d"]) == 2 + 4 * len(world.cluster.nodes), "each trace is whole by itself"
+
+
+async def wait_trace(world: World, name: str, span: str, node: str = "") -> list[Span]:
+    """The trace of the Service's change once it has such a span (of a node)."""
+    found: list[Span] = []
+
+    async def is_there() -> bool:
+        for trace_id in await world.cluster.find_traces(attribute="object", value=f"service {world.namespace}/{name}"):
+            found[:] = await world.cluster.trace(trace_id)
+            nodes = len(world.cluster.nodes)
+            if sum(each.name == span for each in found) >= (nodes if node else 1):
+                return not node or sum(each.name == "dataplane.apply" for each in found) >= nodes
+        return False
+
+    await world.cluster.wait_until(is_there, f"{span} of {name}")
+    return found
+
+
+def sent_to(spans: Iterable[Span], node: str) -> Span:
+    [found] = [span for span in spans if span.name == "plan.send" and span.attributes["k8s.node.name"] == node]
+    return found
+
+
+async def test_an_unsampled_change_leaves_no_span_but_those_of_a_node_that_is_slow() -> None:
+    environment = {"OTEL_TRACES_SAMPLER": "parentbased_always_off"}
+    async with lab(nodes=1, zones=1, services=ALL_SERVICES, environment=environment) as cluster:
+        backends = await start_backends(cluster)
+        await wait_synced(cluster)
+        async with fresh_namespace(cluster, backends, "unsampled") as world:
+            before = set(await cluster.find_traces(limit=1000))
+            await world.service("slow")
+            await wait_synced(cluster)
+            async with away(cluster, "enforcer-node-1", "stopped"):
+                await world.patch_service({"ports": [{"name": "other", "port": 81}]}, "slow")
+                await cluster.node_exec("node-1", "sleep", "0.2")  # what is slow takes time
+            await wait_synced(cluster)
+
+            spans: list[Span] = []
+
+            async def is_kept() -> bool:
+                ids = [each for each in await cluster.find_traces(name="ack", limit=1000) if each not in before]
+                spans[:] = [span for trace_id in ids for span in await cluster.trace(trace_id)]
+                return any(span.attributes.get("pointsman.slow") for span in spans)
+
+            await cluster.wait_until(is_kept, "the slow node's span")
+            assert {span.name for span in spans} <= {"ack", "dataplane.render", "dataplane.apply"}
+            assert {span.attributes["pointsman.slow"] for span in spans if span.name == "ack"} == {True}
 
 
 async def test_with_sampling_off_changes_arrive_and_no_span_is_sent() -> None:
