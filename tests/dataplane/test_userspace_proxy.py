@@ -104,6 +104,8 @@ def test_a_reset_is_passed_on(world: ProxyWorld) -> None:
         world.serve(endpoint(ONE))
         with world.connect() as client:
             upstream, _ = server.accept()
+            client.send(b"x")
+            assert upstream.recv(1) == b"x"
             upstream.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             upstream.close()
             with pytest.raises(ConnectionResetError):

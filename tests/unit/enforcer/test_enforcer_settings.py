@@ -62,7 +62,7 @@ def test_what_is_written_is_read_back() -> None:
         ("ipvs: {schedulerFlags: [fallback]}", "ipvs.schedulerFlags"),
         ("ipvs: {excludeCIDRs: [x]}", r"ipvs.excludeCIDRs\[0\]"),
         ("ipvs: {udpTimeout: 20ms}", "ipvs.udpTimeout: must be 0s, or at least 1s"),
-        ("userspace: {redirect: iptables}", "userspace.redirect"),
+        ("userspace: {redirect: ipvs}", "userspace.redirect"),
         ("userspace: {addresses: {'10.0.0.1': 127.0.0.1}}", "userspace.addresses: has a meaning with redirect none"),
         ("userspace: {redirect: none, addresses: {'10.0.0.1': '::1'}}", "::1 is of the other family"),
         ("userspace: {flowsMax: 0}", "userspace.flowsMax: 0 is not within"),

@@ -2,7 +2,7 @@
 """The sections of EnforcerConfiguration that belong to one mode, in kube-proxy's words where it has one.
 
 As in kube-proxy, a mode reads its own section, and ipvs reads `masqueradeAll` and the variant of the tool from
-`iptables` as well. The rules of userspace mode are those of nftables mode, so it reads their masquerading there.
+`iptables` as well. The rules of userspace mode are those of nftables or iptables mode, and so are their settings.
 """
 
 from __future__ import annotations
@@ -88,14 +88,17 @@ class IpvsSettings(PeriodSettings, frozen=True):
 class UserspaceSettings(PeriodSettings, frozen=True):
     """The userspace mode, which kube-proxy had until 1.25."""
 
-    redirect: Literal["nftables", "none"] = "nftables"
-    """nftables: rules lead to the proxy. none: no rules and no privilege; the proxy listens at the Services' addresses
-    themselves, which must be local in this network namespace, or at those given in `addresses`."""
+    redirect: Literal["nftables", "iptables", "none"] = "nftables"
+    """nftables, iptables: rules of that mode lead to the proxy. none: no rules, no privilege; the proxy listens at the
+    Services' addresses themselves, which must be local in this network namespace, or at those given in `addresses`."""
     addresses: dict[str, str] = field(default_factory=dict)
     """With redirect none: the local address to listen at, by the address of a Service; an empty key is for node ports.
     Without an entry a Service's own address is taken, and for node ports the node's primary one."""
     udp_idle_timeout: Duration = Duration(0.25)
     """A UDP flow ends after so long a silence."""
+    tcp_idle_timeout: Duration = Duration(0.0)
+    """A TCP connection is reset after so long a silence; 0s = never, as in kube-proxy. Peers that are gone without a
+    word are found by keepalives after two minutes; one that has ended its side may be silent for an hour."""
     connections_max: int = 65_536
     """TCP connections at a time; each costs two descriptors. Never more than the descriptors of the process allow."""
     flows_max: int = 16_384

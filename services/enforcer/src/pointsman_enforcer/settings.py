@@ -190,6 +190,10 @@ class EnforcerConfiguration(Settings, frozen=True):
         }
         return sections.get(self.mode, self.nftables)
 
+    @property
+    def _uses_iptables(self) -> bool:
+        return self.mode in ("iptables", "ipvs") or (self.mode == "userspace" and self.userspace.redirect == "iptables")
+
     def node_settings(self) -> NodeSettings:
         """The part the dataplane needs."""
         mode = DetectLocalMode(self.detect_local_mode)
@@ -203,7 +207,7 @@ class EnforcerConfiguration(Settings, frozen=True):
             detect_local_mode=mode,
             cluster_cidrs=tuple(map(parse_prefix, validation.split_cidrs(self.cluster_cidr))),
             interface=interfaces.get(mode, ""),
-            masquerade_all=(self.iptables if self.mode in ("iptables", "ipvs") else self.nftables).masquerade_all,
+            masquerade_all=(self.iptables if self._uses_iptables else self.nftables).masquerade_all,
             node_port_addresses=None if is_primary else tuple(map(parse_prefix, texts)),
             primary_address=_specific(parse_address(self.bind_address)),
         )

@@ -18,11 +18,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from enum import Enum
-from typing import NamedTuple, Protocol, Self, TypeVar
+from typing import NamedTuple, Protocol, Self, TypeVar, runtime_checkable
 
 from pointsman_chassis.errors import ApplyError
+from pointsman_chassis.metrics import Registry
 from pointsman_enforcer.core.stale_flows import Place
 from pointsman_enforcer.dataplane.affinity import AffinityMemory
+from pointsman_enforcer.dataplane.flows import Flows
 from pointsman_model.names import ServiceKey
 from pointsman_model.plan import DataplaneSettings, NodeFacts, ServicePlan
 
@@ -201,6 +203,22 @@ class Dataplane(Protocol[C]):
 
     def close(self) -> None:
         """Let go of sockets; what is programmed stays."""
+
+
+@runtime_checkable
+class Measured(Protocol):
+    """A dataplane with figures of its own."""
+
+    def measure(self, registry: Registry) -> None:
+        """Register them; once."""
+
+
+@runtime_checkable
+class Redirecting(Protocol):
+    """A dataplane whose rules lead elsewhere than to endpoints."""
+
+    def flows(self, flows: Flows) -> Flows:
+        """Who tells `flows` of plans as entries of the connection table show them."""
 
 
 NODE = ServiceKey("", "")

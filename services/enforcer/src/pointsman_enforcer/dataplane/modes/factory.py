@@ -43,8 +43,8 @@ def why_not(config: EnforcerConfiguration) -> str:
 
 
 def has_conntrack(config: EnforcerConfiguration) -> bool:
-    """Whether the kernel's connection table leads to endpoints; where a proxy does, its entries lead to the proxy."""
-    return config.mode != ProxyMode.USERSPACE.value
+    """Whether rules of ours have entries in the kernel's connection table: not where there are no rules."""
+    return config.mode != ProxyMode.USERSPACE.value or config.userspace.redirect != "none"
 
 
 def reconciler_limits(mode: ProxyMode) -> ReconcilerLimits:
@@ -102,6 +102,7 @@ def _userspace(config: EnforcerConfiguration) -> Dataplane[Any]:
     section = config.userspace
     limits = ProxyLimits(
         udp_idle_seconds=section.udp_idle_timeout,
+        tcp_idle_seconds=section.tcp_idle_timeout,
         connections_max=section.connections_max,
         flows_max=section.flows_max,
     )
@@ -110,12 +111,19 @@ def _userspace(config: EnforcerConfiguration) -> Dataplane[Any]:
 
         places = {parse_address(key) if key else b"": parse_address(value) for key, value in section.addresses.items()}
         return RootlessDataplane(node_settings=config.node_settings(), places=places, limits=limits)
-    from pointsman_enforcer.dataplane.nftables import support  # noqa: PLC0415 - see the module
+    from pointsman_enforcer.dataplane.modes.variant import variant_of  # noqa: PLC0415 - see the module
     from pointsman_enforcer.dataplane.userspace.backend import UserspaceDataplane  # noqa: PLC0415 - see the module
 
-    support.probe()
+    by_nftables = section.redirect == "nftables"
+    if by_nftables:
+        from pointsman_enforcer.dataplane.nftables import support  # noqa: PLC0415 - see the module
+
+        support.probe()
     return UserspaceDataplane(
-        node_settings=config.node_settings(), masquerade_bit=config.nftables.masquerade_bit, limits=limits
+        node_settings=config.node_settings(),
+        masquerade_bit=(config.nftables if by_nftables else config.iptables).masquerade_bit,
+        variant=None if by_nftables else variant_of(config.iptables.variant),
+        limits=limits,
     )
 
 

@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The userspace dataplane: the rules of another mode, which lead to a proxy of this process instead of to endpoints.
 
-Ownership: the kernel objects of nftables or iptables mode, adopted, mended and removed by its code (`rules_mode` says
-whose). What a restarted process finds there leads to ports where nobody listens any more: they are avoided, and
-replaced service by service.
+Ownership: the kernel objects of nftables or iptables mode, adopted, mended and removed by its code. What a restarted
+process finds there leads to ports where nobody listens any more: they are avoided, and replaced service by service.
 """
 
 from __future__ import annotations
@@ -12,13 +11,17 @@ import asyncio
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from pointsman_chassis.clock import Clock, SystemClock
+from pointsman_chassis.metrics import Registry
 from pointsman_enforcer.core.stale_flows import Place
-from pointsman_enforcer.dataplane.base import Applied, Found, KernelError, Mended, ProxyMode, ReadBack
+from pointsman_enforcer.dataplane.base import Applied, Found, KernelError, Measured, Mended, ProxyMode, ReadBack
+from pointsman_enforcer.dataplane.flows import Flows
 from pointsman_enforcer.dataplane.node_settings import NodeSettings
 from pointsman_enforcer.dataplane.userspace import target
 from pointsman_enforcer.dataplane.userspace.change import UserspaceChange, diff
+from pointsman_enforcer.dataplane.userspace.flows import ProxiedFlows
 from pointsman_enforcer.dataplane.userspace.limits import ProxyLimits
 from pointsman_enforcer.dataplane.userspace.memory import ProxyMemory
+from pointsman_enforcer.dataplane.userspace.metrics import measure
 from pointsman_enforcer.dataplane.userspace.places import Places
 from pointsman_enforcer.dataplane.userspace.proxy import Proxy
 from pointsman_enforcer.dataplane.userspace.redirect import redirect
@@ -58,11 +61,6 @@ class UserspaceDataplane:
         self._places = Places(self.proxy.bind, self.proxy.release, clock or SystemClock())
         self._unclaimed: set[bytes] = set()
         """Listeners that no service has asked for since the last `observe`."""
-
-    @property
-    def rules_mode(self) -> ProxyMode:
-        """The mode whose kernel objects are used here: they are no leftovers, neither now nor when it follows."""
-        return self._rules.mode
 
     @property
     def settings(self) -> DataplaneSettings:
@@ -142,6 +140,16 @@ class UserspaceDataplane:
         self._unclaimed -= change.serves.keys() | change.closes.keys()
         self.affinity.served(change.serves)
         return applied
+
+    def flows(self, flows: Flows) -> Flows:
+        """See `base.Redirecting`."""
+        return ProxiedFlows(flows, self._places.promise)
+
+    def measure(self, registry: Registry) -> None:
+        """See `base.Measured`."""
+        measure(registry, self.proxy)
+        if isinstance(self._rules, Measured):
+            self._rules.measure(registry)
 
     def watch(self, noticed: Callable[[], None]) -> None:
         """See `Dataplane.watch`."""

@@ -8,41 +8,49 @@ it makes sure that it is free.
 from __future__ import annotations
 
 import random
-import resource
 import socket
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Final
 
 from pointsman_enforcer.dataplane.userspace.choice import AffinityTable, Balancer
-from pointsman_enforcer.dataplane.userspace.limits import ProxyCounters, ProxyLimits
+from pointsman_enforcer.dataplane.userspace.core import Core
+from pointsman_enforcer.dataplane.userspace.limits import ProxyCounters, ProxyLimits, within_descriptors
 from pointsman_enforcer.dataplane.userspace.poller import Poller
+from pointsman_enforcer.dataplane.userspace.relay import Relays
 from pointsman_enforcer.dataplane.userspace.target import Listener, parse_listener, parse_target
 from pointsman_enforcer.dataplane.userspace.tcp import TcpListener
 from pointsman_enforcer.dataplane.userspace.udp import UdpListener
 from pointsman_model.names import IPV4_BYTES, Protocol, format_address
 
-_DESCRIPTORS_RESERVED: Final = 256
-"""Of those the process may have, for everything but connections."""
 _KINDS: Final = {Protocol.TCP: socket.SOCK_STREAM, Protocol.UDP: socket.SOCK_DGRAM}
-_IP_FREEBIND: Final = 15
 
 
 class Proxy:
     """Started when made, in the network namespace of the calling thread."""
 
     def __init__(self, limits: ProxyLimits | None = None) -> None:
-        self.limits = _bounded(limits or ProxyLimits())
-        self.counters = ProxyCounters()
+        self.poller = Poller("pointsman-proxy")
+        self.core = Core(self.poller, within_descriptors(limits or ProxyLimits()))
         self.memories: dict[bytes, AffinityTable] = {}
         """By `Target.memory`; belongs to the proxy's thread."""
-        self.poller = Poller("pointsman-proxy")
+        self._relays = Relays(self.core)
         self._bound: dict[bytes, socket.socket] = {}
         self._listeners: dict[bytes, TcpListener | UdpListener] = {}
         self._served: dict[bytes, bytes] = {}
         self._users: Counter[bytes] = Counter()
         """How many listeners have each memory."""
         self.poller.start()
+
+    @property
+    def limits(self) -> ProxyLimits:
+        """What was asked for, as far as this process has descriptors for it."""
+        return self.core.limits
+
+    @property
+    def counters(self) -> ProxyCounters:
+        """May be read in any thread."""
+        return self.core.counters
 
     def bind(self, listener: Listener) -> Listener:
         """Take a place to listen at; port 0 stands for any that is free. The listener that it came to.
@@ -90,6 +98,7 @@ class Proxy:
         for opened in self._bound.values():
             opened.close()
         self._bound.clear()
+        self.core.pipes.close()
 
     def _bind(self, listener: Listener) -> Listener:
         if listener.port and listener.pack() in self._bound:
@@ -124,9 +133,10 @@ class Proxy:
             place = parse_listener(key)
             opened = self._bound.get(key) or self._bound[self._bind(place).pack()]
             balancer = Balancer(target, memory, random.randrange(len(target.endpoints)))  # noqa: S311 - no secret: nodes are not all to begin with the first endpoint
-            kind = TcpListener if place.protocol is Protocol.TCP else UdpListener
-            self._listeners[key] = kind(
-                opened, balancer, poller=self.poller, limits=self.limits, counters=self.counters
+            self._listeners[key] = (
+                TcpListener(opened, balancer, self.core, self._relays)
+                if place.protocol is Protocol.TCP
+                else UdpListener(opened, balancer, self.core)
             )
             self._users[target.memory] += 1
         self._served[key] = packed
@@ -150,17 +160,3 @@ class Proxy:
     def _release(self, key: bytes) -> None:
         if key not in self._listeners and (opened := self._bound.pop(key, None)) is not None:
             opened.close()
-
-
-def _bounded(limits: ProxyLimits) -> ProxyLimits:
-    """No more connections than there are descriptors for."""
-    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft == resource.RLIM_INFINITY:
-        return limits
-    spare = max(soft - _DESCRIPTORS_RESERVED, _DESCRIPTORS_RESERVED)
-    return ProxyLimits(
-        dial_seconds=limits.dial_seconds,
-        udp_idle_seconds=limits.udp_idle_seconds,
-        connections_max=min(limits.connections_max, spare // 3),
-        flows_max=min(limits.flows_max, spare // 4),
-    )

@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
+from pointsman_chassis.metrics import Registry
 from pointsman_enforcer.core.stale_flows import Place
 from pointsman_enforcer.dataplane.base import (
     Applied,
@@ -28,6 +29,7 @@ from pointsman_enforcer.dataplane.userspace import target
 from pointsman_enforcer.dataplane.userspace.change import UserspaceChange, diff
 from pointsman_enforcer.dataplane.userspace.limits import ProxyLimits
 from pointsman_enforcer.dataplane.userspace.memory import ProxyMemory
+from pointsman_enforcer.dataplane.userspace.metrics import measure
 from pointsman_enforcer.dataplane.userspace.proxy import Proxy
 from pointsman_enforcer.dataplane.userspace.redirect import PROXIED, target_of
 from pointsman_enforcer.dataplane.userspace.target import Listener
@@ -126,6 +128,10 @@ class RootlessDataplane:
         self._unclaimed -= change.serves.keys() | change.closes.keys()
         self.affinity.served(change.serves)
         return Applied(0, 0)
+
+    def measure(self, registry: Registry) -> None:
+        """See `base.Measured`."""
+        measure(registry, self.proxy)
 
     def watch(self, noticed: Callable[[], None]) -> None:
         """Nobody else can change a listener."""

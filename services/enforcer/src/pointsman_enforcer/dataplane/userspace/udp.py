@@ -15,9 +15,9 @@ from itertools import islice
 from typing import Any, Final
 
 from pointsman_enforcer.dataplane.userspace.choice import Balancer
+from pointsman_enforcer.dataplane.userspace.core import Core
 from pointsman_enforcer.dataplane.userspace.flow_table import Flow, FlowTable
-from pointsman_enforcer.dataplane.userspace.limits import ProxyCounters, ProxyLimits
-from pointsman_enforcer.dataplane.userspace.poller import Poller, Timer
+from pointsman_enforcer.dataplane.userspace.poller import Timer
 from pointsman_model.names import format_address
 
 _DATAGRAMS_MAX: Final = 128
@@ -32,23 +32,15 @@ ClientFlow = Flow[Client, socket.socket]
 class UdpListener:
     """Receives datagrams for one target."""
 
-    def __init__(
-        self,
-        opened: socket.socket,
-        balancer: Balancer,
-        *,
-        poller: Poller,
-        limits: ProxyLimits,
-        counters: ProxyCounters,
-    ) -> None:
+    def __init__(self, opened: socket.socket, balancer: Balancer, core: Core) -> None:
         """`opened` is bound. Datagrams that it has received already are for this target, too."""
         self.balancer = balancer
-        self._socket = opened
-        self._poller, self._limits, self._counters = poller, limits, counters
-        self._flows: FlowTable[Client, socket.socket] = FlowTable(limits.udp_idle_seconds)
+        self._socket, self._core = opened, core
+        self._poller, self._limits, self._counters = core.poller, core.limits, core.counters
+        self._flows: FlowTable[Client, socket.socket] = FlowTable(core.limits.udp_idle_seconds)
         self._sweeping: Timer | None = None
         opened.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _RECEIVE_BUFFER_BYTES)
-        poller.watch(opened.fileno(), select.EPOLLIN, self._receive)
+        core.poller.watch(opened.fileno(), select.EPOLLIN, self._receive)
 
     def serve(self, balancer: Balancer) -> None:
         """From now on choose by this; flows to endpoints that it does not keep end."""
@@ -82,7 +74,7 @@ class UdpListener:
 
     def _pass_on(self, flow: ClientFlow, data: bytes) -> None:
         try:
-            self._counters.bytes += flow.channel.send(data)
+            self._counters.bytes_to_endpoints += flow.channel.send(data)
         except BlockingIOError:
             self._counters.datagrams_dropped += 1
         except OSError:
@@ -91,7 +83,7 @@ class UdpListener:
 
     def _begin(self, client: Client) -> ClientFlow | None:
         if self._counters.flows >= self._limits.flows_max:
-            self._counters.over_limit += 1
+            self._core.refused("a flow")
             return None
         now = self._poller.now()
         address = socket.inet_pton(self._socket.family, client[0].partition("%")[0])
@@ -99,7 +91,7 @@ class UdpListener:
             try:
                 channel = socket.socket(self._socket.family, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
             except OSError:
-                self._counters.over_limit += 1
+                self._core.refused("a flow, for want of descriptors")
                 return None
             try:
                 channel.connect((format_address(endpoint[0]), endpoint[1]))
@@ -132,7 +124,7 @@ class UdpListener:
                 return
             self._flows.touch(flow, self._poller.now())
             with contextlib.suppress(OSError):
-                self._counters.bytes += self._socket.sendto(data, flow.client)
+                self._counters.bytes_to_clients += self._socket.sendto(data, flow.client)
 
     def _sweep_later(self) -> None:
         self._sweeping = self._poller.after(max(self._limits.udp_idle_seconds / 2, _SWEEP_SECONDS_MIN), self._sweep)
