@@ -14,6 +14,7 @@ from typing import Final
 import structlog
 
 from pointsman_chassis.clock import SystemClock
+from pointsman_chassis.metrics import Registry
 from pointsman_enforcer.core.stale_flows import Place
 from pointsman_enforcer.dataplane.base import Applied, Found, KernelError, Mended, ProxyMode
 from pointsman_enforcer.dataplane.exec import CommandError
@@ -87,6 +88,10 @@ class IptablesDataplane:
     def counters(self) -> tuple[int, int]:
         """Programs run and bytes given to them since the start."""
         return self._writer.counters
+
+    def measure(self, registry: Registry) -> None:
+        """See `dataplane.base.Measured`."""
+        self._rounds.counts.measure(registry)
 
     def configure(self, facts: NodeFacts) -> bool:
         """See `Dataplane.configure`: the rules of frontends name the detector."""

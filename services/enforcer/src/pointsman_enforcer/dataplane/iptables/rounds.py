@@ -20,6 +20,7 @@ import structlog
 from pointsman_enforcer.dataplane.exec import CommandError
 from pointsman_enforcer.dataplane.iptables import static
 from pointsman_enforcer.dataplane.iptables.change import Ledger
+from pointsman_enforcer.dataplane.iptables.counts import Found, PacketCounts, read_counts
 from pointsman_enforcer.dataplane.iptables.layout import Id, Kind
 from pointsman_enforcer.dataplane.iptables.picture import Differing, differing_rules, differing_sets, thing_of
 from pointsman_enforcer.dataplane.iptables.static import StaticSettings
@@ -59,6 +60,7 @@ class _Finding(NamedTuple):
 class _Round(NamedTuple):
     sets: Reading
     rules: Reading | None
+    counts: Found
 
 
 class Rounds:
@@ -81,6 +83,8 @@ class Rounds:
         """False once the tool turned out to print rules otherwise than we write them."""
         self._is_failing = False
         self.count = 0
+        """Rounds made."""
+        self.counts = PacketCounts()
 
     def watch(self, differs: Callable[[], None]) -> None:
         """Begin; `differs` is called, on the running loop, when something is not as the ledger says."""
@@ -133,10 +137,11 @@ class Rounds:
         names = set(tools.ipset_names())
         printed = tools.ipset_save_of([each for family in families for each in static.set_names(family)])
         sets = Reading(begun, differing_sets(books.ledger.all_sets(), names, printed))
+        counts = read_counts(tools)
         if not are_rules_due:
-            return _Round(sets, None)
+            return _Round(sets, None, counts)
         saved = {family: tools.save_blocking(family) for family in families}
-        return _Round(sets, Reading(begun, differing_rules(books.ledger, books.settings, saved)))
+        return _Round(sets, Reading(begun, differing_rules(books.ledger, books.settings, saved)), counts)
 
     def _done(self, future: Future[_Round]) -> None:
         self._ended_at = time.monotonic()
@@ -152,6 +157,7 @@ class Rounds:
     def _take(self, found: _Round) -> None:
         self._is_failing = False
         self.count += 1
+        self.counts.take(found.counts)
         self._sets, self._rules = found.sets, found.rules or self._rules
         begun = found.sets.begun
         if found.rules is not None:

@@ -34,6 +34,9 @@ REJECT_MARK: Final = 0x706D0001
 DROP_MARK: Final = 0x706D0002
 """The packets that carry these go no further, so no other user of marks meets them, save rules between the hooks."""
 
+LOCALHOST: Final = "-s 127.0.0.0/8"
+"""What a rule says that counts connections to node ports on the loopback address."""
+
 
 def set_name(role: str, family: Family) -> str:
     """For example `pointsman-vips4`."""

@@ -47,7 +47,7 @@ class Tools:
         self.variant = variant
         self.families = tuple(families)
         self._paths = {name: _path(name) for family in families for name in programs(variant, family)}
-        self._paths["ipset"] = _path("ipset")
+        self._paths.update({name: _path(name) for name in (*(_lister(variant, each) for each in families), "ipset")})
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="xtables")
         self._looking = ThreadPoolExecutor(max_workers=1, thread_name_prefix="xtables-look")
         for each in (self._thread, self._looking):
@@ -81,6 +81,11 @@ class Tools:
     def save_blocking(self, family: Family) -> str:
         """As `save`, on a thread of the tools."""
         return self._execute([self._paths[programs(self.variant, family)[1]]], "")
+
+    def list_chain(self, family: Family, table: str, chain: str) -> str:
+        """The rules of one chain with their counters, `-c PACKETS BYTES`; on a thread of the tools."""
+        program = self._paths[_lister(self.variant, family)]
+        return self._execute([program, "-w", str(LOCK_SECONDS), "-t", table, "-v", "-S", chain], "")
 
     async def ipset(self, lines: str) -> None:
         """Run commands of `ipset restore`; what exists already, or not any more, is no error."""
@@ -161,6 +166,10 @@ def programs(variant: Variant, family: Family) -> tuple[str, str]:
     """Names of restore and save, as installed."""
     prefix = "iptables" if family is Family.IPV4 else "ip6tables"
     return f"{prefix}-{variant.value}-restore", f"{prefix}-{variant.value}-save"
+
+
+def _lister(variant: Variant, family: Family) -> str:
+    return f"{'iptables' if family is Family.IPV4 else 'ip6tables'}-{variant.value}"
 
 
 def _path(name: str) -> str:
