@@ -12,11 +12,12 @@ from pointsman_ctl.commands.packets import explain
 from pointsman_ctl.commands.plan import plan
 from pointsman_ctl.commands.services import endpoints, services
 from pointsman_ctl.commands.status import status
+from pointsman_ctl.commands.trace import trace
 from pointsman_ctl.commands.version import completion, version
 from pointsman_ctl.commands.wait import wait
 
 SECTIONS: Final = (
-    ("See", (status, services, endpoints, plan, explain)),
+    ("See", (status, services, endpoints, plan, explain, trace)),
     ("Change and wait", (wait, override)),
     ("This command", (version, completion)),
 )

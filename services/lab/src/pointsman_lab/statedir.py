@@ -56,6 +56,7 @@ class StateDirectory:
         self.logs = self.path / "logs"
         self.config = self.path / "config"
         self.nodes = self.path / "nodes"
+        self.ctl_config = self.config / "pointsmanctl.yaml"
         self._lock = self.path / "lock"
 
     def clock(self, process: str) -> Path:

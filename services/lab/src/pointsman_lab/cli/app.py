@@ -18,7 +18,7 @@ from pointsman_lab.cli.up import stay_up, up_detached
 from pointsman_lab.cluster import Cluster
 from pointsman_lab.errors import LabUsageError
 from pointsman_lab.launch import end_by_pid
-from pointsman_lab.net.topology import place_name
+from pointsman_lab.net.topology import CONTROL, place_name
 from pointsman_lab.settings import LabSettings
 from pointsman_lab.statedir import DEFAULT_ROOT, StateDirectory, running_labs
 
@@ -83,6 +83,16 @@ def execute(
 ) -> None:
     """Run a command in the network namespace of a node, pod or client, with this terminal."""
     run(_execute(name, place, command))
+
+
+@app.command(context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
+def ctl(
+    arguments: Annotated[list[str], typer.Argument(help="A command of pointsmanctl and its arguments.")],
+    name: Name = "default",
+) -> None:
+    """Run pointsmanctl inside the lab, as its administrator."""
+    config = StateDirectory(DEFAULT_ROOT, name).ctl_config
+    run(_execute(name, CONTROL, ["env", f"POINTSMAN_CONFIG={config}", "pointsmanctl", *arguments]))
 
 
 @app.command()

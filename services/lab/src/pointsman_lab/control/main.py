@@ -153,6 +153,8 @@ class ControlProcess:
     async def _start_services(self) -> None:
         wanted = self._settings.services
         site = services.Site(settings=self._settings, state=self._state)
+        text = yaml.safe_dump(services.ctl_config(site), sort_keys=False)
+        self._state.ctl_config.write_text(text, encoding="utf-8")
         specs = []
         if "watcher" in wanted:
             specs += [

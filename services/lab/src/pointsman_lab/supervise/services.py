@@ -113,6 +113,24 @@ def enforcer_plan(site: Site, node: NodePlace) -> ServicePlan:
     return _plan(enforcer_name(node.name), node.name, config, site, "enforcer")
 
 
+def ctl_config(site: Site) -> dict[str, object]:
+    """The configuration of `pointsmanctl` for whoever calls it inside the lab."""
+    planners = site.topology.planners
+    identity = Pki(directory=site.state.pki).admin
+    context: dict[str, object] = {
+        "name": site.settings.name,
+        "servers": [_at(planner.address, PLANNER_PORT) for planner in planners],
+        "security": {
+            "certFile": str(identity.certificate),
+            "keyFile": str(identity.key),
+            "caFile": str(identity.ca),
+        },
+        "pages": [f"http://{_at(planner.address, PLANNER_METRICS_PORT)}" for planner in planners],
+        "kubeconfig": str(site.state.internal_kubeconfig),
+    }
+    return {"apiVersion": _API_VERSION, "kind": "CtlConfiguration", "contexts": [context]}
+
+
 def _at(address: DualStack, port: int) -> str:
     return f"{address.ipv4}:{port}"
 
