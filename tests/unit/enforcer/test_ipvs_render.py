@@ -13,6 +13,7 @@ from pointsman_enforcer.dataplane.ipvs.change import Ledger, diff
 from pointsman_enforcer.dataplane.ipvs.genetlink.model import ServiceFlags
 from pointsman_enforcer.dataplane.ipvs.layout import DROP_MARK, MASQUERADE, REJECT_MARK, TAKEN, Kind
 from pointsman_enforcer.dataplane.ipvs.render import Numbers, RenderContext, render_service
+from pointsman_enforcer.dataplane.ipvs.schedulers import Scheduler
 from pointsman_model.names import Family, Protocol, make_prefix
 from pointsman_model.plan import (
     DROP,
@@ -110,7 +111,7 @@ def test_affinity_with_endpoints_that_differ_by_sender_is_refused() -> None:
 
 def test_weights_choose_the_scheduler_unless_one_is_set() -> None:
     weighted = _plan(_CLUSTER, endpoints=(_A, _B._replace(weight=3)))
-    for context, wanted in ((_CONTEXT, "wrr"), (replace(_CONTEXT, scheduler="mh"), "mh")):
+    for context, wanted in ((_CONTEXT, "wrr"), (replace(_CONTEXT, scheduler=Scheduler("mh")), "mh")):
         records = _records(weighted, context)
         servers = [layout.server_of(*each)[0] for each in records.items() if each[0].kind is Kind.SERVER]
         assert {server.scheduler for server in servers} == {wanted}

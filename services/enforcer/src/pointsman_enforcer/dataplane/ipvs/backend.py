@@ -1,40 +1,56 @@
 # SPDX-License-Identifier: Apache-2.0
 """The IPVS dataplane: virtual servers known by marks, sets that lead to them, and a few static rules.
 
-Ownership: chains named POINTSMAN-*, sets named pointsman-*, one routing table, and the virtual servers that `observe`
-describes. A restarted process reads all of it once and writes what differs; everybody else's virtual servers stay.
+Ownership: chains named POINTSMAN-IPVS-*, sets named pointsman-ipvs-*, one routing table, and the virtual servers that
+`observe` describes. A restarted process reads all of it once and writes what differs; everybody else's virtual servers
+stay. What talks to IPVS does so on one thread, so that no send, however long, keeps the loop waiting.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import replace
-from typing import Final
+from typing import Final, TypeVar
 
 import structlog
 
+from pointsman_chassis.errors import UnsupportedError
 from pointsman_enforcer.core.stale_flows import Place
-from pointsman_enforcer.dataplane.base import Applied, Found, KernelError, Mended, ProxyMode
+from pointsman_enforcer.dataplane.base import (
+    Applied,
+    Found,
+    KernelError,
+    Mended,
+    ProxyMode,
+    ReadBack,
+    UnsupportedPlanError,
+)
 from pointsman_enforcer.dataplane.exec import CommandError
-from pointsman_enforcer.dataplane.ipvs import layout, node, static
+from pointsman_enforcer.dataplane.ipvs import layout
 from pointsman_enforcer.dataplane.ipvs.change import IpvsChange, Ledger, diff
 from pointsman_enforcer.dataplane.ipvs.genetlink.channel import IpvsChannel, IpvsError
 from pointsman_enforcer.dataplane.ipvs.genetlink.model import ServiceFlags, Timeouts
 from pointsman_enforcer.dataplane.ipvs.layout import Id, Kind, Records
+from pointsman_enforcer.dataplane.ipvs.node import Sysctls
 from pointsman_enforcer.dataplane.ipvs.observe import Observation, parse_sets, places_of
+from pointsman_enforcer.dataplane.ipvs.read_back import Reader
 from pointsman_enforcer.dataplane.ipvs.render import CAPABILITIES, Numbers, RenderContext, render_node, render_service
+from pointsman_enforcer.dataplane.ipvs.repair import SET_NAMES, Parts, Repair
+from pointsman_enforcer.dataplane.ipvs.schedulers import NAMES, Scheduler
 from pointsman_enforcer.dataplane.ipvs.servers import Servers
+from pointsman_enforcer.dataplane.ipvs.signs import SignReader
+from pointsman_enforcer.dataplane.ipvs.watch import Watch, Watched
 from pointsman_enforcer.dataplane.node_settings import NodeSettings, effective_settings
 from pointsman_enforcer.dataplane.xtables.affinity import UnreadMemory
-from pointsman_enforcer.dataplane.xtables.text import IPVS_PREFIX, parse_rules, restore_text
 from pointsman_enforcer.dataplane.xtables.tools import Tools, Variant
-from pointsman_model.names import Family
-from pointsman_model.plan import NodeFacts, ServicePlan
+from pointsman_model.names import Prefix
+from pointsman_model.plan import DataplaneSettings, NodeFacts, ServicePlan
 
 _KEEP: Final = Timeouts()
-POLL_SECONDS: Final = 1.0
-"""How often is looked whether somebody else changed something, and whether something has had its last connection."""
+Result = TypeVar("Result")
 
 
 class IpvsDataplane:
@@ -42,8 +58,6 @@ class IpvsDataplane:
 
     mode = ProxyMode.IPVS
     capabilities = CAPABILITIES
-    read_back = None
-    """Sets can only be read whole: see `mend`."""
 
     def __init__(
         self,
@@ -53,21 +67,58 @@ class IpvsDataplane:
         scheduler: str = "",
         flags: ServiceFlags = ServiceFlags.NONE,
         timeouts: Timeouts = _KEEP,
+        exclude_cidrs: Sequence[Prefix] = (),
+        strict_arp: bool = False,
     ) -> None:
-        """UnsupportedError when a tool is missing, IpvsError when there is no IPVS."""
+        """UnsupportedError when a tool or a scheduler is missing, IpvsError when there is no IPVS."""
         self._node_settings = node_settings
         self._tools = Tools(variant)
-        self._channel = self._tools.inside(IpvsChannel)
-        self._servers = Servers(self._channel)
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="ipvs")
         self._timeouts = timeouts
+        self._schedulers: set[str] = set()
+        try:
+            self._thread.submit(self._open, exclude_cidrs, strict_arp).result()
+            if scheduler and not (scheduler in NAMES and self._has_scheduler(scheduler)):
+                raise UnsupportedError(f"IPVS has no scheduler {scheduler!r} in this kernel")
+        except OSError as error:
+            raise IpvsError(f"IPVS cannot be used here: {error}") from error
         self.affinity = UnreadMemory()
-        self.settings = effective_settings(node_settings, None)
-        self._context = RenderContext(settings=self.settings, scheduler=scheduler, flags=flags)
+        settings = effective_settings(node_settings, None)
+        self._context = RenderContext(settings=settings, scheduler=Scheduler(scheduler, flags))
         self._numbers = Numbers()
         self._ledger = Ledger()
         self._observation: Observation | None = None
-        self._is_changed = False
-        self._timer: asyncio.TimerHandle | None = None
+
+    def _open(self, excluded: Sequence[Prefix], strict_arp: bool) -> None:  # noqa: FBT001 - of a thread's call
+        """On the thread: whatever is opened here is of its namespace."""
+        self._channel = IpvsChannel()
+        self._sysctls = Sysctls(strict_arp=strict_arp)
+        self._servers = Servers(self._channel, excluded=excluded, removing=self._sysctls.forgetting)
+        self._signs = SignReader(self._tools.variant)
+        self._watch = Watch(
+            Watched(
+                signs=self._signs,
+                servers=self._servers,
+                sysctls=self._sysctls,
+                sums=lambda: self._ledger.sums,
+                read_sets=lambda: self._tools.ipset_save_of(SET_NAMES),
+            ),
+            self._thread,
+        )
+        self._reader = Reader(self._watch.suspect)
+        parts = Parts(
+            tools=self._tools,
+            servers=self._servers,
+            sysctls=self._sysctls,
+            watch=self._watch,
+            inside=self._inside,
+        )
+        self._repair = Repair(parts, self._timeouts)
+
+    @property
+    def settings(self) -> DataplaneSettings:
+        """See `Dataplane.settings`."""
+        return self._context.settings
 
     @property
     def counters(self) -> tuple[int, int]:
@@ -77,25 +128,25 @@ class IpvsDataplane:
     def configure(self, facts: NodeFacts) -> bool:
         """See `Dataplane.configure`."""
         before = self._context
-        self.settings = effective_settings(self._node_settings, facts)
-        self._context = replace(before, settings=self.settings, addresses=facts.addresses)
+        settings = effective_settings(self._node_settings, facts)
+        self._context = replace(before, settings=settings, addresses=facts.addresses)
         return self._context != before
 
     async def observe(self) -> Found:
         """See `Dataplane.observe`."""
-        found, is_ours = await self._read()
+        with _told("reading what is ours"):
+            sets, elements = parse_sets(await self._tools.ipset_save())
+            places = set(places_of(elements, self._context.addresses))
+            servers = await self._inside(lambda: self._servers.read(places))
         self._ledger = Ledger()
-        self._observation = Observation(found, self._ledger)
-        return Found.OURS if is_ours else Found.NOTHING
+        self._observation = Observation({**elements, **servers}, self._ledger)
+        return Found.OURS if sets else Found.NOTHING
 
     async def prepare(self, *, whole_plan: bool = False) -> None:  # noqa: ARG002 - what is ours is always adopted
         """See `Dataplane.prepare`: sets, rules and routes stand before the first virtual server."""
-        try:
-            await self._write_static()
-            self._tools.inside(node.prepare)
-            self._servers.set_timeouts(self._timeouts)
-        except (CommandError, OSError) as error:
-            raise KernelError(f"static rules: {error}") from error
+        with _told("static rules"), self._writing():
+            await self._repair.write_static(self.settings)
+            await self._inside(self._repair.write_node)
 
     def claim(self, plan: ServicePlan, remembered: bytes) -> bytes:
         """See `Dataplane.claim`."""
@@ -109,8 +160,12 @@ class IpvsDataplane:
         return remembered if self._observation is None else _merged(remembered, self._observation.claim_node())
 
     def render(self, plan: ServicePlan, _previous: bytes) -> bytes:
-        """See `Dataplane.render`."""
-        return render_service(plan, self._context, self._numbers)
+        """See `Dataplane.render`; a scheduler that this kernel lacks is refused, too."""
+        rendering = render_service(plan, self._context, self._numbers)
+        name = plan.ipvs_scheduler.partition(",")[0].strip()
+        if name and not self._has_scheduler(name):
+            raise UnsupportedPlanError(f"this kernel has no scheduler {name} (module ip_vs_{name})")
+        return rendering
 
     def render_node(self, facts: NodeFacts, *, drop_unallocated: bool) -> bytes:
         """See `Dataplane.render_node`."""
@@ -123,52 +178,52 @@ class IpvsDataplane:
     async def apply(self, change: IpvsChange) -> Applied:
         """What comes, then the sets that lead to it, then what goes: an order that hurts nobody at any point.
 
-        IPVS has no transactions; after a refusal the kernel is read again.
+        IPVS has no transactions: a virtual server that is refused has all of them put back. After a refusal by ipset
+        the kernel is read again.
         """
         before = self.counters
         operations = self._ledger.resolve(change)
-        try:
-            self._servers.put(operations.servers)
-            await self._ipset(operations.elements)
-            self._servers.remove(operations.gone)
-        except (CommandError, IpvsError) as error:
-            raise KernelError(str(error), outcome_known=False) from error
-        self._ledger.commit(change)
+        with self._writing():
+            await self._inside(lambda: self._servers.put(operations.servers))
+            try:
+                if operations.elements:
+                    await self._tools.ipset("\n".join(operations.elements) + "\n")
+            except CommandError as error:
+                raise KernelError(str(error), outcome_known=False) from error
+            await self._inside(lambda: self._remove(operations.gone))
+            self._ledger.commit(change)
         after = self.counters
         return Applied(after[0] - before[0], after[1] - before[1])
 
     def watch(self, noticed: Callable[[], None]) -> None:
         """See `Dataplane.watch`: nobody announces changes of IPVS or of sets, so they are looked for."""
-        loop = asyncio.get_running_loop()
+        self._watch.start(noticed)
 
-        def poll() -> None:
-            self._is_changed = True
-            noticed()
-            self._timer = loop.call_later(POLL_SECONDS, poll)
-
-        self._timer = loop.call_later(POLL_SECONDS, poll)
-
-    async def mend(self, _renderings: Sequence[bytes], *, may_remove: bool) -> Mended:
-        """See `Dataplane.mend`: everything of ours is read and compared with what was written."""
-        if not self._is_changed:
-            return Mended()
-        self._is_changed = False
+    async def mend(self, renderings: Sequence[bytes], *, may_remove: bool) -> Mended:
+        """See `Dataplane.mend`."""
         before = self.counters
-        try:
-            objects = await self._mend(may_remove=may_remove)
-            if self._servers.is_draining:
-                self._servers.drain()
-        except (KernelError, CommandError, IpvsError, ValueError) as error:
-            self._is_changed = True
-            raise KernelError(f"mending what is ours: {error}") from error
-        if not objects:
-            return Mended()
+        with _told("mending what is ours"):
+            suspicion = await self._inside(self._watch.take)
+            if not suspicion.is_any:
+                return Mended()
+            try:
+                with self._writing():
+                    mended = await self._repair.mend(suspicion, self.settings, renderings, may_remove=may_remove)
+            except BaseException:
+                self._watch.suspect(suspicion)
+                raise
+        if mended.sums is not None:
+            self._ledger.sums = mended.sums
         applied = Applied(self.counters[0] - before[0], self.counters[1] - before[1])
-        return Mended(kinds=("rule",), objects=objects, applied=applied)
+        return Mended(kinds=mended.kinds, objects=mended.objects, applied=applied)
 
     def is_frontend(self, place: Place) -> bool:
         """See `Dataplane.is_frontend`."""
         return self._ledger.is_taken(place)
+
+    def read_back(self, rendering: bytes, start: int, most: int) -> ReadBack:
+        """See `Dataplane.read_back`."""
+        return self._reader.read_back(rendering, start, most)
 
     def leftover(self) -> Iterator[IpvsChange]:
         """See `Dataplane.leftover`."""
@@ -185,77 +240,67 @@ class IpvsDataplane:
 
     async def cleanup(self) -> None:
         """See `Dataplane.cleanup`."""
-        try:
-            await self._read()
-            removed = self._servers.flush()
-            for family in Family:
-                saved = parse_rules(await self._tools.save(family), IPVS_PREFIX)
-                text = restore_text(dict.fromkeys(saved.chains), unjumps=sorted(saved.jumps))
-                if text:
-                    await self._tools.restore(family, text)
-            names, _ = parse_sets(await self._tools.ipset_save())
-            await self._ipset([f"destroy {name}" for name in sorted(names)])
-            self._tools.inside(node.undo)
-        except (CommandError, IpvsError) as error:
-            raise KernelError(f"removing what is ours: {error}") from error
+        await self.observe()
+        with _told("removing what is ours"), self._writing():
+            removed = await self._inside(self._servers.flush)
+            await self._repair.remove_static()
+            await self._inside(self._repair.restore_timeouts)
         structlog.get_logger("ipvs").info("cleaned up", virtual_servers=removed)
+
+    async def retire(self) -> int:
+        """Take no new connection, and remove whatever has none; how many virtual servers still have some.
+
+        For a node that changes to another mode: what IPVS holds goes on as it is, until it ends. To be repeated; at 0
+        nothing of ours is left but what `cleanup` removes at once. Works without a plan.
+        """
+        await self.observe()
+        with _told("leaving ipvs"), self._writing():
+            await self._repair.take_nothing_new()
+            return await self._inside(self._servers.retire)
 
     def close(self) -> None:
         """See `Dataplane.close`."""
-        if self._timer is not None:
-            self._timer.cancel()
-        self._channel.close()
+        self._watch.close()
+        self._thread.shutdown()
+        for each in (self._channel, self._signs, self._reader, self._sysctls):
+            each.close()
         self._tools.close()
 
-    async def _read(self) -> tuple[Records, bool]:
-        """Elements and servers of ours, and whether there was anything at all."""
+    def _remove(self, gone: Sequence[tuple[Id, bytes]]) -> None:
+        if gone:
+            self._servers.remove(gone)
+        self._watch.settle_servers()
+
+    def _has_scheduler(self, name: str) -> bool:
+        """Once it was there it stays: the kernel is asked only for what it has not shown yet."""
+        if name not in self._schedulers and self._thread.submit(self._servers.has_scheduler, name).result():
+            self._schedulers.add(name)
+        return name in self._schedulers
+
+    async def _inside(self, function: Callable[[], Result]) -> Result:
+        """Call something on the thread that talks to IPVS; IpvsError becomes KernelError."""
         try:
-            sets, elements = parse_sets(await self._tools.ipset_save())
-            servers = self._servers.read(set(places_of(elements, self._context.addresses)))
-        except (CommandError, IpvsError, ValueError) as error:
-            raise KernelError(f"reading what is ours: {error}") from error
-        return {**elements, **servers}, bool(sets)
+            return await asyncio.get_running_loop().run_in_executor(self._thread, function)
+        except IpvsError as error:
+            raise KernelError(str(error), outcome_known=False) from error
 
-    async def _write_static(self) -> int:
-        """Sets, chains and jumps that are missing or differ; how many."""
-        sets, _ = parse_sets(await self._tools.ipset_save())
-        lines = [line for family in Family for line in static.create_lines(family) if line.split()[1] not in sets]
-        await self._ipset(lines)
-        count = len(lines)
-        for family in Family:
-            saved = parse_rules(await self._tools.save(family), IPVS_PREFIX)
-            have, jumps = saved.chains, saved.jumps
-            wanted = static.static_chains(family, self.settings)
-            chains: dict[tuple[str, str], tuple[str, ...] | None] = {
-                name: rules for name, rules in wanted.items() if have.get(name) != rules
-            }
-            missing = sorted(set(static.JUMPS) - jumps)
-            text = restore_text(chains, jumps=missing)
-            if text:
-                await self._tools.restore(family, text)
-            count += len(chains) + len(missing)
-        return count
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        """While it is entered, what is looked at is being changed by us."""
+        self._watch.begin_write()
+        try:
+            yield
+        finally:
+            self._watch.end_write()
 
-    async def _mend(self, *, may_remove: bool) -> int:
-        objects = await self._write_static()
-        self._tools.inside(node.prepare)
-        _, elements = parse_sets(await self._tools.ipset_save())
-        wanted = self._ledger.elements()
-        lines = [
-            f"add {each.key.decode()} {value.decode()}".rstrip()
-            for each, value in wanted.items()
-            if elements.get(each) != value
-        ]
-        lines += [f"del {each.key.decode()}" for each in elements if each not in wanted and may_remove]
-        servers = {record: value for record, value in self._ledger.owned.items() if record.kind is not Kind.MEMBER}
-        missing = self._servers.differing(servers)
-        self._servers.put(sorted(missing))
-        await self._ipset(lines)
-        return objects + len(lines) + len(missing)
 
-    async def _ipset(self, lines: Sequence[str]) -> None:
-        if lines:
-            await self._tools.ipset("\n".join(lines) + "\n")
+@contextmanager
+def _told(what: str) -> Iterator[None]:
+    """Errors of tools and of the kernel become KernelError, with what was being done."""
+    try:
+        yield
+    except (CommandError, IpvsError, OSError, ValueError, KernelError) as error:
+        raise KernelError(f"{what}: {error}", outcome_known=False) from error
 
 
 def _words(verb: str, record: Id, value: bytes) -> str:

@@ -9,7 +9,7 @@ from typing import NamedTuple, Self
 
 from pointsman_enforcer.core.stale_flows import Place
 from pointsman_enforcer.dataplane.base import OccupiedError
-from pointsman_enforcer.dataplane.ipvs.layout import Id, Kind, Records, set_name, unpack
+from pointsman_enforcer.dataplane.ipvs.layout import ROLES, Id, Kind, Records, set_name, unpack
 from pointsman_enforcer.dataplane.xtables.text import WORDS
 from pointsman_model.names import Family, Protocol, format_address
 
@@ -73,16 +73,55 @@ class Operations(NamedTuple):
     """Real servers, then virtual servers, to remove."""
 
 
-class Ledger:
-    """Every record that the kernel has. `resolve` only reads; `commit` enters a change."""
+class Sums:
+    """How many elements each set should have, and a sum over them: enough to see that a set is another."""
 
     def __init__(self) -> None:
-        self.owned: Records = {}
+        self._sums = {set_name(role, family): (0, 0) for role in ROLES for family in Family}
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Sums) and self._sums == other._sums
+
+    __hash__ = None  # type: ignore[assignment]  # it changes
+
+    def sizes(self) -> dict[str, int]:
+        """Elements of each set."""
+        return {name: count for name, (count, _) in self._sums.items()}
+
+    def add(self, element: bytes, options: bytes) -> None:
+        """One element more: set and element as ipset prints them, and what follows."""
+        self._count(element, options, 1)
+
+    def remove(self, element: bytes, options: bytes) -> None:
+        """One less."""
+        self._count(element, options, -1)
+
+    def _count(self, element: bytes, options: bytes, delta: int) -> None:
+        name = element.partition(b" ")[0].decode()
+        count, total = self._sums.get(name, (0, 0))
+        self._sums[name] = (count + delta, total ^ hash((element, options)))
+
+
+class Ledger:
+    """What sets have, and who wants it. `resolve` only reads; `commit` enters a change.
+
+    Virtual and real servers are the business of `servers.Servers`.
+    """
+
+    def __init__(self) -> None:
+        self.sums = Sums()
         self.counts: dict[Id, int] = {}
         self.unclaimed: set[Id] = set()
         """Elements of shared sets that the kernel has and no service has asked for."""
         self.taken: set[Id] = set()
         """Elements that belong to a service."""
+
+    def found(self, records: Records) -> None:
+        """These are in the kernel, and nobody has claimed them yet."""
+        for record, value in records.items():
+            if record.kind in (Kind.MEMBER, Kind.SHARED):
+                self.sums.add(record.key, value)
+        self.unclaimed.update(record for record in records if record.kind is Kind.SHARED)
 
     def resolve(self, change: IpvsChange) -> Operations:
         """What turns the kernel's state into the one after the change.
@@ -111,28 +150,35 @@ class Ledger:
 
     def commit(self, change: IpvsChange) -> None:
         """The kernel has made the change."""
-        for record in change.removals:
-            self.owned.pop(record, None)
+        for record, value in change.removals.items():
+            if record.kind is Kind.MEMBER or record in self.unclaimed:
+                self.sums.remove(record.key, value)
             self.taken.discard(record)
             self.unclaimed.discard(record)
-        self.owned.update(change.additions)
+        for record, value in change.additions.items():
+            if record.kind is Kind.MEMBER:
+                self.sums.add(record.key, value)
         self.take(change.additions)
         for record, delta in change.claims.items():
-            count = self.counts.get(record, 0) + delta
-            self.unclaimed.discard(record)
-            if count:
-                self.counts[record] = count
-            else:
-                self.counts.pop(record, None)
+            self._claim(record, delta)
+
+    def _claim(self, record: Id, delta: int) -> None:
+        before = self.counts.get(record, 0)
+        was_there = bool(before) or record in self.unclaimed
+        after = before + delta
+        self.unclaimed.discard(record)
+        if after:
+            self.counts[record] = after
+        else:
+            self.counts.pop(record, None)
+        if after and not was_there:
+            self.sums.add(record.key, b"")
+        elif was_there and not after:
+            self.sums.remove(record.key, b"")
 
     def take(self, records: Iterable[Id]) -> None:
         """These belong to a service from now on."""
         self.taken.update(record for record in records if record.kind is Kind.MEMBER)
-
-    def elements(self) -> dict[Id, bytes]:
-        """Every element of a set, as the kernel has it."""
-        mine = {record: value for record, value in self.owned.items() if record.kind is Kind.MEMBER}
-        return {**mine, **dict.fromkeys((*self.counts, *self.unclaimed), b"")}
 
     def is_taken(self, place: Place) -> bool:
         """Whether some service has this place. May be asked in any thread."""

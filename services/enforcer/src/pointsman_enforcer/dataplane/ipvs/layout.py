@@ -29,9 +29,16 @@ MASQUERADE: Final = 0x40000000
 NUMBERS: Final = MASQUERADE - 1
 REJECT_MARK: Final = 0x706D0001
 DROP_MARK: Final = 0x706D0002
+PROBE_MARK: Final = 0x706D0003
+"""No packet ever has it: of the virtual server by which the kernel is asked for a scheduler."""
 SENT_MARK: Final = 0x706D0004
 """IPVS has sent it on; one more if it is to be masqueraded."""
 
+ROLES: Final = (
+    *("vips", "limited", "allowed", "hairpin", "nodes", "cidrs"),
+    *("others", "pod", "host", "ports-others", "ports-pod", "ports-host"),
+)
+"""Of sets."""
 _HEAD: Final = struct.Struct(">BBHH")
 _SERVER: Final = struct.Struct(">IBH")
 _TRAITS: Final = struct.Struct(">BII")
@@ -71,10 +78,11 @@ def pack(records: Mapping[Id, bytes]) -> bytes:
 
 def unpack(rendering: bytes) -> Records:
     """The records of a rendering."""
-    return dict(_records(rendering))
+    return dict(records(rendering))
 
 
-def _records(rendering: bytes) -> Iterator[tuple[Id, bytes]]:
+def records(rendering: bytes) -> Iterator[tuple[Id, bytes]]:
+    """The same, one by one, in the order in which a change makes them."""
     at = 0
     while at < len(rendering):
         kind, family, key_bytes, value_bytes = _HEAD.unpack_from(rendering, at)

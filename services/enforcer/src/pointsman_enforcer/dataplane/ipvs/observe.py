@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from pointsman_enforcer.dataplane.ipvs import layout
-from pointsman_enforcer.dataplane.ipvs.change import IpvsChange, Ledger
+from pointsman_enforcer.dataplane.ipvs.change import IpvsChange, Ledger, Sums
 from pointsman_enforcer.dataplane.ipvs.genetlink.model import VirtualServerId
 from pointsman_enforcer.dataplane.ipvs.layout import Id, Kind, Records, real_of, server_of
 from pointsman_enforcer.dataplane.xtables.text import IPVS_SET_PREFIX as SET_PREFIX
@@ -41,6 +41,16 @@ def parse_sets(text: str) -> tuple[set[str], Records]:
     return sets, found
 
 
+def sums_of(text: str) -> Sums:
+    """The sums over what `ipset save` prints."""
+    sums = Sums()
+    for line in text.splitlines():
+        if line.startswith(f"add {SET_PREFIX}"):
+            _, name, element, *options = line.split(" ", 3)
+            sums.add(f"{name} {element}".encode(), options[0].strip().encode() if options else b"")
+    return sums
+
+
 def places_of(elements: Records, node_addresses: tuple[bytes, ...]) -> Iterator[VirtualServerId]:
     """Places to which sets of ours lead."""
     for record in elements:
@@ -65,8 +75,7 @@ class Observation:
         for record, value in self._found.items():
             if record.kind is Kind.REAL:
                 self._reals.setdefault(real_of(record, value)[0], []).append(record)
-        ledger.owned.update(self._found)
-        ledger.unclaimed.update(found.keys() - self._found.keys())
+        ledger.found(found)
 
     def claim(self, wanted: Records, ledger: Ledger) -> Records:
         """Take out what stands under the keys of a service, and every real server of its virtual servers."""

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from pointsman_enforcer.dataplane.base import UnsupportedPlanError
@@ -39,6 +39,7 @@ from pointsman_enforcer.dataplane.ipvs.layout import (
     server_record,
     set_name,
 )
+from pointsman_enforcer.dataplane.ipvs.schedulers import ROUND_ROBIN, Scheduler, parse_wish, suited_to
 from pointsman_enforcer.dataplane.xtables.text import WORDS
 from pointsman_model.names import Family, Prefix, Protocol, format_address
 from pointsman_model.plan import (
@@ -67,9 +68,8 @@ class RenderContext:
     settings: DataplaneSettings
     addresses: tuple[bytes, ...] = ()
     """The node's own."""
-    scheduler: str = ""
-    """Of virtual servers; empty: round robin, weighted where weights differ."""
-    flags: ServiceFlags = ServiceFlags.NONE
+    scheduler: Scheduler = ROUND_ROBIN
+    """Of virtual servers of Services that do not wish for another."""
 
 
 class Numbers:
@@ -103,6 +103,8 @@ def render_service(plan: ServicePlan, context: RenderContext, numbers: Numbers) 
         raise UnsupportedPlanError(f"the plan requires {', '.join(missing)}, which this dataplane lacks")
     if plan.affinity_timeout_seconds > SECONDS_MAX:
         raise UnsupportedPlanError(f"a client is remembered for at most {SECONDS_MAX} s here")
+    if plan.ipvs_scheduler:
+        context = replace(context, scheduler=parse_wish(plan.ipvs_scheduler))
     records: Records = {}
     for port in plan.ports:
         if port.frontends:
@@ -196,9 +198,9 @@ class _Port:
             raise UnsupportedPlanError("a verdict names an endpoint set that is not there")
         endpoints = self.port.endpoint_sets[index]
         weights = _weights(endpoints)
-        scheduler = self.context.scheduler or ("rr" if len(set(weights)) <= 1 else "wrr")
-        flags = self.context.flags | (ServiceFlags.PERSISTENT if self.seconds else ServiceFlags.NONE)
-        virtual = VirtualServer(id=server, scheduler=scheduler, flags=flags, timeout_seconds=self.seconds)
+        name, flags = suited_to(self.context.scheduler, weights)
+        flags |= ServiceFlags.PERSISTENT if self.seconds else ServiceFlags.NONE
+        virtual = VirtualServer(id=server, scheduler=name, flags=flags, timeout_seconds=self.seconds)
         record, value = server_record(virtual, self.port.protocol)
         if record in self.records:
             return

@@ -20,7 +20,7 @@ from pointsman_enforcer.dataplane.ipvs.layout import (
     set_name,
 )
 from pointsman_enforcer.dataplane.xtables.text import IPVS_PREFIX as PREFIX
-from pointsman_enforcer.dataplane.xtables.text import Chains, Jump
+from pointsman_enforcer.dataplane.xtables.text import IPVS_SET_PREFIX, Chains, Jump
 from pointsman_model.names import Family, format_address
 from pointsman_model.plan import DataplaneSettings, DetectLocal
 
@@ -42,6 +42,7 @@ _MASQUERADE: Final = f"{PREFIX}MASQUERADE"
 _FILTER: Final = f"{PREFIX}FILTER"
 _INPUT: Final = f"{PREFIX}INPUT"
 _FORWARD: Final = f"{PREFIX}FORWARD"
+_FOR_KNOWN: Final = frozenset({_OUTPUT, _KNOWN, _LEAVE, _POSTROUTING, _MASQUERADE})
 _SENT: Final = f"-m mark --mark 0x{SENT_MARK:x}"
 _SENT_MASQUERADED: Final = f"-m mark --mark 0x{SENT_MARK | 1:x}"
 _IS_SENT: Final = f"-m mark --mark 0x{SENT_MARK:x}/0xfffffffe"
@@ -71,6 +72,23 @@ JUMPS: Final[tuple[Jump, ...]] = (
     ("filter", "OUTPUT", _FILTER),
     ("filter", "FORWARD", _FORWARD),
 )
+
+
+KEPT_SETS: Final = (f"{IPVS_SET_PREFIX}hairpin",)
+"""Sets that known connections need."""
+
+
+def retired_chains(family: Family, found: Chains) -> Chains:
+    """The chains that are there, with only those rules left that known connections need."""
+    known = static_chains(family, DataplaneSettings(), drop_invalid=False)
+    kept = {name: rules for name, rules in known.items() if name[0] != "filter" and name[1] in _FOR_KNOWN}
+    kept["mangle", SERVICES] = (
+        f"{_IS_TAKEN} -j RETURN",
+        f"-m connmark --mark 0x{TAKEN:x}/0x{TAKEN:x} -g {_KNOWN}",
+    )
+    kept["filter", _INPUT] = (f"{_IS_TAKEN} -j ACCEPT",)
+    kept["filter", _FORWARD] = ("-m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT",)
+    return {name: kept.get(name, ()) for name in found}
 
 
 def create_lines(family: Family) -> list[str]:

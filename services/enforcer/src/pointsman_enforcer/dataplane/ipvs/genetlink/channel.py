@@ -113,6 +113,15 @@ class IpvsChannel:
         found = self._ask(message.get_services(), message.read_service, flags=_DUMP)
         return [server for server in found if server is not None]
 
+    def service(self, server: VirtualServerId) -> VirtualServer | None:
+        """One virtual server; None when it is not there."""
+        try:
+            return self._ask(message.get_service(server), message.read_service)[0]
+        except IpvsError as error:
+            if _is_gone(error):
+                return None
+            raise
+
     def dests(self, server: VirtualServerId) -> list[RealServer]:
         """The real servers of a virtual server; none when it is gone."""
         try:
@@ -120,7 +129,7 @@ class IpvsChannel:
                 message.get_dests(server), lambda payload: message.read_dest(payload, server.family), flags=_DUMP
             )
         except IpvsError as error:
-            if isinstance(error.__cause__, OSError) and error.__cause__.errno in (errno.ESRCH, errno.ENOENT):
+            if _is_gone(error):
                 return []
             raise
 
@@ -195,6 +204,10 @@ class IpvsChannel:
             return list(message.answers(self._socket.recv(_DATAGRAM_BYTES_MAX)))
         except (OSError, ValueError) as error:
             raise IpvsError(f"reading answers: {error}") from error
+
+
+def _is_gone(error: IpvsError) -> bool:
+    return isinstance(error.__cause__, OSError) and error.__cause__.errno in (errno.ESRCH, errno.ENOENT)
 
 
 def _code(body: bytes) -> int:

@@ -126,6 +126,12 @@ def get_services() -> Message:
     return Message(IPVS_CMD_GET_SERVICE, genl_payload(IPVS_CMD_GET_SERVICE, b""), "list virtual servers")
 
 
+def get_service(server: VirtualServerId) -> Message:
+    """Ask for one virtual server; ESRCH when it is not there."""
+    body = nested(IPVS_CMD_ATTR_SERVICE, _identity(server))
+    return Message(IPVS_CMD_GET_SERVICE, genl_payload(IPVS_CMD_GET_SERVICE, body), f"read {server}")
+
+
 def get_dests(server: VirtualServerId) -> Message:
     """List the real servers of a virtual server; a dump, empty when there is no such server."""
     body = nested(IPVS_CMD_ATTR_SERVICE, _identity(server))
