@@ -110,7 +110,7 @@ class Enforcer:
             clock=self._clock,
             on_synced=self._synced,
             on_programmed=self._programmed,
-            flows=self._conntrack,
+            flows=self._flows(),
             limits=reconciler_limits(self._dataplane.mode),
         )
         self._runner = self._make_runner(config.periods.min_sync_period)
