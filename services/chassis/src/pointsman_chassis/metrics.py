@@ -7,7 +7,7 @@ give each its own figures. Names: kube-proxy's where they exist, else `pointsman
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Final
+from typing import Final, NamedTuple
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.exposition import choose_encoder
@@ -18,6 +18,16 @@ from prometheus_client.registry import Collector
 LATENCY_BUCKETS_SECONDS: Final = (
     0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0,
 )  # fmt: skip
+
+
+class Described(NamedTuple):
+    """One metric, for the reference."""
+
+    name: str
+    kind: str
+    """counter, gauge or histogram."""
+    labels: tuple[str, ...]
+    documentation: str
 
 
 class _ComputedCounter(Collector):
@@ -64,6 +74,24 @@ class Registry:
     def register(self, collector: Collector) -> None:
         """Add a collector that computes its figures when asked."""
         self._registry.register(collector)
+
+    def families(self) -> tuple[Described, ...]:
+        """Every metric by name; labels are known also of those that have no series yet."""
+        collectors = {id(each): each for each in self._registry._collector_to_names}  # noqa: SLF001 - it has no other list
+        found: list[Described] = []
+        for collector in collectors.values():
+            labels = getattr(collector, "_labelnames", None)
+            for family in collector.collect():
+                samples = {label for sample in family.samples for label in sample.labels} - {"le"}
+                found.append(
+                    Described(
+                        name=family.name + "_total" * (family.type == "counter"),
+                        kind=family.type,
+                        labels=tuple(sorted(samples if labels is None else labels)),
+                        documentation=family.documentation,
+                    )
+                )
+        return tuple(sorted(found))
 
     def value(self, name: str, labels: dict[str, str] | None = None) -> float | None:
         """The present value of one sample, None when there is none; for tests and status pages."""

@@ -33,6 +33,7 @@ from pointsman_planner.core.priority import Priority
 from pointsman_planner.core.rights import Sight
 from pointsman_planner.event_writer import EventMetrics, EventWriter
 from pointsman_planner.feed.cluster_feed import ClusterFeed
+from pointsman_planner.fleet_metrics import FleetCollector
 from pointsman_planner.health_page import health_page
 from pointsman_planner.metrics import ControlMetrics, PlannerMetrics, ShardingMetrics, StoreMetrics
 from pointsman_planner.override_parts import OverrideOptions, OverrideParts
@@ -63,6 +64,7 @@ class App:
         self._planner = Planner(
             priority=Priority(settings.priority_namespaces), cache_bytes_max=settings.plan_cache_bytes
         )
+        self._metrics.cache(self._registry, lambda: self._planner.cache.statistics)
         self._store_metrics = StoreMetrics(self._registry)
         self._store = self._make_store()
         self._replicas = Replicas(store=self._store, metrics=self._store_metrics)
@@ -88,6 +90,7 @@ class App:
             entrance=self._shard.entrance,
             checks_identity=not settings.security.insecure,
         )
+        self._registry.register(FleetCollector(self._plans.standings, SystemClock()))
         self._overrides = self._make_overrides()
         self._affinity = AffinityParts(
             planner=self._planner,
@@ -269,14 +272,9 @@ class App:
         return http
 
     def _serve_metrics(self, request: Request) -> Response:
-        statistics = self._planner.cache.statistics
         self._metrics.services.set(len(self._planner.cluster.services))
         self._metrics.nodes.set(len(self._planner.cluster.nodes))
         self._metrics.revision.set(self._planner.position.revision)
-        self._metrics.cached_plans.set(statistics.entries)
-        self._metrics.cached_bytes.set(statistics.bytes)
-        self._metrics.encoded_plans.set(statistics.encoded)
-        self._metrics.oversized_plans.set(statistics.oversized)
         content_type, body = self._registry.render(request.headers.get("accept", ""))
         return Response(body=body, content_type=content_type)
 

@@ -3,7 +3,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Final
+
 from pointsman_chassis.metrics import Registry
+from pointsman_planner.core.plan_cache import CacheStatistics
+
+_NODE_BUCKETS: Final = (0.0, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1_000.0, 3_000.0, 10_000.0)
 
 
 class PlannerMetrics:
@@ -36,6 +42,10 @@ class PlannerMetrics:
         self.compute = registry.histogram(
             f"{prefix}_compute_duration_seconds", "Time to take in one batch, until sessions are marked."
         )
+        self._register_sending(registry)
+
+    def _register_sending(self, registry: Registry) -> None:
+        prefix = "pointsman_planner"
         self.acknowledged = registry.histogram(
             f"{prefix}_node_programming_duration_seconds", "Transaction built until the node's kernel has it."
         )
@@ -54,13 +64,36 @@ class PlannerMetrics:
         self.rejected = registry.counter(
             f"{prefix}_streams_closed_total", "Streams that the planner closed.", ["reason"]
         )
-        self.oversized_plans = registry.gauge(
-            f"{prefix}_oversized_plans",
-            "Encoded plans too large for a message since the start: nodes refuse the Service.",
+        self.feed_lag = registry.histogram(
+            f"{prefix}_feed_lag_seconds",
+            "From the watcher receiving a change until it was taken in here, by both machines' clocks.",
         )
-        self.cached_plans = registry.gauge(f"{prefix}_cached_plans", "Encoded plans in memory.")
-        self.cached_bytes = registry.gauge(f"{prefix}_cached_bytes", "Their size.")
-        self.encoded_plans = registry.gauge(f"{prefix}_encoded_plans", "Plans encoded since the start.")
+        self.fan_out = registry.histogram(
+            f"{prefix}_fan_out_nodes", "Nodes that were given something to do by one batch.", buckets=_NODE_BUCKETS
+        )
+
+    def cache(self, registry: Registry, statistics: Callable[[], CacheStatistics]) -> None:
+        """Figures of plans that nodes share, computed when they are asked for."""
+        prefix = "pointsman_planner"
+        cached = registry.gauge(f"{prefix}_cached_plans", "Encoded plans in memory.")
+        cached.set_function(lambda: statistics().entries)
+        size = registry.gauge(f"{prefix}_cached_bytes", "Size of the encoded plans in memory.")
+        size.set_function(lambda: statistics().bytes)
+        registry.computed_counter(
+            f"{prefix}_encoded_plans_total",
+            "Plans computed and encoded: once for all nodes that share them.",
+            lambda: statistics().encoded,
+        )
+        registry.computed_counter(
+            f"{prefix}_served_plans_total",
+            "Plans put into transactions; those that were not encoded for it were shared.",
+            lambda: statistics().served,
+        )
+        registry.computed_counter(
+            f"{prefix}_oversized_plans_total",
+            "Plans too large for a message: nodes refuse the Service.",
+            lambda: statistics().oversized,
+        )
 
 
 class ControlMetrics:

@@ -78,7 +78,8 @@ class PlanService:
         self._entrance = entrance
         self._told_changes = handover.changes
         self._streams: dict[str, PlanStream] = {}
-        self._standings = Standings()
+        self.standings = Standings()
+        """The states of the nodes served here, as they were when each was looked at last."""
         self.planner_id = planner_id
         self.patience = Patience(heartbeat_seconds=heartbeat_interval_seconds)
         self.on_status: Callable[[NodeStatus], None] | None = None
@@ -105,7 +106,7 @@ class PlanService:
         status = connected_status(
             session, self._planner, planner_id=self.planner_id, now_ns=now_ns, patience=self.patience
         )
-        return replace(status, since_ns=self._standings.since_ns(session.node, status.state, now_ns))
+        return replace(status, since_ns=self.standings.since_ns(session.node, status.state, now_ns))
 
     def _tell(self, status: NodeStatus) -> None:
         self._report(status)
@@ -116,6 +117,10 @@ class PlanService:
         """Take in a batch of the cluster and wake the streams it concerns."""
         spans = self._computing(batch.changes)
         changes = under(batch.changes, spans)
+        if self._planner.is_in_sync:
+            oldest_ns = min((change.observed_at_ns for change in changes if change.observed_at_ns), default=0)
+            if oldest_ns:
+                self._metrics.feed_lag.observe(max(self._clock.wall_ns() - oldest_ns, 0) / 1e9, spans.exemplar)
         return self._taken(lambda: self._planner.apply(replace(batch, changes=changes)), spans)
 
     def override(self, changes: Sequence[OverrideChange]) -> Applied:
@@ -134,7 +139,7 @@ class PlanService:
         applied = take()
         ended_ns = self._clock.wall_ns()
         for session in applied.marked:
-            self._standings.fell_behind(session.node, ended_ns)
+            self.standings.fell_behind(session.node, ended_ns)
             stream = self._streams.get(session.node)
             if stream is not None:
                 stream.wake()
@@ -145,6 +150,7 @@ class PlanService:
             self.on_services(applied.touched_services)
         if was_in_sync:
             self._metrics.compute.observe((ended_ns - started_ns) / 1e9, spans.exemplar)
+            self._metrics.fan_out.observe(len(applied.marked))
         if spans.spans:
             spans.set("pointsman.services", applied.services)
             spans.set("pointsman.nodes", len(applied.marked))
@@ -247,7 +253,7 @@ class PlanService:
         self._planner.close(stream.session)
         self._metrics.streams.set(len(self._streams))
         reason = str(stream.failure) if stream.failure is not None else "closed by the enforcer"
-        self._standings.forget(node)
+        self.standings.forget(node)
         self._tell(disconnected_status(status, reason, now_ns=self._clock.wall_ns()))
         structlog.get_logger("plan_service").info("enforcer disconnected", node=node, reason=reason)
 
@@ -324,7 +330,7 @@ class PlanService:
             and self._clock.wall_ns() - session.last_heard_ns < self.patience.silence_ns
         ):
             return
-        before = self._standings.state(session.node)
+        before = self.standings.state(session.node)
         status = self.status(session)
         if status.state is not before or status.state is NodeState.UNRESPONSIVE:
             self._tell(status)

@@ -38,18 +38,21 @@ class CacheStatistics(NamedTuple):
     """Plans computed and encoded since the start."""
     oversized: int
     """Of these, plans that did not fit a message."""
+    served: int
+    """Times a plan was asked for, to be sent to a node."""
 
 
 class PlanCache:
     """Encoded plans by service and view."""
 
-    __slots__ = ("_bytes", "_bytes_max", "_digests", "_encoded", "_oversized", "_sizes", "_updates")
+    __slots__ = ("_bytes", "_bytes_max", "_digests", "_encoded", "_oversized", "_served", "_sizes", "_updates")
 
     def __init__(self, *, bytes_max: int = 256 << 20) -> None:
         self._bytes_max = bytes_max
         self._bytes = 0
         self._encoded = 0
         self._oversized = 0
+        self._served = 0
         self._updates: dict[ServiceKey, dict[View, bytes]] = {}
         self._digests: dict[ServiceKey, Digests] = {}
         self._sizes: OrderedDict[tuple[ServiceKey, View], int] = OrderedDict()
@@ -58,7 +61,7 @@ class PlanCache:
     @property
     def statistics(self) -> CacheStatistics:
         """What the cache holds now."""
-        return CacheStatistics(len(self._sizes), self._bytes, self._encoded, self._oversized)
+        return CacheStatistics(len(self._sizes), self._bytes, self._encoded, self._oversized, self._served)
 
     def digest(self, planned: PlannedService, view: View) -> int:
         """Digest of the plan for a view."""
@@ -71,6 +74,7 @@ class PlanCache:
 
     def update(self, planned: PlannedService, view: View) -> bytes:
         """The plan for a view as a whole `Transaction.updates` field, tag and length included."""
+        self._served += 1
         updates = self._updates.get(planned.state.key)
         found = updates.get(view) if updates is not None else None
         return found if found is not None else self._encode(planned, view)

@@ -14,6 +14,8 @@ Ages are in the words, so a reason that was recorded says how old it was then.
 
 from __future__ import annotations
 
+import heapq
+from collections import Counter
 from dataclasses import dataclass, field, replace
 
 from pointsman_model.cluster import ClusterPosition
@@ -69,6 +71,17 @@ class Standings:
         """A node was given something to do; that it was synced ends here, and not when somebody looks."""
         if self.state(name) is NodeState.SYNCED:
             self._held[name] = (NodeState.STALE, now_ns)
+
+    def counts(self) -> Counter[NodeState]:
+        """How many nodes are in each state."""
+        return Counter(state for state, _ in self._held.values())
+
+    def longest_behind(self, count: int) -> list[tuple[str, NodeState, int]]:
+        """Of the nodes that are not synced, those that have been in their state for longest: name, state, since."""
+        behind = (
+            (since_ns, name, state) for name, (state, since_ns) in self._held.items() if state is not NodeState.SYNCED
+        )
+        return [(name, state, since_ns) for since_ns, name, state in heapq.nsmallest(count, behind)]
 
     def forget(self, name: str) -> None:
         """Its stream has ended."""
