@@ -32,10 +32,11 @@ from pointsman_enforcer.core.plan_session import Commit, Programmed
 from pointsman_enforcer.core.status import Health
 from pointsman_enforcer.dataplane.affinity_share import AffinityShare, AffinityShareMetrics
 from pointsman_enforcer.dataplane.affinity_sweep import AffinityMetrics, AffinitySweep
-from pointsman_enforcer.dataplane.base import Dataplane
+from pointsman_enforcer.dataplane.base import Dataplane, Measured, Redirecting
 from pointsman_enforcer.dataplane.conntrack.metrics import ConntrackMetrics
 from pointsman_enforcer.dataplane.conntrack.reconciler import ConntrackReconciler, Table
 from pointsman_enforcer.dataplane.conntrack.table import ConntrackTable
+from pointsman_enforcer.dataplane.flows import Flows
 from pointsman_enforcer.dataplane.modes.factory import has_conntrack, make_dataplane, reconciler_limits
 from pointsman_enforcer.dataplane.reconciler import LeftoversError, Reconciler, ServicesFailedError
 from pointsman_enforcer.dataplane.verification import Verification, VerificationEvents, VerificationPace
@@ -100,6 +101,8 @@ class Enforcer:
         if loaded.records:
             self._journal.resume(loaded)
         self._dataplane = dataplane or make_dataplane(config)
+        if isinstance(self._dataplane, Measured):
+            self._dataplane.measure(self._registry)
         has_table = open_conntrack is not None or (dataplane is None and has_conntrack(config))
         self._conntrack = self._make_conntrack(open_conntrack or ConntrackTable) if has_table else None
         self._conditions = ServiceConditions()
@@ -279,6 +282,12 @@ class Enforcer:
             clock=self._clock,
             open_table=open_table,
         )
+
+    def _flows(self) -> Flows | None:
+        """Who looks after flows, told of plans as the kernel's entries show them."""
+        if self._conntrack is not None and isinstance(self._dataplane, Redirecting):
+            return self._dataplane.flows(self._conntrack)
+        return self._conntrack
 
     def _make_runner(self, min_interval_seconds: float) -> BoundedRunner:
         return BoundedRunner(
