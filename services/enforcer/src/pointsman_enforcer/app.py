@@ -38,6 +38,7 @@ from pointsman_enforcer.dataplane.conntrack.reconciler import ConntrackReconcile
 from pointsman_enforcer.dataplane.conntrack.table import ConntrackTable
 from pointsman_enforcer.dataplane.flows import Flows
 from pointsman_enforcer.dataplane.modes.factory import has_conntrack, make_dataplane, reconciler_limits
+from pointsman_enforcer.dataplane.modes.handover import Handover
 from pointsman_enforcer.dataplane.reconciler import LeftoversError, Reconciler, ServicesFailedError
 from pointsman_enforcer.dataplane.verification import Verification, VerificationEvents, VerificationPace
 from pointsman_enforcer.dataplane.work import Pending, Tally
@@ -107,18 +108,11 @@ class Enforcer:
         self._conntrack = self._make_conntrack(open_conntrack or ConntrackTable) if has_table else None
         self._conditions = ServiceConditions()
         self._serving = self._make_serving()
-        self._reconciler: Reconciler[Any] = Reconciler(
-            dataplane=self._dataplane,
-            store=self._store,
-            clock=self._clock,
-            on_synced=self._synced,
-            on_programmed=self._programmed,
-            flows=self._flows(),
-            limits=reconciler_limits(self._dataplane.mode),
-        )
+        self._reconciler = self._make_reconciler()
         self._runner = self._make_runner(config.periods.min_sync_period)
         self._is_syncing = False
         self._verification = self._make_verification()
+        self._handover = self._make_handover() if dataplane is None else None
         self._affinity_share = self._make_affinity_share()
         self._affinity = self._make_affinity()
         self._observer = self._make_observer()
@@ -140,6 +134,8 @@ class Enforcer:
             work["affinity"] = self._affinity.run()
             work["affinity-share"] = self._affinity_share.run()
             work["verification"] = self._verification.run()
+            if self._handover is not None:
+                work.update(self._handover.work())
             if self._conntrack is not None:
                 work["conntrack"] = self._conntrack.run()
             tasks = [group.create_task(task_boundary(name, each)) for name, each in work.items()]
@@ -192,6 +188,8 @@ class Enforcer:
         if commit.transaction.facts is not None:
             self._health.learn(commit.transaction.facts)
         self._changes.committed(commit.changes)
+        if commit.in_sync and self._handover is not None:
+            self._handover.confirm()
         self._request_sync()
         self._to_store.append((self._journal.record(commit.transaction), stream, commit.transaction.nonce))
 
@@ -228,6 +226,7 @@ class Enforcer:
             raise
         finally:
             self._is_syncing = False
+            self._look_for_leftovers()
         self._health.synced(self._clock.monotonic())
 
     def _synced(self, pending: Pending, programmed: Programmed, tally: Tally) -> None:
@@ -257,6 +256,33 @@ class Enforcer:
     def _verified(self, digest: int, programmed_digest: int) -> None:
         if self._stream is not None:
             self._stream.verified(digest, programmed_digest)
+        self._look_for_leftovers()
+
+    def _look_for_leftovers(self) -> None:
+        if self._handover is not None:
+            self._handover.look()
+
+    def _make_reconciler(self) -> Reconciler[Any]:
+        return Reconciler(
+            dataplane=self._dataplane,
+            store=self._store,
+            clock=self._clock,
+            on_synced=self._synced,
+            on_programmed=self._programmed,
+            flows=self._flows(),
+            limits=reconciler_limits(self._dataplane.mode),
+        )
+
+    def _make_handover(self) -> Handover:
+        return Handover(
+            self._config,
+            store=self._store,
+            reconciler=self._reconciler,
+            verification=self._verification,
+            is_syncing=lambda: self._is_syncing,
+            registry=self._registry,
+            clock=self._clock,
+        )
 
     def _make_verification(self) -> Verification:
         return Verification(
@@ -364,5 +390,6 @@ class Enforcer:
                 str(key): {"stage": failed.stage.name, "message": failed.message, "attempts": failed.attempts}
                 for key, failed in self._reconciler.failures.items()
             },
+            **({} if self._handover is None else self._handover.describe()),
             "drift": None if self._reconciler.drift.report is None else asdict(self._reconciler.drift.report),
         }

@@ -126,6 +126,11 @@ class Reconciler(Generic[C]):
         """Services that wait to be programmed."""
         return len(self._dirty)
 
+    @property
+    def is_programmed(self) -> bool:
+        """Whether the kernel was read since the start, and everything planned is in it or failed."""
+        return self._facts is not None and not self._must_observe and not self._is_replacing and not self._dirty
+
     def is_dirty(self, key: ServiceKey) -> bool:
         """Whether this service waits to be programmed."""
         return key in self._dirty

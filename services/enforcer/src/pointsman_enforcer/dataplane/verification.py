@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import structlog
 
@@ -28,6 +28,8 @@ from pointsman_enforcer.dataplane.failures import Fault
 from pointsman_enforcer.dataplane.reconciler import Reconciler
 from pointsman_model.digest import plan_digest
 from pointsman_model.names import ServiceKey
+
+_HASTE: Final = 10
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,6 +85,7 @@ class Verification:
         """With the rendering that is half read, if one is."""
         self._offset = 0
         """Elements of the first one that were read."""
+        self._haste = 1
         self._wake = asyncio.Event()
         self._synced_at = self._waiting_since = clock.monotonic()
 
@@ -90,6 +93,10 @@ class Verification:
     def waiting(self) -> int:
         """Services that were programmed and not read back since."""
         return len(self._unverified)
+
+    def hurry(self) -> None:
+        """Something waits until everything is verified: from now on, read ten times as fast as configured."""
+        self._haste = _HASTE
 
     def changed(self, key: ServiceKey) -> None:
         """A service was programmed, or removed."""
@@ -115,7 +122,7 @@ class Verification:
                 await self._clock.sleep(self._pace.quiet_seconds)
             elif self._unverified:
                 is_read = self._look(self._read_back)
-                await self._clock.sleep(slice_seconds if is_read else self._pace.quiet_seconds)
+                await self._clock.sleep(slice_seconds / self._haste if is_read else self._pace.quiet_seconds)
             else:
                 self._wake.clear()
                 digest = self._store.digest
