@@ -67,6 +67,14 @@ def test_shared_elements_come_with_the_first_and_go_with_the_last_service() -> N
     assert seen == [(added, []), ([], []), ([], []), ([], removed)]
 
 
+def test_other_ports_of_an_address_are_refused_only_once_its_own_are_served() -> None:
+    closed = Id(Kind.SHARED, Family.IPV4, b"pointsman-closed4 172.30.0.1")
+    operations = Ledger().resolve(diff(b"", layout.pack({closed: b"", record(1): LEAF})))
+    assert operations.sets_before == []
+    assert operations.chains
+    assert operations.sets_after == ["add pointsman-closed4 172.30.0.1"]
+
+
 @pytest.mark.parametrize("seed", range(5))
 def test_changes_in_any_order_lead_to_the_same_chains_as_all_at_once(seed: int) -> None:
     chance = random.Random(seed)

@@ -9,15 +9,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import NamedTuple, Self
+from typing import Final, NamedTuple, Self
 
 from pointsman_enforcer.core.stale_flows import Place
 from pointsman_enforcer.dataplane.base import OccupiedError
 from pointsman_enforcer.dataplane.iptables import layout
 from pointsman_enforcer.dataplane.iptables.layout import Id, Kind, Records, unpack
 from pointsman_enforcer.dataplane.iptables.static import memory_line
-from pointsman_enforcer.dataplane.xtables.text import Rules
+from pointsman_enforcer.dataplane.xtables.text import SET_PREFIX, Rules
 from pointsman_model.names import Family
+
+_CLOSED: Final = f"{SET_PREFIX}closed".encode()
 
 ChainId = tuple[Family, str]
 
@@ -74,7 +76,10 @@ def diff(old: bytes, new: bytes) -> IptablesChange:
 
 
 class Operations(NamedTuple):
-    """What to tell the kernel, in this order: sets and elements that come, chains, elements and sets that go."""
+    """What to tell the kernel, in this order: sets and elements that come, chains, elements and sets that go.
+
+    An address is closed (its other ports are refused) after its chains have come: others may serve it until then.
+    """
 
     sets_before: list[str]
     """Commands of `ipset restore`."""
@@ -235,8 +240,9 @@ class Ledger:
                 gone = [each for each in gone if each != record]
             elif count + delta == 0 and delta:
                 gone.append(record)
-        added = [set_line(record) for record in sorted(come)]
-        return added, [f"del {record.key.decode()}" for record in sorted(gone, reverse=True)]
+        before = [set_line(record) for record in sorted(come) if not record.key.startswith(_CLOSED)]
+        after = [f"del {record.key.decode()}" for record in sorted(gone, reverse=True)]
+        return before, after + [set_line(record) for record in sorted(come) if record.key.startswith(_CLOSED)]
 
 
 def set_line(record: Id) -> str:

@@ -20,7 +20,8 @@ from pointsman_model.names import Family, parse_address
 _FRONTEND: Final = re.compile(
     r"(?:-s \S+ )?(?:-d (?P<address>[0-9a-f.:]+)/\d+ )?(?:-i \S+ )?-p (?P<protocol>\w+) -m \w+ --dport (?P<port>\d+) "
 )
-_SHARED: Final = frozenset(static.set_name(role, family) for role in ("vips", "hairpin", "health") for family in Family)
+_SHARED_ROLES: Final = ("vips", "closed", "hairpin", "health")
+_SHARED: Final = frozenset(static.set_name(role, family) for role in _SHARED_ROLES for family in Family)
 _PROTOCOLS: Final = {word: protocol for protocol, word in WORDS.items()}
 
 

@@ -147,7 +147,8 @@ def _render_port(records: Records, port: ServicePortPlan, seconds: int, settings
             raise UnsupportedPlanError(f"two frontends of the service have the same key {key.hex()}")
         records[record] = "\n".join(_frontend_rules(port, frontend, chains, settings)).encode()
         if frontend.kind is FrontendKind.CLUSTER_IP:
-            _add(records, Kind.SHARED, family, f"{set_name('vips', family)} {format_address(frontend.address)}")
+            for role in ("vips", "closed"):
+                _add(records, Kind.SHARED, family, f"{set_name(role, family)} {format_address(frontend.address)}")
         if frontend.source_ranges:
             _render_source_ranges(records, port, frontend)
 

@@ -45,6 +45,7 @@ def set_name(role: str, family: Family) -> str:
 
 _SET_TYPES: Final = {
     "vips": "hash:ip",
+    "closed": "hash:ip",
     "limited": "hash:ip,port",
     "allowed": "hash:ip,port,net",
     "hairpin": "hash:ip,port,ip",
@@ -178,7 +179,7 @@ def _services(family: Family, settings: StaticSettings) -> tuple[str, ...]:
         *_cluster_ip_masquerade(family, settings, vips),
         f"{outside} -g {DROP}",
         f"-j {VIPS}",
-        f"{vips} -g {REJECT}",
+        f"-m set --match-set {set_name('closed', family)} dst -g {REJECT}",
         f"-m set --match-set {set_name('cidrs', family)} dst -g {DROP}",
         f"-m set --match-set {set_name('nodes', family)} dst -m addrtype --dst-type LOCAL -g {NODEPORTS}",
     )
