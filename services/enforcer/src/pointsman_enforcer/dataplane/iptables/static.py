@@ -203,7 +203,9 @@ def _nodeports(family: Family, settings: StaticSettings) -> tuple[str, ...]:
 def _postrouting(family: Family, settings: StaticSettings) -> tuple[str, ...]:
     hairpin = f"-m set --match-set {set_name('hairpin', family)} dst,dst,src"
     elsewhere = "" if settings.masquerade_local else "! -o lo "
+    counted = (f"{LOCALHOST} -m mark --mark {settings.masked_bit}",) if settings.serves_localhost(family) else ()
     return (
+        *counted,
         f"{elsewhere}-m mark --mark {settings.masked_bit} -g {MASQUERADE}",
         f"-m conntrack --ctstate DNAT {hairpin} -j MASQUERADE --random-fully",
     )
