@@ -32,13 +32,14 @@ from pointsman_enforcer.core.plan_session import Commit, Programmed
 from pointsman_enforcer.core.status import Health
 from pointsman_enforcer.dataplane.affinity_share import AffinityShare, AffinityShareMetrics
 from pointsman_enforcer.dataplane.affinity_sweep import AffinityMetrics, AffinitySweep
-from pointsman_enforcer.dataplane.base import Dataplane, Measured, Redirecting
+from pointsman_enforcer.dataplane.base import Dataplane, Measured, Parting, Redirecting
 from pointsman_enforcer.dataplane.conntrack.metrics import ConntrackMetrics
 from pointsman_enforcer.dataplane.conntrack.reconciler import ConntrackReconciler, Table
 from pointsman_enforcer.dataplane.conntrack.table import ConntrackTable
 from pointsman_enforcer.dataplane.flows import Flows
 from pointsman_enforcer.dataplane.modes.factory import has_conntrack, make_dataplane, reconciler_limits
 from pointsman_enforcer.dataplane.modes.handover import Handover
+from pointsman_enforcer.dataplane.modes.parting import Ending
 from pointsman_enforcer.dataplane.reconciler import LeftoversError, Reconciler, ServicesFailedError
 from pointsman_enforcer.dataplane.verification import Verification, VerificationEvents, VerificationPace
 from pointsman_enforcer.dataplane.work import Pending, Tally
@@ -82,7 +83,7 @@ class Enforcer:
         self._mode_reason = mode_reason
         self._config, self._node, self._clock = config, node, clock or SystemClock()
         self._registry = Registry()
-        self._metrics = EnforcerMetrics(self._registry)
+        self._metrics = EnforcerMetrics(self._registry, config.mode)
         self._tracing = Tracing.from_environment("pointsman-enforcer", attributes={"k8s.node.name": node})
         self._directory = Path(config.state_directory)
         loaded = load_plan(self._directory)
@@ -140,6 +141,9 @@ class Enforcer:
                 work["conntrack"] = self._conntrack.run()
             tasks = [group.create_task(task_boundary(name, each)) for name, each in work.items()]
             await stop.wait()
+            if self._store.facts is not None and isinstance(self._dataplane, Parting):
+                ending = Ending(self._dataplane, self._reconciler, self._request_sync, self._clock)
+                await ending.run(self._config.userspace.drain_timeout)
             structlog.get_logger("app").info("stopping; what is programmed stays", reason=stop.reason)
             for task in tasks:
                 task.cancel()

@@ -99,6 +99,9 @@ class UserspaceSettings(PeriodSettings, frozen=True):
     tcp_idle_timeout: Duration = Duration(0.0)
     """A TCP connection is reset after so long a silence; 0s = never, as in kube-proxy. Peers that are gone without a
     word are found by keepalives after two minutes; one that has ended its side may be silent for an hour."""
+    drain_timeout: Duration = Duration(5.0)
+    """When the process ends, rules first lead new connections to endpoints themselves (not with redirect none); those
+    that it has may go on for so long."""
     connections_max: int = 65_536
     """TCP connections at a time; each costs two descriptors. Never more than the descriptors of the process allow."""
     flows_max: int = 16_384
@@ -111,6 +114,7 @@ class UserspaceSettings(PeriodSettings, frozen=True):
             yield "addresses: has a meaning with redirect none only"
         for key, value in self.addresses.items():
             yield from validation.place_problems("addresses", key, value)
+        yield from validation.not_negative_problems("drainTimeout", self.drain_timeout)
         if self.udp_idle_timeout <= 0:
             yield "udpIdleTimeout: must be greater than 0s"
         yield from validation.range_problems("connectionsMax", self.connections_max, 1, 1 << 20)

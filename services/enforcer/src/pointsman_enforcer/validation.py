@@ -128,6 +128,12 @@ def ipvs_timeout_problems(name: str, seconds: float) -> Iterator[str]:
         yield f"{name}: must be 0s, or at least 1s"
 
 
+def not_negative_problems(name: str, seconds: float) -> Iterator[str]:
+    """A duration that may be 0s."""
+    if seconds < 0:
+        yield f"{name}: must not be negative"
+
+
 def place_problems(name: str, key: str, value: str) -> Iterator[str]:
     """One entry of a map from addresses (or nothing) to local addresses of the same family."""
     try:

@@ -221,5 +221,17 @@ class Redirecting(Protocol):
         """Who tells `flows` of plans as entries of the connection table show them."""
 
 
+@runtime_checkable
+class Parting(Protocol):
+    """A dataplane whose rules lead into this process, which is about to end."""
+
+    def part(self) -> None:
+        """From now on render what works without this process. Program everything once more after this."""
+
+    @property
+    def connections(self) -> int:
+        """How many connections end with this process."""
+
+
 NODE = ServiceKey("", "")
 """The key under which the node's own objects are kept beside those of the services."""

@@ -207,7 +207,7 @@ class Reconciler(Generic[C]):
         facts = self._store.facts
         if facts is not None and facts != self._facts:
             if self._dataplane.configure(facts):
-                self._mark_all()
+                self.mark_all()
             self._facts = facts
             self._flows.suspect_all()
             if not self._must_observe:
@@ -217,7 +217,7 @@ class Reconciler(Generic[C]):
         if not self._must_observe:
             return
         tally.is_full = True
-        self._mark_all()
+        self.mark_all()
         self._programmer.forget()
         self._flows.suspect_all()
         found = await self._dataplane.observe()
@@ -365,7 +365,7 @@ class Reconciler(Generic[C]):
         self._has_leftovers = False
         structlog.get_logger("reconciler").info("removed what no plan asks for", elements=removed)
 
-    def _mark_all(self) -> None:
+    def mark_all(self) -> None:
         """Everything has to be compared again: what is planned, and what is remembered of services since removed.
 
         What the kernel has of those that were as planned is not known any more: should one fail, nothing is claimed.

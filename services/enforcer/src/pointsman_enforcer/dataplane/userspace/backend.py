@@ -61,6 +61,7 @@ class UserspaceDataplane:
         self._places = Places(self.proxy.bind, self.proxy.release, clock or SystemClock())
         self._unclaimed: set[bytes] = set()
         """Listeners that no service has asked for since the last `observe`."""
+        self._is_parting = False
 
     @property
     def settings(self) -> DataplaneSettings:
@@ -101,6 +102,8 @@ class UserspaceDataplane:
     def render(self, plan: ServicePlan, previous: bytes) -> bytes:
         """See `Dataplane.render`. Ports to listen at are promised on the way, and are the same when asked again."""
         before = target.rules_of(previous)
+        if self._is_parting:
+            return target.pack(self._rules.render(plan, before), target.listeners_of(previous))
         divided = redirect(plan, self._places.promise)
         rules = self._rules.render(divided.proxied, before)
         if divided.direct.ports:
@@ -144,6 +147,15 @@ class UserspaceDataplane:
     def flows(self, flows: Flows) -> Flows:
         """See `base.Redirecting`."""
         return ProxiedFlows(flows, self._places.promise)
+
+    def part(self) -> None:
+        """See `base.Parting`: rules lead to endpoints themselves, and listeners serve who is on the way to them."""
+        self._is_parting = True
+
+    @property
+    def connections(self) -> int:
+        """See `base.Parting`."""
+        return self.proxy.counters.connections
 
     def measure(self, registry: Registry) -> None:
         """See `base.Measured`."""
