@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""An enforcer's reconciler, nftables dataplane and flow keeper in a node's namespace, programmed by plans."""
+"""An enforcer's reconciler, dataplane and flow keeper in a node's namespace, programmed by plans."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ import contextlib
 import socket
 import time
 from collections.abc import Callable, Mapping
-from typing import Self
+from typing import Any, Self
 
 from pointsman_chassis.clock import SystemClock
 from pointsman_chassis.metrics import Registry
 from pointsman_enforcer.core.plan_session import Commit
 from pointsman_enforcer.core.plan_store import PlanStore
 from pointsman_enforcer.core.transaction import Position, Transaction
+from pointsman_enforcer.dataplane.base import Dataplane, Redirecting
 from pointsman_enforcer.dataplane.conntrack.metrics import ConntrackMetrics
 from pointsman_enforcer.dataplane.conntrack.reconciler import ConntrackLimits, ConntrackReconciler
 from pointsman_enforcer.dataplane.conntrack.table import ConntrackTable
 from pointsman_enforcer.dataplane.nftables.backend import NftablesDataplane
-from pointsman_enforcer.dataplane.nftables.change import NftChange
 from pointsman_enforcer.dataplane.node_settings import NodeSettings
 from pointsman_enforcer.dataplane.reconciler import Reconciler
 from pointsman_model.names import ServiceKey
@@ -33,12 +33,23 @@ DEADLINE_SECONDS = 10.0
 _TURN_SECONDS = 0.01
 
 
+def _open_nftables(settings: NodeSettings) -> Dataplane[Any]:
+    return NftablesDataplane(node_settings=settings)
+
+
 class FlowNode:
     """One enforcer process after another; an async context manager."""
 
     def __init__(
-        self, namespace: NetNs, settings: NodeSettings, facts: NodeFacts, *, limits: ConntrackLimits | None = None
+        self,
+        namespace: NetNs,
+        settings: NodeSettings,
+        facts: NodeFacts,
+        *,
+        limits: ConntrackLimits | None = None,
+        open_dataplane: Callable[[NodeSettings], Dataplane[Any]] = _open_nftables,
     ) -> None:
+        self.open_dataplane = open_dataplane
         self.namespace = namespace
         self.settings = settings
         self.facts = facts
@@ -58,7 +69,7 @@ class FlowNode:
 
     def _start(self) -> None:
         self.tables: list[ConntrackTable] = []
-        self.dataplane = self.namespace.call(lambda: NftablesDataplane(node_settings=self.settings))
+        self.dataplane = self.namespace.call(lambda: self.open_dataplane(self.settings))
         self.registry = Registry()
         self.flows = ConntrackReconciler(
             node_port_blocks=lambda: self.dataplane.settings.node_port_addresses,
@@ -68,12 +79,13 @@ class FlowNode:
             open_table=self._open_table,
             limits=self.limits,
         )
-        self.reconciler: Reconciler[NftChange] = Reconciler(
+        dataplane = self.dataplane
+        self.reconciler: Reconciler[Any] = Reconciler(
             dataplane=self.dataplane,
             store=self.store,
             clock=SystemClock(),
             on_synced=lambda *_: None,
-            flows=self.flows,
+            flows=dataplane.flows(self.flows) if isinstance(dataplane, Redirecting) else self.flows,
         )
         self._task = asyncio.create_task(self.flows.run())
 

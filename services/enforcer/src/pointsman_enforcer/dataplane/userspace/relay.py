@@ -37,6 +37,14 @@ def end_with_reset(connection: socket.socket) -> None:
     connection.close()
 
 
+def prepare(opened: socket.socket) -> None:
+    """Small writes go out at once, and a peer that is gone is missed. What a listener accepts inherits both."""
+    opened.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    opened.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for option, value in _KEEPALIVE.items():
+        opened.setsockopt(socket.IPPROTO_TCP, option, value)
+
+
 class Half:
     """One direction."""
 
@@ -136,11 +144,6 @@ class Relay:
         self._up, self._down = Half(client, upstream), Half(upstream, client)
         self._interests: dict[int, int] = {}
         self.seen_at = core.poller.now()
-        for each in (client, upstream):
-            each.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            each.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-            for option, value in _KEEPALIVE.items():
-                each.setsockopt(socket.IPPROTO_TCP, option, value)
         relays.add(self)
         self._watch()
 

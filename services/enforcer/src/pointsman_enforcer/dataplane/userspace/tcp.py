@@ -15,7 +15,7 @@ from typing import Final
 from pointsman_enforcer.dataplane.userspace.choice import Balancer
 from pointsman_enforcer.dataplane.userspace.core import Core
 from pointsman_enforcer.dataplane.userspace.poller import Timer
-from pointsman_enforcer.dataplane.userspace.relay import Relay, Relays, end_with_reset
+from pointsman_enforcer.dataplane.userspace.relay import Relay, Relays, end_with_reset, prepare
 from pointsman_enforcer.dataplane.userspace.target import Address
 from pointsman_model.names import format_address
 
@@ -33,6 +33,7 @@ class TcpListener:
         """`opened` is bound; it listens from now on."""
         self.balancer, self.core, self.relays = balancer, core, relays
         self._socket = opened
+        prepare(opened)
         opened.listen(BACKLOG)
         core.poller.watch(opened.fileno(), select.EPOLLIN, self._accept)
 
@@ -116,6 +117,7 @@ class Dialing:
             self._next()
             return
         self._poller.forget(self._upstream.fileno())
+        prepare(self._upstream)
         self._balancer.reached(self._address, self._endpoint, self._poller.now())
         Relay(self._core, self._listener.relays, self._client, self._upstream)
 
