@@ -103,14 +103,18 @@ class IptablesDataplane:
         """See `Dataplane.observe`."""
         try:
             self._saved = {family: parse_rules(await self._tools.save(family)) for family in self._families}
+            is_ours = any(saved.chains for saved in self._saved.values())
             sets = await self._tools.ipset_save()
+            if not is_ours and (refusing := static.refusing_sets() & parse_sets(sets)[0]):
+                # They are the other variant's as well, which may still be serving, and refuse what is not served yet.
+                await self._writer.ipset([f"flush {name}" for name in sorted(refusing)])
+                sets = await self._tools.ipset_save()
         except (CommandError, ValueError) as error:
             raise KernelError(f"reading our chains: {error}") from error
         self._ledger, observation = Ledger(), Observation()
         for family in self._families:
             observation.read(family, self._saved[family], self._ledger)
         observation.read_sets(sets, self._ledger)
-        is_ours = any(saved.chains for saved in self._saved.values())
         self._observation = observation
         self._monitor.settle()
         return Found.OURS if is_ours else Found.NOTHING

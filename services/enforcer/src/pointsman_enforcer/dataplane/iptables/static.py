@@ -62,6 +62,11 @@ def set_names(family: Family) -> list[str]:
     return [set_name(role, family) for role in _SET_TYPES]
 
 
+def refusing_sets() -> set[str]:
+    """The sets by which static rules refuse."""
+    return {set_name(role, family) for role in ("closed", "cidrs") for family in Family}
+
+
 def create_lines(family: Family) -> list[str]:
     """Commands of `ipset restore` that make the sets which static rules ask."""
     word = "inet" if family is Family.IPV4 else "inet6"
