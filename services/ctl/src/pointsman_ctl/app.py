@@ -7,6 +7,7 @@ from typing import Any, Final
 
 import click
 
+from pointsman_ctl.commands.check import check
 from pointsman_ctl.commands.override import override
 from pointsman_ctl.commands.packets import explain
 from pointsman_ctl.commands.plan import plan
@@ -18,6 +19,7 @@ from pointsman_ctl.commands.wait import wait
 
 SECTIONS: Final = (
     ("See", (status, services, endpoints, plan, explain, trace)),
+    ("Look after", (check,)),
     ("Change and wait", (wait, override)),
     ("This command", (version, completion)),
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+from pointsman_lab.apiserver.bootstrap import now_text
 from pointsman_lab.apiserver.identities import API_AUDIENCE
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ def answer_review(resource: Resource, body: Json, *, user: str, identities: Iden
         **body,
         "kind": resource.kind,
         "apiVersion": resource.api_version,
-        "metadata": body.get("metadata") or {},
+        "metadata": {**(body.get("metadata") or {}), "creationTimestamp": now_text()},
         "status": _status(resource, body, user, identities),
     }
 
