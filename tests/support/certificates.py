@@ -2,6 +2,7 @@
 """A certificate authority for tests, written to files as an operator's would be."""
 
 import datetime as dt
+import ipaddress
 import itertools
 from pathlib import Path
 from typing import Final
@@ -38,11 +39,14 @@ class Authority:
         groups: tuple[str, ...] = (),
         valid_for: dt.timedelta = _DAY,
     ) -> TransportSecurity:
-        """Write key, certificate (DNS name = `name`) and what is trusted; issuing a name again replaces its files."""
+        """Write key, certificate (its one alternative name is `name`, a DNS name or an IP address) and what is trusted.
+
+        Issuing a name again replaces its files.
+        """
         key = ec.generate_private_key(ec.SECP256R1())
         certificate = (
             self._builder(_name(name, groups), key.public_key(), valid_for)
-            .add_extension(x509.SubjectAlternativeName([x509.DNSName(name)]), critical=False)
+            .add_extension(x509.SubjectAlternativeName([_alternative(name)]), critical=False)
             .sign(self._key, hashes.SHA256())
         )
         files = _paths(directory, name)
@@ -77,6 +81,13 @@ def certificate_files(directory: Path, name: str, *, server_name: str = "") -> T
 
 def _paths(directory: Path, name: str) -> list[Path]:
     return [directory / f"{name}.{part}.pem" for part in ("cert", "key", "ca")]
+
+
+def _alternative(name: str) -> x509.GeneralName:
+    try:
+        return x509.IPAddress(ipaddress.ip_address(name))
+    except ValueError:
+        return x509.DNSName(name)
 
 
 def _name(common_name: str, groups: tuple[str, ...] = ()) -> x509.Name:
