@@ -16,6 +16,7 @@ from pointsman_enforcer.core.told_failures import Failure
 from pointsman_enforcer.core.transaction import ChangeOrigin, Position, Stage, Transaction
 from pointsman_enforcer.dataplane.work import Pending, Tally
 from pointsman_enforcer.metrics import EnforcerMetrics
+from pointsman_enforcer.mode_settings import ModeName
 from pointsman_enforcer.observability import SyncObserver
 from pointsman_model.names import Family, ServiceKey
 from pointsman_model.wire.plan import encode_service_plan
@@ -157,6 +158,28 @@ def test_programming_time_leaves_out_what_is_old_or_failed() -> None:
     assert programming_times(old) == (0, 0)
     assert programming_times(recent, failed=frozenset({key(1)})) == (0, 0)
     assert programming_times(recent, recent, old) == (2, 0)
+
+
+@pytest.mark.parametrize(
+    ("mode", "names"),
+    [
+        ("nftables", {"nftables_sync_failures", "nftables_cleanup_failures"}),
+        ("iptables", {"iptables_restore_failures", "iptables_partial_restore_failures"}),
+        ("ipvs", {"iptables_restore_failures"}),
+        ("userspace", set()),
+    ],
+)
+def test_failures_have_the_names_that_kube_proxy_gives_them_in_each_mode(mode: ModeName, names: set[str]) -> None:
+    registry = Registry(process=False)
+    EnforcerMetrics(registry, mode).refused(is_cleanup=False)
+    prefix = "kubeproxy_sync_proxy_rules_"
+    found = {family.name.removeprefix(prefix) for family in registry.families() if "_failures_total" in family.name}
+    assert found >= {f"{name}_total" for name in names}
+    ours = registry.value("pointsman_enforcer_sync_failures_total", {"kind": "sync"})
+    theirs = [registry.value(f"{prefix}{name}_total", {"ip_family": "IPv4"}) for name in names if "cleanup" not in name]
+    assert [ours, *theirs] == [1] * (1 + len(theirs))
+    assert {name for name in found if "tables" in name} == {f"{name}_total" for name in names}
+    assert registry.value("pointsman_enforcer_info", {"mode": mode}) == 1
 
 
 @pytest.mark.parametrize(("stage", "expected"), [(Stage.APPLY, 1), (Stage.DECODE, 0), (Stage.UNSUPPORTED, 0)])

@@ -83,6 +83,7 @@ class Registry:
             labels = getattr(collector, "_labelnames", None)
             for family in collector.collect():
                 samples = {label for sample in family.samples for label in sample.labels} - {"le"}
+                samples.update(getattr(family, "_labelnames", ()))
                 found.append(
                     Described(
                         name=family.name + "_total" * (family.type == "counter"),

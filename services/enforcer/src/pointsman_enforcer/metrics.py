@@ -6,9 +6,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final
 
+from prometheus_client import Counter
+
 from pointsman_chassis.metrics import Registry
 from pointsman_enforcer.core.plan_changes import PlanChanges
 from pointsman_enforcer.core.programming_time import SERVICE_CLASSES, ProgrammedAs
+from pointsman_enforcer.mode_settings import ModeName
 from pointsman_model.names import Family
 
 _SYNC_BUCKETS: Final = tuple(0.0001 * 2**exponent for exponent in range(19))
@@ -17,14 +20,31 @@ _PROGRAMMING_BUCKETS: Final = (
     0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0,
 )  # fmt: skip
 _FAMILY_NAMES: Final = {Family.IPV4: "IPv4", Family.IPV6: "IPv6"}
+_SYNC_PREFIX: Final = "kubeproxy_sync_proxy_rules"
+_RESTORE: Final = (False, "iptables_restore_failures_total", "Runs of iptables-restore that failed")
+_FAILURES: Final[Mapping[ModeName, tuple[tuple[bool, str, str], ...]]] = {
+    "nftables": (
+        (False, "nftables_sync_failures_total", "Transactions the kernel refused"),
+        (True, "nftables_cleanup_failures_total", "Removals of leftovers refused"),
+    ),
+    "iptables": (
+        _RESTORE,
+        (False, "iptables_partial_restore_failures_total", "Of these, runs for changed services only"),
+    ),
+    "ipvs": (_RESTORE,),
+}
+"""Whether a removal failed, kube-proxy's name, and what it says."""
 FAMILIES: Final = tuple(_FAMILY_NAMES.values())
 
 
 class EnforcerMetrics:
     """Made once by the composition root and handed to whoever counts."""
 
-    def __init__(self, registry: Registry) -> None:
+    def __init__(self, registry: Registry, mode: ModeName = "nftables") -> None:
+        """`mode` decides which of kube-proxy's figures of failures there are, as it does in kube-proxy."""
         self.registry = registry
+        info = registry.gauge("pointsman_enforcer_info", "Always 1; how this node moves packets.", ("mode",))
+        info.labels(mode).set(1)
         family = ("ip_family",)
         self.sync_duration = registry.histogram(
             "kubeproxy_sync_proxy_rules_duration_seconds", "One sync, from start to the kernel's answer", family,
@@ -48,12 +68,10 @@ class EnforcerMetrics:
         self.last_queued = registry.gauge(
             "kubeproxy_sync_proxy_rules_last_queued_timestamp_seconds", "When a sync was last asked for", family
         )
-        self.sync_failures = registry.counter(
-            "kubeproxy_sync_proxy_rules_nftables_sync_failures_total", "Transactions the kernel refused", family
-        )
-        self.cleanup_failures = registry.counter(
-            "kubeproxy_sync_proxy_rules_nftables_cleanup_failures_total", "Removals of leftovers refused", family
-        )
+        self._failures: dict[bool, list[Counter]] = {False: [], True: []}
+        """kube-proxy's figures of failed syncs, and of failed removals."""
+        for is_cleanup, name, documentation in _FAILURES.get(mode, ()):
+            self._failures[is_cleanup].append(registry.counter(f"{_SYNC_PREFIX}_{name}", documentation, family))
         self.healthz = registry.counter("kubeproxy_proxy_healthz_total", "Answers of /healthz", ("code",))
         self.livez = registry.counter("kubeproxy_proxy_livez_total", "Answers of /livez", ("code",))
         self._begin()
@@ -68,8 +86,8 @@ class EnforcerMetrics:
             self.programming_duration,
             self.last_sync,
             self.last_queued,
-            self.sync_failures,
-            self.cleanup_failures,
+            *self._failures[False],
+            *self._failures[True],
         ):
             for family in FAMILIES:
                 by_family.labels(family)
@@ -79,6 +97,13 @@ class EnforcerMetrics:
 
     def _register_own(self, registry: Registry) -> None:
         self.services = registry.gauge("pointsman_enforcer_services", "Services in the plan held")
+        self.sync_failures = registry.counter(
+            "pointsman_enforcer_sync_failures_total",
+            "What the kernel refused, in whatever mode: a transaction of a sync, or the removal of leftovers (cleanup)",
+            ("kind",),
+        )
+        for kind in ("sync", "cleanup"):
+            self.sync_failures.labels(kind)
         self.failed_services = registry.gauge(
             "pointsman_enforcer_failed_services", "Services that are not as planned", ("stage",)
         )
@@ -162,9 +187,10 @@ class EnforcerMetrics:
 
     def refused(self, *, is_cleanup: bool) -> None:
         """The kernel refused a transaction, or the removal of what no plan asks for."""
-        failures = self.cleanup_failures if is_cleanup else self.sync_failures
-        for family in FAMILIES:
-            failures.labels(family).inc()
+        self.sync_failures.labels("cleanup" if is_cleanup else "sync").inc()
+        for failures in self._failures[is_cleanup]:
+            for family in FAMILIES:
+                failures.labels(family).inc()
 
     def programmed(self, counted: ProgrammedAs, seconds: float, exemplar: dict[str, str] | None) -> None:
         """An endpoint change reached the kernel so long after its trigger."""
