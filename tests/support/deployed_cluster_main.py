@@ -47,7 +47,7 @@ async def _main(address: str, directory: Path) -> None:
             (ENDPOINTSLICES, endpoint_slice_json("shop/web-1", "web", ["10.244.0.9"]), "shop"),
         ):
             for name in ("uid", "resourceVersion"):
-                body["metadata"].pop(name, None)  # type: ignore[attr-defined] # all of them are mappings
+                body["metadata"].pop(name, None)
             await client.create(resource, body, namespace)
     (directory / "ready").touch()
     await asyncio.Event().wait()
