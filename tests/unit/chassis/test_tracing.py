@@ -227,6 +227,22 @@ async def test_shutdown_does_not_wait_for_a_collector_that_is_away() -> None:
     assert await asyncio.to_thread(exporter.exported.wait, 30)
 
 
+async def test_the_queue_is_bounded_and_what_it_has_no_room_for_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OTEL_BSP_MAX_QUEUE_SIZE", "64")
+    monkeypatch.setenv("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", "16")
+    exporter = StuckExporter()
+    tracer = OtlpTracer("watcher", {}, exporter=exporter)
+    for number in range(500):
+        Tracing(tracer).new_traceparent("watch.event", start_ns=number)
+    counts = tracer.counts
+    assert counts.waiting <= 64
+    assert counts.dropped >= 500 - 64 - 16, "one batch is with the exporter, which does not come back"
+    exporter.released.set()
+    await Tracing(tracer).shutdown(timeout_seconds=30)
+    assert counts.exported + counts.dropped == 500
+    assert counts.failed == counts.waiting == 0
+
+
 async def test_shutdown_exports_what_is_queued(recorder: Recorder) -> None:
     recorder.tracing.new_traceparent("watch.event", start_ns=1)
     await recorder.tracing.shutdown(timeout_seconds=30)
