@@ -113,6 +113,10 @@ class Watch:
         """So are the virtual servers."""
         self._count = self._watched.signs.servers()
 
+    def hurry(self) -> None:
+        """Look at whole sets the next time."""
+        self._sets_at = 0.0
+
     def suspect(self, suspicion: Suspicion) -> None:
         """Have this mended with the next `mend`."""
         self._suspicion.include(suspicion)
