@@ -18,7 +18,7 @@ from support.manifests import (
 )
 
 XTABLES_MODES = {"iptables", "ipvs"}
-"""Modes that run iptables, which opens raw sockets and, in its legacy form, a lock file that it shares with the node."""
+"""Modes that run iptables, which opens raw sockets and, in its legacy form, a lock file that a node shares."""
 ON_THE_HOSTS_NETWORK = set(SERVICES)
 
 

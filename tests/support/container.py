@@ -100,7 +100,7 @@ def _variables(container: Manifest, node: Node) -> dict[str, str]:
         "metadata.namespace": "pointsman-system",
         "metadata.uid": "uid-of-a-pod",
     }
-    found = {}
+    found: dict[str, str] = {}
     for each in container.get("env", ()):
         value = each["value"] if "value" in each else fields[each["valueFrom"]["fieldRef"]["fieldPath"]]
         found[each["name"]] = re.sub(r"\$\((\w+)\)", lambda match: found.get(match[1], match[0]), value)
