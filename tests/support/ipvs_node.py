@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
-from collections.abc import Mapping
+from collections.abc import Coroutine, Mapping
 from functools import partial
 from typing import Any, Self, TypeVar
 
@@ -147,7 +147,7 @@ class IpvsNode:
                     break
         return "; ".join(found)
 
-    def run(self, coroutine: Any) -> Any:
+    def run(self, coroutine: Coroutine[Any, Any, Result]) -> Result:
         """On the dataplane's loop."""
         return self.loop.run_until_complete(coroutine)
 
