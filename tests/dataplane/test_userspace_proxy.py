@@ -15,10 +15,10 @@ import pytest
 from pointsman_enforcer.dataplane.userspace.limits import ProxyLimits
 from pointsman_model.affinity import pick
 from pointsman_model.names import Protocol
-from support.userspace_world import SILENT, NamingServer, ProxyWorld, endpoint, eventually
+from support.userspace_world import SILENT, NamingServer, ProxyWorld, endpoint, eventually, heard
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(120)]
-CONNECTIONS = 2000
+CONNECTIONS = 200
 ONE, TWO, DEAD = "127.0.1.1", "127.0.1.2", "127.0.1.3"
 BULK = 16 << 20
 
@@ -34,16 +34,16 @@ def name_of(connection: socket.socket) -> str:
     return connection.makefile("rb", buffering=0).readline().decode().strip()
 
 
-def test_two_thousand_connections_live_side_by_side_and_endpoints_take_turns(world: ProxyWorld) -> None:
+def test_connections_live_side_by_side_and_endpoints_take_turns(world: ProxyWorld) -> None:
     with NamingServer(world, ONE), NamingServer(world, TWO):
         world.serve(endpoint(ONE), endpoint(TWO))
-        connections = [world.connect() for _ in range(CONNECTIONS)]
+        connections = world.crowd(CONNECTIONS)
         try:
             assert Counter(map(name_of, connections)) == {ONE: CONNECTIONS // 2, TWO: CONNECTIONS // 2}
             assert world.proxy.counters.connections == CONNECTIONS
             for number, each in enumerate(connections):
                 each.send(b"%6d" % number)
-            assert [int(each.recv(6, socket.MSG_WAITALL)) for each in connections] == list(range(CONNECTIONS))
+            assert [int(heard(each, 6)) for each in connections] == list(range(CONNECTIONS))
         finally:
             for each in connections:
                 each.close()
@@ -78,12 +78,12 @@ def test_the_end_of_one_direction_is_passed_on_and_the_other_goes_on(world: Prox
             with upstream:
                 client.sendall(b"question")
                 client.shutdown(socket.SHUT_WR)
-                assert upstream.recv(100, socket.MSG_WAITALL) == b"question"
+                assert heard(upstream, 100) == b"question"
                 upstream.sendall(b"answer")
-                assert client.recv(6, socket.MSG_WAITALL) == b"answer"
+                assert heard(client, 6) == b"answer"
                 upstream.sendall(b" and more")
                 upstream.shutdown(socket.SHUT_WR)
-                assert client.recv(100, socket.MSG_WAITALL) == b" and more"
+                assert heard(client, 100) == b" and more"
     eventually(lambda: world.proxy.counters.connections == 0)
 
 
@@ -96,7 +96,7 @@ def test_a_server_that_ends_first_still_hears_its_client(world: ProxyWorld) -> N
                 upstream.shutdown(socket.SHUT_WR)
                 assert client.recv(1) == b""
                 client.sendall(b"still here")
-                assert upstream.recv(10, socket.MSG_WAITALL) == b"still here"
+                assert heard(upstream, 10) == b"still here"
 
 
 def test_a_reset_is_passed_on(world: ProxyWorld) -> None:
@@ -148,7 +148,7 @@ def test_connections_outlive_their_endpoint_and_their_listener(world: ProxyWorld
                 assert name_of(new) == TWO
             world.stop_serving()
             old.send(b"still")
-            assert old.recv(5, socket.MSG_WAITALL) == b"still"
+            assert heard(old, 5) == b"still"
 
 
 def test_with_affinity_a_client_stays_until_its_endpoint_leaves(world: ProxyWorld) -> None:

@@ -38,6 +38,14 @@ def eventually(holds: Callable[[], bool]) -> None:
         time.sleep(0.005)
 
 
+def heard(connection: socket.socket, count: int) -> bytes:
+    """The next so many bytes, or all there are until the end."""
+    found = b""
+    while len(found) < count and (chunk := connection.recv(count - len(found))):
+        found += chunk
+    return found
+
+
 class ProxyWorld:
     """A context manager. `serve` says what the proxy does; `connect` and `datagrams` are clients of it."""
 
@@ -89,6 +97,11 @@ class ProxyWorld:
             made.bind((source, 0))
         made.connect(("127.0.0.1", self._places[Protocol.TCP].port))
         return made
+
+    def crowd(self, count: int) -> list[socket.socket]:
+        """So many connections to the TCP listener."""
+        place = ("127.0.0.1", self._places[Protocol.TCP].port)
+        return self.namespace.call(lambda: [socket.create_connection(place, DEADLINE_SECONDS) for _ in range(count)])
 
     def datagrams(self) -> socket.socket:
         """A client of the UDP listener."""

@@ -6,7 +6,7 @@ take is held, at most one read of it, and nothing more is read meanwhile: backpr
 other, and a silence that is too long resets both.
 
     read --copy--> the poller's buffer --> send        little, or a turn of many connections
-    read --splice--> a pipe --splice--> send           once FULL_READS reads in a row have filled the buffer
+    read --splice--> a pipe --splice--> send           after RICH_READS reads in a row of at least RICH_BYTES
 """
 
 from __future__ import annotations
@@ -20,9 +20,10 @@ from typing import Final
 from pointsman_enforcer.dataplane.userspace.core import Core
 from pointsman_enforcer.dataplane.userspace.pipes import Pipe
 
-FULL_READS: Final = 4
-_SPARSE: Final = 4
-"""A pipe is given back when a read fills less than this part of the buffer."""
+RICH_READS: Final = 16
+RICH_BYTES: Final = 64 << 10
+_POOR_BYTES: Final = 16 << 10
+"""A pipe is given back after a read of less."""
 _MOVE: Final = os.SPLICE_F_MOVE | os.SPLICE_F_NONBLOCK
 _RESET: Final = struct.pack("ii", 1, 0)
 _KEEPALIVE: Final = {socket.TCP_KEEPIDLE: 60, socket.TCP_KEEPINTVL: 15, socket.TCP_KEEPCNT: 4}
@@ -48,7 +49,7 @@ def prepare(opened: socket.socket) -> None:
 class Half:
     """One direction."""
 
-    __slots__ = ("full_reads", "held", "is_done", "pipe", "piped", "source", "target")
+    __slots__ = ("held", "is_done", "pipe", "piped", "rich_reads", "source", "target")
 
     def __init__(self, source: socket.socket, target: socket.socket) -> None:
         self.source, self.target = source, target
@@ -57,7 +58,7 @@ class Half:
         self.pipe: Pipe | None = None
         self.piped = 0
         """In the pipe, and not taken yet."""
-        self.full_reads = 0
+        self.rich_reads = 0
         self.is_done = False
         """The end was passed on."""
 
@@ -112,13 +113,12 @@ class Half:
 
     def _choose(self, core: Core, count: int) -> None:
         """Borrow a pipe when much is said, give it back when not."""
-        buffer_bytes = len(core.poller.buffer)
         if self.pipe is None:
-            self.full_reads = self.full_reads + 1 if count == buffer_bytes else 0
-            if self.full_reads >= FULL_READS and not self.held:
+            self.rich_reads = self.rich_reads + 1 if count >= RICH_BYTES else 0
+            if self.rich_reads >= RICH_READS and not self.held:
                 self.pipe = core.pipes.take()
-                self.full_reads = 0
-        elif not self.piped and count < buffer_bytes // _SPARSE:
+                self.rich_reads = 0
+        elif not self.piped and count < _POOR_BYTES:
             self.end(core)
 
     def _drain(self, pipe: Pipe) -> None:
