@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     from support.netns import NetNs
 
 _BEAT_SECONDS = 0.05
-_PAUSE_SECONDS = 0.005
-"""Between two connections of an opener: sixteen of them share few cores with what they test."""
 _SETTLE_SECONDS = 60.0
 _TURNS = 5
 _SLOW_SECONDS = 0.9
@@ -42,7 +40,9 @@ class Tally:
 class KubeTraffic:
     """Openers and flows in threads; what they saw stands in `openers` and `flows` when the block is over."""
 
-    def __init__(self, world: KubeProxyWorld) -> None:
+    def __init__(self, world: KubeProxyWorld, *, pause_seconds: float = 0.005) -> None:
+        """`pause_seconds`: between two connections of an opener; they share few processors with what they test."""
+        self._pause_seconds = pause_seconds
         self.openers: list[Tally] = []
         self.flows: list[Tally] = []
         self._stop = threading.Event()
@@ -128,7 +128,7 @@ class KubeTraffic:
                 is_good = outcome == expected if expected else isinstance(outcome, Reply)
                 if not is_good:
                     tally.failed.append(str(outcome))
-                self._stop.wait(_PAUSE_SECONDS)
+                self._stop.wait(self._pause_seconds)
 
         self._threads.append(threading.Thread(target=run, name=name))
 

@@ -15,7 +15,14 @@ from typing import TYPE_CHECKING, Self
 from pointsman_enforcer.dataplane.nftables.message import Family
 from support.kube_proxy_rules.cluster import TARGET_PORT, KubeCluster, cluster
 from support.kube_proxy_rules.iptables_mode import iptables_rules
-from support.kube_proxy_rules.ipvs_mode import SYSCTLS, ip_commands, ipset_commands, ipvs_rules, ipvsadm_rules
+from support.kube_proxy_rules.ipvs_mode import (
+    SYSCTLS,
+    TIMEOUTS_SECONDS,
+    ip_commands,
+    ipset_commands,
+    ipvs_rules,
+    ipvsadm_rules,
+)
 from support.kube_proxy_rules.neighbours import neighbour_rules
 from support.kube_proxy_rules.nftables_mode import nftables_rules
 from support.netns import NetNs, veth
@@ -91,6 +98,7 @@ class KubeProxyWorld:
         for key, value in SYSCTLS.items():
             self.node.sysctl(key, value)
         self.node.run("ip", "link", "add", "kube-ipvs0", "type", "dummy")
+        self.node.run("ipvsadm", "--set", *map(str, TIMEOUTS_SECONDS))
         for each in self.clusters:
             self.node.run("ip", "-batch", "-", stdin=ip_commands(each))
             self.node.run("ipset", "restore", stdin=ipset_commands(each))

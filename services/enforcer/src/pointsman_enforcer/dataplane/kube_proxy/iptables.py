@@ -3,10 +3,6 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from functools import partial
-from pathlib import Path
 from typing import Final
 
 import structlog
@@ -15,10 +11,10 @@ from pointsman_chassis.errors import UnsupportedError
 from pointsman_enforcer.dataplane.exec import CommandError
 from pointsman_enforcer.dataplane.kube_proxy.rules import Rules, read_rules, removal_text
 from pointsman_enforcer.dataplane.leftovers import LeftoverError
+from pointsman_enforcer.dataplane.modes.own_leftovers import has_legacy_tables
 from pointsman_enforcer.dataplane.xtables.tools import Tools, Variant
 from pointsman_model.names import Family
 
-_LEGACY_TABLES: Final = {Family.IPV4: "ip_tables_names", Family.IPV6: "ip6_tables_names"}
 _SHOWN_MAX: Final = 3
 
 
@@ -39,30 +35,38 @@ class KubeProxyIptables:
 
     async def find(self) -> str:
         """See `Leftover.find`."""
-        async with self._tools() as tools:
-            found = await self._read(tools)
+        found = await self._each(remove=False)
         return "; ".join(_words(family, rules) for family, rules in found.items() if rules.count)
 
     async def remove(self) -> int:
         """See `Leftover.remove`: one run of iptables-restore for each family."""
-        count = 0
-        async with self._tools() as tools:
-            for family, rules in (await self._read(tools)).items():
-                if tools is not None and rules.count:
-                    await tools.restore(family, removal_text(rules))
-                    count += rules.count
-        return count
+        return sum(rules.count for rules in (await self._each(remove=True)).values())
 
-    async def _read(self, tools: Tools | None) -> dict[Family, Rules]:
-        if tools is None:
-            return {}
-        found = {}
+    async def _each(self, *, remove: bool) -> dict[Family, Rules]:
+        found: dict[Family, Rules] = {}
         for family in Family:
-            if self._variant is Variant.LEGACY and not tools.inside(partial(_has_legacy_tables, family)):
-                continue  # asking would make them
-            found[family] = read_rules(await tools.save(family))
+            tools = self._open(family)
+            if tools is None:
+                continue
+            try:
+                found[family] = rules = read_rules(await tools.save(family))
+                if remove and rules.count:
+                    await tools.restore(family, removal_text(rules))
+            except CommandError as error:
+                raise LeftoverError(f"{self.name}: {error}") from error
+            finally:
+                tools.close()
         self._tell_kept(found)
         return found
+
+    def _open(self, family: Family) -> Tools | None:
+        """The programs of a family; None where nothing can have been written with them."""
+        if self._variant is Variant.LEGACY and not has_legacy_tables(family):
+            return None
+        try:
+            return Tools(self._variant, (family,))
+        except UnsupportedError:
+            return None
 
     def _tell_kept(self, found: dict[Family, Rules]) -> None:
         """Say once what stays, though kube-proxy made it."""
@@ -74,30 +78,8 @@ class KubeProxyIptables:
             )
         self._kept = kept
 
-    @asynccontextmanager
-    async def _tools(self) -> AsyncIterator[Tools | None]:
-        """The programs, None where they are not installed."""
-        try:
-            tools = Tools(self._variant)
-        except UnsupportedError:
-            yield None
-            return
-        try:
-            yield tools
-        except CommandError as error:
-            raise LeftoverError(f"{self.name}: {error}") from error
-        finally:
-            tools.close()
-
 
 def _words(family: Family, rules: Rules) -> str:
     names = sorted({name for _, name in rules.chains})
     shown = ", ".join([*names[:_SHOWN_MAX], *(["..."] if len(names) > _SHOWN_MAX else [])])
     return f"IPv{family.value}: {len(rules.chains)} chains ({shown}) and {len(rules.jumps)} rules that lead to them"
-
-
-def _has_legacy_tables(family: Family) -> bool:
-    try:
-        return bool(Path("/proc/thread-self/net", _LEGACY_TABLES[family]).read_text().strip())
-    except OSError:
-        return False
