@@ -8,18 +8,21 @@ from typing import Any, Final
 import click
 
 from pointsman_ctl.commands.check import check
+from pointsman_ctl.commands.connectivity import connectivity_test
 from pointsman_ctl.commands.override import override
 from pointsman_ctl.commands.packets import explain
 from pointsman_ctl.commands.plan import plan
+from pointsman_ctl.commands.rules import rules
 from pointsman_ctl.commands.services import endpoints, services
 from pointsman_ctl.commands.status import status
+from pointsman_ctl.commands.sysdump import sysdump
 from pointsman_ctl.commands.trace import trace
 from pointsman_ctl.commands.version import completion, version
 from pointsman_ctl.commands.wait import wait
 
 SECTIONS: Final = (
-    ("See", (status, services, endpoints, plan, explain, trace)),
-    ("Look after", (check,)),
+    ("See", (status, services, endpoints, plan, rules, explain, trace)),
+    ("Look after", (check, connectivity_test, sysdump)),
     ("Change and wait", (wait, override)),
     ("This command", (version, completion)),
 )

@@ -88,11 +88,12 @@ def execute(
 @app.command(context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
 def ctl(
     arguments: Annotated[list[str], typer.Argument(help="A command of pointsmanctl and its arguments.")],
+    place: Annotated[str, typer.Option(help="Where it runs, as for exec.")] = CONTROL,
     name: Name = "default",
 ) -> None:
     """Run pointsmanctl inside the lab, as its administrator."""
     config = StateDirectory(DEFAULT_ROOT, name).ctl_config
-    run(_execute(name, CONTROL, ["env", f"POINTSMAN_CONFIG={config}", "pointsmanctl", *arguments]))
+    run(_execute(name, place, ["env", f"POINTSMAN_CONFIG={config}", "pointsmanctl", *arguments]))
 
 
 @app.command()
