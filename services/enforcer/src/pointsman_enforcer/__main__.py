@@ -46,14 +46,15 @@ async def _main(arguments: argparse.Namespace, stop: Stop) -> int:
         return 0
     node = node_name(config.hostname_override)
     configure_logging("enforcer", level=config.logging.level, format=config.logging.format, fields={"node": node})
-    from pointsman_enforcer.app import Enforcer  # noqa: PLC0415 - the other options do without
-    from pointsman_enforcer.dataplane.modes.choice import choose  # noqa: PLC0415 - as above
+    if arguments.cleanup or arguments.cleanup_kube_proxy:
+        from pointsman_enforcer.cleanup import cleanup  # noqa: PLC0415 - only here
+
+        return await cleanup(config, is_ours=arguments.cleanup, is_kube_proxys=arguments.cleanup_kube_proxy)
+    from pointsman_enforcer.dataplane.modes.choice import choose  # noqa: PLC0415 - the other options do without
     from pointsman_enforcer.dataplane.modes.factory import make_dataplane, why_not  # noqa: PLC0415 - as above
 
     choice = choose(config, why_not)
     config = choice.config
-    if arguments.cleanup:
-        return await _cleanup(config)
     if arguments.dry_run:
         from pointsman_enforcer.dry_run import dry_run  # noqa: PLC0415 - only here
 
@@ -65,24 +66,9 @@ async def _main(arguments: argparse.Namespace, stop: Stop) -> int:
         make_dataplane(config).close()
         return 0
     adjust_oom_score(config.oom_score_adj)
+    from pointsman_enforcer.app import Enforcer  # noqa: PLC0415 - as above
+
     return await Enforcer(config, node, mode_reason=choice.reason).run(stop)
-
-
-async def _cleanup(config: EnforcerConfiguration) -> int:
-    """Remove what is ours from kernel and disk; needs no plan and may be repeated."""
-    from pointsman_enforcer.dataplane.modes.factory import make_dataplane  # noqa: PLC0415 - as above
-    from pointsman_enforcer.disk.plan_journal import remove_plan  # noqa: PLC0415 - as above
-    from pointsman_enforcer.disk.planner_file import remove_planners  # noqa: PLC0415 - as above
-
-    dataplane = make_dataplane(config)
-    await dataplane.cleanup()
-    dataplane.close()
-    try:
-        remove_plan(Path(config.state_directory))
-        remove_planners(Path(config.state_directory))
-    except OSError as error:
-        raise ConfigError(f"cannot remove the plan in {config.state_directory}: {error}") from error
-    return 0
 
 
 def node_name(configured: str) -> str:
@@ -106,7 +92,8 @@ def _parser() -> argparse.ArgumentParser:
         help=f"configuration (kind: {KIND}), a file or a directory of them; without it the defaults",
     )
     add("--hostname-override", metavar="NAME", default="", help="name of the Node object")
-    add("--cleanup", action="store_true", help="remove all rules and the plan on disk, and exit")
+    add("--cleanup", action="store_true", help="remove what is ours, in all modes, and the plan on disk; and exit")
+    add("--cleanup-kube-proxy", action="store_true", help="remove what a kube-proxy left, in all its modes, and exit")
     add("--dry-run", action="store_true", help="print what the plan on disk would change in the kernel, and exit")
     add(
         "--init-only",

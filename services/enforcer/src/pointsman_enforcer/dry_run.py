@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`--dry-run`: what a start would change in the kernel, in words that `nft -f` takes, and nothing done."""
+"""`--dry-run`: what a start would change in the kernel, in the words of the mode's own tool, and nothing done."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any, Final
 from pointsman_chassis.errors import ConfigError
 from pointsman_enforcer.core.plan_store import PlanStore
 from pointsman_enforcer.dataplane import exec  # noqa: A004 - the door is named after what passes it
-from pointsman_enforcer.dataplane.base import Dataplane, Found, UnsupportedPlanError
+from pointsman_enforcer.dataplane.base import Dataplane, Found, ProxyMode, UnsupportedPlanError
 from pointsman_enforcer.disk.plan_journal import FILE_NAME, load_plan
 from pointsman_model.wire.plan import PlanFormatError, decode_service_plan
 
@@ -34,7 +34,9 @@ async def dry_run(dataplane: Dataplane[Any], directory: Path) -> list[str]:
     commands = list(dataplane.describe(change))
     revision = f"revision {store.position.revision} of {store.position.epoch or 'no epoch'}"
     head = f"# {len(store)} services at {revision}; in the kernel: {found.value}"
-    return [head, *problems, *(commands or ["# nothing to change"]), _checked(commands, found)]
+    checked = _checked(commands, found) if dataplane.mode is ProxyMode.NFTABLES else "# not checked: nft alone can"
+    dataplane.close()
+    return [head, *problems, *(commands or ["# nothing to change"]), checked]
 
 
 def _whole_change(dataplane: Dataplane[Any], store: PlanStore, problems: list[str]) -> Any:

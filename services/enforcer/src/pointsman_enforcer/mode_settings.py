@@ -65,9 +65,10 @@ class IpvsSettings(PeriodSettings, frozen=True):
     scheduler_flags: tuple[Literal["mh-fallback", "mh-port", "sh-fallback", "sh-port"], ...] = ()
     """Of the schedulers mh and sh, in ipvsadm's words. kube-proxy has no such field."""
     exclude_cidrs: tuple[str, ...] = field(default=(), name="excludeCIDRs")
-    """Accepted for kube-proxy's sake: virtual servers that are not ours are never touched, wherever they are."""
+    """Virtual servers of others in these blocks are never adopted, not even at the address and port of a Service of
+    ours. Elsewhere, too, those that are not ours are not touched."""
     strict_arp: bool = field(default=False, name="strictARP")
-    """Accepted for kube-proxy's sake: no address is put on a device, so nobody answers ARP for it."""
+    """Sets arp_ignore and arp_announce. Nothing of ours needs it: no address is put on a device here."""
     tcp_timeout: Duration = Duration(0.0)
     """How long IPVS keeps an idle TCP connection; 0s leaves alone what the kernel has. Whole seconds, as below."""
     tcp_fin_timeout: Duration = Duration(0.0)

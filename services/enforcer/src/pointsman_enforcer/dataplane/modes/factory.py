@@ -14,7 +14,7 @@ from pointsman_chassis.errors import UnsupportedError
 from pointsman_enforcer.dataplane.base import Dataplane, ProxyMode
 from pointsman_enforcer.dataplane.reconciler import ReconcilerLimits
 from pointsman_enforcer.settings import EnforcerConfiguration
-from pointsman_model.names import parse_address
+from pointsman_model.names import parse_address, parse_prefix
 
 _SERVICES_PER_RESTORE: Final = 1000
 """Each iptables-restore costs the whole table, so a cold start takes few of them."""
@@ -91,6 +91,8 @@ def _ipvs(config: EnforcerConfiguration) -> Dataplane[Any]:
             scheduler=ipvs.scheduler,
             flags=flags,
             timeouts=Timeouts(int(ipvs.tcp_timeout), int(ipvs.tcp_fin_timeout), int(ipvs.udp_timeout)),
+            exclude_cidrs=tuple(map(parse_prefix, ipvs.exclude_cidrs)),
+            strict_arp=ipvs.strict_arp,
         )
     except IpvsError as error:
         raise UnsupportedError(f"ipvs mode does not work here: {error}; it needs the kernel's ip_vs") from error

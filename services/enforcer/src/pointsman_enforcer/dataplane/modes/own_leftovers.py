@@ -7,14 +7,13 @@ nftables mode are userspace mode's as well, ipsets are those of both variants of
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from enum import Enum
 from pathlib import Path
 from typing import Final
 
 from pointsman_chassis.errors import UnsupportedError
-from pointsman_enforcer.dataplane.base import ProxyMode
+from pointsman_enforcer.dataplane.base import KernelError, ProxyMode
 from pointsman_enforcer.dataplane.exec import CommandError
 from pointsman_enforcer.dataplane.leftovers import Leftover, LeftoverError
 from pointsman_enforcer.dataplane.modes.variant import variant_of
@@ -22,7 +21,8 @@ from pointsman_enforcer.dataplane.nftables import cleanup as nft_cleanup
 from pointsman_enforcer.dataplane.nftables.apply import TABLES
 from pointsman_enforcer.dataplane.nftables.errors import NftablesError
 from pointsman_enforcer.dataplane.nftables.netlink import NftSocket
-from pointsman_enforcer.dataplane.xtables.text import PREFIX, Saved, parse_rules, restore_text
+from pointsman_enforcer.dataplane.node_settings import NodeSettings
+from pointsman_enforcer.dataplane.xtables.text import IPVS_PREFIX, PREFIX, Saved, parse_rules, restore_text
 from pointsman_enforcer.dataplane.xtables.tools import Tools, Variant
 from pointsman_enforcer.settings import EnforcerConfiguration
 from pointsman_model.names import Family
@@ -52,8 +52,11 @@ def rules_of(config: EnforcerConfiguration) -> frozenset[Rules]:
     return frozenset({Rules.NFTABLES}) if redirect == "nftables" else frozenset()
 
 
-def own_leftovers(in_use: frozenset[Rules]) -> list[Leftover]:
-    """Everything of ours that the mode with these rules does not use; with none in use, everything there can be."""
+def own_leftovers(in_use: frozenset[Rules], *, at_once: bool = False) -> list[Leftover]:
+    """Everything of ours that the mode with these rules does not use; with none in use, everything there can be.
+
+    With `at_once` nothing waits for its last connection.
+    """
     found: list[Leftover] = []
     if Rules.NFTABLES not in in_use:
         found.append(NftablesLeftover())
@@ -62,6 +65,8 @@ def own_leftovers(in_use: frozenset[Rules]) -> list[Leftover]:
             found.append(IptablesLeftover(variant))
     if not in_use & {Rules.LEGACY, Rules.NFT}:
         found.append(SetsLeftover())
+    if Rules.IPVS not in in_use:
+        found.extend(IpvsLeftover(variant, at_once=at_once) for variant in Variant)
     return found
 
 
@@ -185,17 +190,67 @@ class SetsLeftover:
                 return
 
 
+class IpvsLeftover:
+    """The virtual servers, sets, chains and routes of ipvs mode, with chains in one variant of the tool.
+
+    IPVS itself translates each packet of its connections, so what has some waits for the last of them; it takes no new
+    ones from the first `remove` on.
+    """
+
+    def __init__(self, variant: Variant, *, at_once: bool) -> None:
+        self._variant, self._at_once = variant, at_once
+        self.is_waiting = False
+
+    @property
+    def name(self) -> str:
+        """See `Leftover.name`."""
+        return f"virtual servers of our ipvs mode ({self._variant.value})"
+
+    async def find(self) -> str:
+        """See `Leftover.find`."""
+        chains = 0
+        for family in Family:
+            tools = None if self._has_none(family) else _open(self._variant, family)
+            if tools is None:
+                continue
+            try:
+                chains += len(parse_rules(await tools.save(family), IPVS_PREFIX).chains)
+            except CommandError as error:
+                raise LeftoverError(f"{self.name}: {error}") from error
+            finally:
+                tools.close()
+        return f"{chains} chains, with their sets and virtual servers" if chains else ""
+
+    async def remove(self) -> int:
+        """See `Leftover.remove`."""
+        from pointsman_enforcer.dataplane.ipvs.backend import IpvsDataplane  # noqa: PLC0415 - only where there is some
+        from pointsman_enforcer.dataplane.ipvs.genetlink.channel import IpvsError  # noqa: PLC0415 - as above
+
+        try:
+            ipvs = IpvsDataplane(node_settings=NodeSettings(), variant=self._variant)
+        except (IpvsError, UnsupportedError, OSError) as error:
+            raise LeftoverError(f"{self.name}: {error}") from error
+        try:
+            left = 0 if self._at_once else await ipvs.retire()
+            self.is_waiting = left > 0
+            if not left:
+                await ipvs.cleanup()
+        except KernelError as error:
+            raise LeftoverError(f"{self.name}: {error}") from error
+        finally:
+            ipvs.close()
+        return 0 if self.is_waiting else 1
+
+    def _has_none(self, family: Family) -> bool:
+        return self._variant is Variant.LEGACY and not has_legacy_tables(family)
+
+
 def has_legacy_tables(family: Family) -> bool:
     """Whether legacy iptables has tables here; asking its tool instead would make them."""
     try:
         return bool(Path(f"/proc/thread-self/net/{_LEGACY_TABLES[family]}").read_text())
     except OSError:
         return False
-
-
-def has_ipvs() -> bool:
-    """Whether IPVS is loaded; asking it instead would load it."""
-    return os.path.exists("/proc/thread-self/net/ip_vs")  # noqa: PTH110 - one stat, and no Path object is needed
 
 
 def _open(variant: Variant, family: Family = Family.IPV4) -> Tools | None:
