@@ -4,13 +4,18 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import os
 import socket
+import subprocess
+import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
-from pointsman_enforcer.dataplane.base import OccupiedError, UnsupportedPlanError
+from pointsman_enforcer.dataplane.base import KernelError, OccupiedError, UnsupportedPlanError
 from pointsman_enforcer.dataplane.node_settings import NodeSettings
 from pointsman_enforcer.dataplane.userspace.limits import ProxyLimits
 from pointsman_enforcer.dataplane.userspace.rootless import RootlessDataplane
@@ -22,6 +27,7 @@ from support.userspace_world import DEADLINE_SECONDS, NamingServer, ProxyWorld
 pytestmark = [pytest.mark.root, pytest.mark.timeout(60)]
 VIP, PORT, SERVER = "172.30.0.41", 8081, "127.0.1.1"
 EMPTY = ServicePlan()
+TESTS = Path(__file__).parents[1]
 
 
 @pytest.fixture
@@ -140,5 +146,46 @@ def test_what_only_rules_can_do_is_refused_in_words(world: ProxyWorld) -> None:
                 dataplane.render(ServicePlan(ports=(replace(port, frontends=(asking,)),)), b"")
         with pytest.raises(UnsupportedPlanError, match="SCTP has no proxy"):
             dataplane.render(service(Protocol.SCTP), b"")
+    finally:
+        dataplane.close()
+
+
+def unprivileged(*command: str) -> dict[str, object]:
+    """What `support/rootless_main.py` prints, run by such a command."""
+    environment = {**os.environ, "PYTHONPATH": str(TESTS)}
+    done = subprocess.run(command, env=environment, capture_output=True, check=False, timeout=30)
+    assert done.returncode == 0, done.stderr.decode()
+    printed: dict[str, object] = json.loads(done.stdout)
+    return printed
+
+
+MAIN = (sys.executable, str(TESTS / "support" / "rootless_main.py"))
+ANSWERED = {"capabilities": 0, "answered": ["tcp who?", "udp who?"]}
+OWN_NAMESPACE = """
+ip link set lo up
+ip route add local 172.30.0.0/16 dev lo
+echo 0 > /proc/sys/net/ipv4/ip_unprivileged_port_start
+exec setpriv --inh-caps=-all --bounding-set=-all "$@"
+"""
+"""What whoever may make namespaces of its own does there once, before it gives up every right."""
+
+
+def test_without_any_capability_it_serves_at_given_local_addresses(world: ProxyWorld) -> None:
+    inside = ("ip", "netns", "exec", world.namespace.name)
+    assert unprivileged(*inside, "unshare", "--user", *MAIN, VIP, str(PORT), "127.0.7.1") == ANSWERED
+    assert world.namespace.ruleset() == ""
+
+
+def test_without_any_capability_it_serves_the_services_addresses_in_a_namespace_of_its_own() -> None:
+    own = ("unshare", "--user", "--map-root-user", "--net", "sh", "-euc", OWN_NAMESPACE, "sh")
+    assert unprivileged(*own, *MAIN, VIP, "80") == ANSWERED
+
+
+def test_a_port_it_may_not_have_is_a_refusal_in_words(world: ProxyWorld) -> None:
+    dataplane = opened(world, {parse_address(VIP): parse_address("203.0.113.7")})
+    try:
+        with pytest.raises(KernelError, match=r"cannot listen: .*203\.0\.113\.7:8081"):
+            turn(dataplane, EMPTY, service())
+        assert dataplane.proxy.served() == {}
     finally:
         dataplane.close()

@@ -18,7 +18,7 @@ from pointsman_enforcer.dataplane.userspace.core import Core
 from pointsman_enforcer.dataplane.userspace.limits import ProxyCounters, ProxyLimits, within_descriptors
 from pointsman_enforcer.dataplane.userspace.poller import Poller
 from pointsman_enforcer.dataplane.userspace.relay import Relays
-from pointsman_enforcer.dataplane.userspace.target import Listener, parse_listener, parse_target
+from pointsman_enforcer.dataplane.userspace.target import Listener, format_place, parse_listener, parse_target
 from pointsman_enforcer.dataplane.userspace.tcp import TcpListener
 from pointsman_enforcer.dataplane.userspace.udp import UdpListener
 from pointsman_model.names import IPV4_BYTES, Protocol, format_address
@@ -111,9 +111,10 @@ class Proxy:
             if listener.protocol is Protocol.TCP and listener.port:
                 opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             opened.bind((format_address(listener.address), listener.port))
-        except OSError:
+        except OSError as error:
             opened.close()
-            raise
+            place = format_place(listener.address, listener.port)
+            raise OSError(error.errno, f"{error.strerror} ({listener.protocol.name} {place})") from error
         bound = listener._replace(port=opened.getsockname()[1])
         self._bound[bound.pack()] = opened
         return bound

@@ -14,7 +14,7 @@ import struct
 from collections.abc import Mapping
 from typing import Final, NamedTuple
 
-from pointsman_model.names import Protocol
+from pointsman_model.names import Protocol, format_address
 from pointsman_model.plan import PlanEndpoint
 
 _LENGTH: Final = struct.Struct(">I")
@@ -60,6 +60,12 @@ class Target(NamedTuple):
         parts += [each.address + _ENDPOINT.pack(each.port, each.weight) for each in self.endpoints]
         parts += [address + _PORT.pack(port) for address, port in sorted(self.serving)]
         return b"".join(parts)
+
+
+def format_place(address: bytes, port: int) -> str:
+    """An address and a port, for people."""
+    text = format_address(address)
+    return f"[{text}]:{port}" if ":" in text else f"{text}:{port}"
 
 
 def parse_listener(key: bytes) -> Listener:
