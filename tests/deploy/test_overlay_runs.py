@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The rendered overlay, run: each service in its image's environment, with its user, capabilities, volumes and probes.
 
-What the manifests say is thus enough, in a root that cannot be written and with no power but those listed.
+What the manifests say is thus enough, in a root that cannot be written and with no power but those listed. At the end
+the uninstall component takes everything away again.
 """
 
 from __future__ import annotations
@@ -12,11 +13,24 @@ from pathlib import Path
 import pytest
 
 from support.deployed_cluster_main import SERVICE
-from support.deployed_world import deployed_node
-from support.manifests import SERVICES, compose, require_kubectl
+from support.deployed_world import DeployedNode, deployed_node
+from support.manifests import CLEANER, SERVICES, compose, require_kubectl, workloads
 
 pytestmark = pytest.mark.root
+OURS = re.compile(rf"(?i)pointsman|{re.escape(SERVICE)}")
+EVERYTHING = (("nft", "list", "ruleset"), ("iptables-save",), ("ip6tables-save",), ("ipset", "save"))
 COMPLAINT = re.compile(r'Traceback.*|.*"level": "(?:error|critical)".*')
+
+
+def uninstall(node: DeployedNode, components: list[str], environment: Path, tool: tuple[str, ...]) -> None:
+    """The component does what it says: nothing of ours is left in the kernel or on the disk, and all else is."""
+    node.namespace.run("nft", "add", "table", "ip", "somebody")
+    cleaner = workloads(compose("overlays/kind", *components, CLEANER))["enforcer"]
+    node.start("enforcer", environment, workload=cleaner)
+    node.wait(lambda: OURS.search("".join(node.namespace.run(*each) for each in EVERYTHING)) is None, "it is gone")
+    node.wait(lambda: not list(node.state.glob("plan*")), "the plan on disk is gone")
+    assert "table ip somebody" in node.namespace.run("nft", "list", "ruleset")
+    node.stop("enforcer")
 
 
 @pytest.mark.parametrize("mode", ["nftables", "iptables"])
@@ -37,4 +51,5 @@ def test_a_node_is_programmed_and_every_probe_answers(
         for service in reversed(SERVICES):
             assert node.stop(service) == 0, service
         assert SERVICE in node.namespace.run(*tool), "what is programmed stays"
+        uninstall(node, components, environments["enforcer"], tool)
         assert COMPLAINT.findall(node.output()) == []

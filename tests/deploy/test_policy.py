@@ -5,15 +5,18 @@ import re
 
 from support.deployed_settings import deployed_settings
 from support.manifests import (
+    CLEANER,
     COMPONENTS,
     DEPLOY,
     OVERLAYS,
     RENDERED,
     SERVICES,
     Manifest,
+    compose,
     container_of,
     of_kind,
     pod_of,
+    require_kubectl,
     workloads,
 )
 
@@ -24,7 +27,11 @@ ON_THE_HOSTS_NETWORK = set(SERVICES)
 
 def test_every_overlay_and_component_is_rendered_by_these_tests() -> None:
     folders = {str(path.parent.relative_to(DEPLOY)) for path in DEPLOY.glob("*/*/kustomization.yaml")}
-    assert {each for each in folders if not each.startswith("base/")} == {*OVERLAYS, *COMPONENTS} == {*RENDERED[1:]}
+    assert {each for each in folders if not each.startswith("base/")} == {
+        *OVERLAYS,
+        *COMPONENTS,
+        CLEANER,
+    }
 
 
 def test_every_folder_has_a_readme() -> None:
@@ -34,7 +41,7 @@ def test_every_folder_has_a_readme() -> None:
 
 def test_the_readme_lists_every_overlay_and_component() -> None:
     text = (DEPLOY / "README.md").read_text()
-    assert [name for name in RENDERED if f"`{name}/`" not in text] == []
+    assert [name for name in (*RENDERED, CLEANER) if f"`{name}/`" not in text] == []
 
 
 def test_all_services_are_there(rendered: str, manifests: tuple[Manifest, ...]) -> None:
@@ -110,3 +117,15 @@ def test_no_container_uses_a_volume_that_is_not_there_or_leaves_one_unused(manif
     for component, workload in workloads(manifests).items():
         mounted = [mount["name"] for mount in container_of(workload).get("volumeMounts", ())]
         assert sorted(mounted) == sorted(each["name"] for each in pod_of(workload).get("volumes", ())), component
+
+
+def test_the_cleaner_has_the_powers_and_the_configuration_of_the_enforcer_and_nothing_more() -> None:
+    require_kubectl()
+    for mode in ("components/monitoring", "components/mode-iptables"):
+        enforcer = workloads(compose("base", mode))["enforcer"]
+        cleaner = workloads(compose("base", mode, CLEANER))["enforcer"]
+        assert cleaner["spec"]["updateStrategy"]["rollingUpdate"] == {"maxUnavailable": "100%"}
+        assert pod_of(cleaner)["volumes"] == pod_of(enforcer)["volumes"]
+        container = container_of(cleaner)
+        changed = {key for key in container_of(enforcer) if container.get(key) != container_of(enforcer)[key]}
+        assert changed == {"command", "args", "readinessProbe", "livenessProbe", "startupProbe"}

@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from support.crd_schemas import CRD_SCHEMAS
-from support.manifests import DEPLOY, Manifest, of_kind, render, require_kubectl, workloads
+from support.manifests import CLEANER, DEPLOY, Manifest, compose, of_kind, render, require_kubectl, workloads
 
 VERSIONS = ("1.33", "1.36")
 """The oldest has ServiceCIDRs in their stable form."""
@@ -41,6 +41,12 @@ def problems(manifests: tuple[Manifest, ...], version: str) -> list[str]:
 @pytest.mark.parametrize("version", VERSIONS)
 def test_the_api_takes_every_manifest(manifests: tuple[Manifest, ...], version: str) -> None:
     assert problems(manifests, version) == []
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_the_api_takes_the_cleaner(version: str) -> None:
+    require_kubectl()
+    assert problems(compose("base", CLEANER), version) == []
 
 
 @pytest.mark.parametrize("version", VERSIONS)

@@ -34,6 +34,8 @@ def main(specification: Path) -> None:
     (root / "etc/passwd").write_text("root:x:0:0::/:/bin/false\n")
     (root / "tmp").mkdir(exist_ok=True)
     (root / "run").mkdir(exist_ok=True)
+    (root / "dev/shm").mkdir()
+    _mount("-t", "tmpfs", "tmpfs", root / "dev/shm")
     (root / "proc").mkdir()
     _mount("--rbind", "/proc", root / "proc")
     _bind(root / "proc/sys", root / "proc/sys", is_read_only=True)

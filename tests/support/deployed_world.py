@@ -40,10 +40,10 @@ class DeployedNode:
         self.state = self._folder("state")
         self._node = Node(name=NODE, address=ADDRESS, hosts=self._hosts(), volumes=self._volumes())
 
-    def start(self, service: str, environment: Path) -> None:
-        """Run a service's container."""
+    def start(self, service: str, environment: Path, *, workload: Manifest | None = None) -> None:
+        """Run a service's container, of these manifests or of another rendering of them."""
         root = self._folder(f"container-{service}-{time.monotonic_ns()}")
-        workload = self.workloads[service]
+        workload = workload or self.workloads[service]
         self.processes[service] = start(self.namespace, self._node, workload, environment=environment, root=root)
 
     def stop(self, service: str, *, within_seconds: float = DEADLINE_SECONDS) -> int:

@@ -17,11 +17,15 @@ import yaml
 ROOT: Final = Path(__file__).resolve().parents[2]
 DEPLOY: Final = ROOT / "deploy"
 OVERLAYS: Final = ("overlays/kind", "overlays/dev", "overlays/production")
+CLEANER: Final = "components/uninstall"
+"""Turns enforcers into what removes their work: the one component that runs something else."""
 COMPONENTS: Final = tuple(
-    f"components/{path.parent.name}" for path in sorted(DEPLOY.glob("components/*/kustomization.yaml"))
+    f"components/{path.parent.name}"
+    for path in sorted(DEPLOY.glob("components/*/kustomization.yaml"))
+    if path.parent.name != "uninstall"
 )
 RENDERED: Final = ("base", *OVERLAYS, *COMPONENTS)
-"""Everything that can be deployed; a component stands for the base with it alone."""
+"""Everything that runs Pointsman; a component stands for the base with it alone."""
 SERVICES: Final = ("watcher", "planner", "enforcer")
 WORKLOADS: Final = ("Deployment", "DaemonSet", "StatefulSet")
 
