@@ -4,36 +4,37 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import json
+import sys
+import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
+from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Self
 
-from conformance.executors.enforcer import Enforcer
-
-from pointsman_enforcer.dataplane.base import Dataplane
-from pointsman_enforcer.dataplane.iptables.backend import IptablesDataplane
-from pointsman_enforcer.dataplane.ipvs.backend import IpvsDataplane
+from pointsman_enforcer.dataplane.kube_proxy.pace import TakeoverState
 from pointsman_enforcer.dataplane.kube_proxy.takeover import kube_proxy_leftovers
-from pointsman_enforcer.dataplane.nftables.backend import NftablesDataplane
-from pointsman_enforcer.dataplane.node_settings import NodeSettings
-from pointsman_enforcer.dataplane.userspace.backend import UserspaceDataplane
-from pointsman_enforcer.dataplane.xtables.tools import Variant
-from support.kube_proxy_rules.plan import node_plan, node_settings
+from support.enforcer_process import EnforcerNode
+from support.kube_proxy_rules.plan import node_plan
+from support.kube_proxy_rules.planner import planner_of
 from support.kube_proxy_rules.traffic import KubeTraffic
 from support.kube_proxy_rules.world import KubeProxyWorld
 
-OURS: Mapping[str, Callable[[NodeSettings], Dataplane[Any]]] = MappingProxyType(
+OURS: Mapping[str, Mapping[str, object]] = MappingProxyType(
     {
-        "nftables": lambda settings: NftablesDataplane(node_settings=settings),
-        "iptables-legacy": lambda settings: IptablesDataplane(node_settings=settings, variant=Variant.LEGACY),
-        "iptables-nft": lambda settings: IptablesDataplane(node_settings=settings, variant=Variant.NFT),
-        "userspace": lambda settings: UserspaceDataplane(node_settings=settings),
-        "ipvs": lambda settings: IpvsDataplane(node_settings=settings),
+        "nftables": {"mode": "nftables"},
+        "iptables-legacy": {"mode": "iptables", "iptables": {"variant": "legacy"}},
+        "iptables-nft": {"mode": "iptables", "iptables": {"variant": "nft"}},
+        "userspace": {"mode": "userspace"},
+        "ipvs": {"mode": "ipvs", "iptables": {"variant": "legacy"}},
     }
 )
+"""Our modes, as configured."""
+_OVER = (TakeoverState.REMOVED.value, TakeoverState.DRAINING.value)
 _WAIT_SECONDS = 60.0
 _LOOK_SECONDS = 0.2
 
@@ -64,29 +65,73 @@ class Takeover:
 
 
 def take_over(theirs: str, ours: str, *, pause_seconds: float = 0.005) -> Takeover:
-    """A kube-proxy's rules under traffic, our enforcer starts, and its leftovers are removed."""
+    """A kube-proxy's rules under traffic; an enforcer starts, and removes them once its own are verified."""
     variant = "legacy" if theirs in ("iptables-legacy", "ipvs") else "nft"
     with KubeProxyWorld(variant) as world:
         before = world.others()
         world.install(theirs)
-        with KubeTraffic(world, pause_seconds=pause_seconds) as traffic:
+        with Node(world) as node, KubeTraffic(world, pause_seconds=pause_seconds) as traffic:
             traffic.settle()
             started = time.monotonic()
-            dataplane = world.node.call(partial(OURS[ours], node_settings(world.clusters)))
-            enforcer = Enforcer(dataplane)
-            enforcer.program(node_plan(world.clusters))
-            removed, _ = world.node.call(lambda: asyncio.run(remove()))
-            seconds = time.monotonic() - started
-            traffic.settle()
+            with node.running(ours):
+                removed = node.wait_removed()
+                seconds = time.monotonic() - started
+                traffic.settle()
         more, looks = world.node.call(lambda: asyncio.run(remove(until_gone=True)))
         left = world.node.call(lambda: asyncio.run(find()))
         after = world.others()
-        enforcer.cleanup()
         return Takeover(
             theirs=theirs, ours=ours, opened=traffic.opened, slow=traffic.slow, failed=traffic.failed,
             reset=traffic.reset, removed=removed + more, waited_for=looks, left=left,
             others_before=before, others_after=after, seconds=seconds,
         )  # fmt: skip
+
+
+class Node:
+    """Enforcers on a world's node, and the planner that they follow; a context manager."""
+
+    def __init__(self, world: KubeProxyWorld) -> None:
+        self._world = world
+        self._plan = node_plan(world.clusters)
+
+    def __enter__(self) -> Self:
+        with contextlib.ExitStack() as stack:
+            self.directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="pointsman-takeover-")))
+            self._planner = stack.enter_context(planner_of(self._world.node, self._plan))
+            self._node = EnforcerNode(self._world.node, self.directory, self._plan.facts)
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._stack.close()
+
+    @contextmanager
+    def running(self, mode: str) -> Iterator[None]:
+        """An enforcer, which is asked to end at the end."""
+        pods = ",".join(each.at.pods for each in self._world.clusters)
+        self._node.configure(clusterCIDR=pods, plannerAddresses=[self._planner], **OURS[mode])
+        argv = (sys.executable, "-m", "pointsman_enforcer", "--config", str(self._node.config_file))
+        with (self.directory / "log").open("ab") as log:
+            process = self._world.node.popen(*argv, stderr=log, stdout=log)
+        try:
+            yield
+        finally:
+            process.terminate()
+            process.wait(_WAIT_SECONDS)
+
+    def command(self, *arguments: str) -> str:
+        """Run the enforcer's command to its end."""
+        return self._node.command(*arguments)
+
+    def wait_removed(self) -> int:
+        """Wait until the enforcer has removed what it can of kube-proxy's; how many objects."""
+        deadline = time.monotonic() + _WAIT_SECONDS
+        while time.monotonic() < deadline:
+            body = self._world.node.run("curl", "-s", "http://127.0.0.1:10249/statusz", check=False)
+            if body and json.loads(body)["kubeProxy"]["state"] in _OVER:
+                return int(json.loads(body)["kubeProxy"]["removed"])
+            time.sleep(_LOOK_SECONDS)
+        raise AssertionError((self.directory / "log").read_text())
 
 
 async def find() -> list[str]:

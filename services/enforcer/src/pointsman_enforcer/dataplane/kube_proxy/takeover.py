@@ -76,6 +76,7 @@ class KubeProxyTakeover:
         """Names of leftovers that were removed: one that is found once more came back."""
         self._told = (TakeoverState.NOT_YET, 0)
         self._words = ""
+        self._removed = 0
 
     @property
     def state(self) -> TakeoverState:
@@ -84,7 +85,12 @@ class KubeProxyTakeover:
 
     def describe(self) -> dict[str, object]:
         """For the status page."""
-        return {"state": self._book.state.value, "found": self._words, "returns": self._book.returns}
+        return {
+            "state": self._book.state.value,
+            "found": self._words,
+            "removed": self._removed,
+            "returns": self._book.returns,
+        }
 
     def verified(self) -> None:
         """Our rules are in the kernel, all of them, and were read back where that can be done. May be called again."""
@@ -130,6 +136,7 @@ class KubeProxyTakeover:
     async def _remove(self, leftover: Leftover) -> None:
         count = await leftover.remove()
         self._metrics.removed.inc(count)
+        self._removed += count
         if not leftover.is_waiting:
             self._gone.add(leftover.name)
         if count:
