@@ -76,7 +76,7 @@ def _counted(stage: ComponentExecutor, family: IpFamily, table: str, rule: str) 
 
 def _tool(stage: ComponentExecutor, family: IpFamily) -> str:
     prefix = "iptables" if family is IpFamily.IPV4 else "ip6tables"
-    return f"{prefix}-{stage.kernel.mode.name.removeprefix('iptables-')}"
+    return f"{prefix}-{stage.kernel.mode.name.rpartition('iptables-')[2]}"
 
 
 def _send(stage: ComponentExecutor, family: IpFamily, packet: tuple[str, str, int, int]) -> None:

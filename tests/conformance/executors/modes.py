@@ -122,7 +122,7 @@ def _with_proxy(rules: KernelMode) -> KernelMode:
     """Rules of iptables mode, so rows and damages are those of that mode; clients are remembered by the proxy."""
     return replace(
         rules,
-        name="userspace-iptables",
+        name=f"userspace-{rules.name}",
         open_dataplane=_open_userspace_by_iptables,
         draws_first_endpoint=False,
         deviations=USERSPACE_DEVIATIONS,
@@ -130,7 +130,7 @@ def _with_proxy(rules: KernelMode) -> KernelMode:
 
 
 IPTABLES_LEGACY, IPTABLES_NFT = _iptables(Variant.LEGACY), _iptables(Variant.NFT)
-USERSPACE_IPTABLES = _with_proxy(IPTABLES_LEGACY)
+USERSPACE_LEGACY = _with_proxy(IPTABLES_LEGACY)
 IPVS = KernelMode(
     name="ipvs",
     rows="ipvs",
@@ -146,6 +146,6 @@ IPVS = KernelMode(
     },
 )
 MODES: Mapping[str, KernelMode] = {
-    mode.name: mode for mode in (NFTABLES, USERSPACE, USERSPACE_IPTABLES, IPTABLES_LEGACY, IPTABLES_NFT, IPVS)
+    mode.name: mode for mode in (NFTABLES, USERSPACE, USERSPACE_LEGACY, IPTABLES_LEGACY, IPTABLES_NFT, IPVS)
 }
 """By name."""
