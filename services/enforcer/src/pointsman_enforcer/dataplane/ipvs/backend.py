@@ -29,7 +29,7 @@ from pointsman_enforcer.dataplane.base import (
     UnsupportedPlanError,
 )
 from pointsman_enforcer.dataplane.exec import CommandError
-from pointsman_enforcer.dataplane.ipvs import layout
+from pointsman_enforcer.dataplane.ipvs import layout, node
 from pointsman_enforcer.dataplane.ipvs.change import IpvsChange, Ledger, diff
 from pointsman_enforcer.dataplane.ipvs.genetlink.channel import IpvsChannel, IpvsError
 from pointsman_enforcer.dataplane.ipvs.genetlink.model import ServiceFlags, Timeouts
@@ -136,7 +136,8 @@ class IpvsDataplane:
         """See `Dataplane.observe`."""
         with _told("reading what is ours"):
             sets, elements = parse_sets(await self._tools.ipset_save())
-            places = set(places_of(elements, self._context.addresses))
+            addresses = self._context.addresses or await self._inside(node.addresses)
+            places = set(places_of(elements, addresses))
             servers = await self._inside(lambda: self._servers.read(places))
         self._ledger = Ledger()
         self._observation = Observation({**elements, **servers}, self._ledger)

@@ -19,7 +19,7 @@ from pointsman_enforcer.dataplane import exec  # noqa: A004 - the door is named 
 from pointsman_enforcer.dataplane.exec import CommandError
 from pointsman_enforcer.dataplane.ipvs import static
 from pointsman_enforcer.dataplane.ipvs.layout import TAKEN
-from pointsman_model.names import Family
+from pointsman_model.names import Family, parse_address
 
 _NET: Final = Path("/proc/sys/net")
 _EXPIRE: Final = "ipv4/vs/expire_nodest_conn"
@@ -100,6 +100,12 @@ def route() -> None:
         exec.run(["ip", *to_host])
         if f"{static.ROUTES}:" not in exec.run(["ip", f"-{family.value}", "rule"]):
             exec.run(["ip", *rule])
+
+
+def addresses() -> tuple[bytes, ...]:
+    """The addresses of this host, for who has not been told which are the node's. CommandError."""
+    lines = exec.run(["ip", "-oneline", "address"]).splitlines()
+    return tuple(parse_address(line.split()[3].partition("/")[0]) for line in lines)
 
 
 def unroute() -> None:

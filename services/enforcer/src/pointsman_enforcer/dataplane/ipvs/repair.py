@@ -105,13 +105,11 @@ class Repair:
         await self._inside(node.unroute)
 
     async def take_nothing_new(self) -> None:
-        """Of the rules only those stay that known connections need, and no set leads anywhere."""
+        """Of the rules only those stay that known connections need. Sets stay: they say whose virtual servers are."""
         for family in Family:
             saved = parse_rules(await self._tools.save(family), IPVS_PREFIX)
             if saved.chains:
                 await self._write_rules(family, static.retired_chains(family, saved.chains), sorted(saved.jumps))
-        names, _ = parse_sets(await self._tools.ipset_save())
-        await self._ipset([f"flush {name}" for name in sorted(names) if not name.startswith(static.KEPT_SETS)])
 
     async def mend(
         self, suspicion: Suspicion, settings: DataplaneSettings, renderings: Sequence[bytes], *, may_remove: bool

@@ -5,6 +5,9 @@ Packets that IPVS takes are routed to this host by their mark, so no address is 
 that is sent to a service's address reaches this host's own sockets. What IPVS sends on passes OUTPUT, where it is
 marked otherwise: nat's hook there looks for a route once more, and must find the endpoint's. What it hands to an
 endpoint on this host's own addresses is not sent anew, and comes to POSTROUTING as it was taken.
+
+nat's STAY gives a taken connection the translation that changes nothing: whoever else has rules for the same Service,
+as another mode has while a node changes between two, translates it no more.
 """
 
 from __future__ import annotations
@@ -20,7 +23,7 @@ from pointsman_enforcer.dataplane.ipvs.layout import (
     set_name,
 )
 from pointsman_enforcer.dataplane.xtables.text import IPVS_PREFIX as PREFIX
-from pointsman_enforcer.dataplane.xtables.text import IPVS_SET_PREFIX, Chains, Jump
+from pointsman_enforcer.dataplane.xtables.text import WORDS, Chains, Jump
 from pointsman_model.names import Family, format_address
 from pointsman_model.plan import DataplaneSettings, DetectLocal
 
@@ -37,18 +40,21 @@ _LEAVE: Final = f"{PREFIX}LEAVE"
 _DONE: Final = f"{PREFIX}TAKE"
 _REJECT: Final = f"{PREFIX}REJECT"
 _DROP: Final = f"{PREFIX}DROP"
+_STAY: Final = f"{PREFIX}STAY"
 _POSTROUTING: Final = f"{PREFIX}POSTROUTING"
 _MASQUERADE: Final = f"{PREFIX}MASQUERADE"
 _FILTER: Final = f"{PREFIX}FILTER"
 _INPUT: Final = f"{PREFIX}INPUT"
 _FORWARD: Final = f"{PREFIX}FORWARD"
-_FOR_KNOWN: Final = frozenset({_OUTPUT, _KNOWN, _LEAVE, _POSTROUTING, _MASQUERADE})
+_FOR_KNOWN: Final = frozenset({_OUTPUT, _KNOWN, _LEAVE, _STAY, _POSTROUTING, _MASQUERADE})
 _SENT: Final = f"-m mark --mark 0x{SENT_MARK:x}"
 _SENT_MASQUERADED: Final = f"-m mark --mark 0x{SENT_MARK | 1:x}"
 _IS_SENT: Final = f"-m mark --mark 0x{SENT_MARK:x}/0xfffffffe"
 _CLEAR: Final = "-j MARK --set-xmark 0x0/0xffffffff"
 _IS_TAKEN_MASQUERADED: Final = f"-m mark --mark 0x{TAKEN | MASQUERADE:x}/0x{TAKEN | MASQUERADE:x}"
 _IS_TAKEN: Final = f"-m mark --mark 0x{TAKEN:x}/0x{TAKEN:x}"
+_TO_KNOWN: Final = f"-m connmark --mark 0x{TAKEN:x}/0x{TAKEN:x} -m conntrack ! --ctstate DNAT -g {_KNOWN}"
+"""Connections that somebody else translates, too, are theirs from the second packet on."""
 _SETS: Final = {
     "vips": "hash:ip",
     "limited": "hash:ip,port",
@@ -67,15 +73,13 @@ JUMPS: Final[tuple[Jump, ...]] = (
     ("mangle", "PREROUTING", SERVICES),
     ("mangle", "OUTPUT", _OUTPUT),
     ("mangle", "POSTROUTING", _LEAVE),
+    ("nat", "PREROUTING", _STAY),
+    ("nat", "OUTPUT", _STAY),
     ("nat", "POSTROUTING", _POSTROUTING),
     ("filter", "INPUT", _INPUT),
     ("filter", "OUTPUT", _FILTER),
     ("filter", "FORWARD", _FORWARD),
 )
-
-
-KEPT_SETS: Final = (f"{IPVS_SET_PREFIX}hairpin",)
-"""Sets that known connections need."""
 
 
 def retired_chains(family: Family, found: Chains) -> Chains:
@@ -84,7 +88,7 @@ def retired_chains(family: Family, found: Chains) -> Chains:
     kept = {name: rules for name, rules in known.items() if name[0] != "filter" and name[1] in _FOR_KNOWN}
     kept["mangle", SERVICES] = (
         f"{_IS_TAKEN} -j RETURN",
-        f"-m connmark --mark 0x{TAKEN:x}/0x{TAKEN:x} -g {_KNOWN}",
+        _TO_KNOWN,
     )
     kept["filter", _INPUT] = (f"{_IS_TAKEN} -j ACCEPT",)
     kept["filter", _FORWARD] = ("-m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT",)
@@ -120,7 +124,7 @@ def static_chains(family: Family, settings: DataplaneSettings, *, drop_invalid: 
         ("mangle", SERVICES): (
             f"{_IS_TAKEN} -j RETURN",
             f"-m conntrack --ctstate NEW -g {_NEW}",
-            f"-m connmark --mark 0x{TAKEN:x}/0x{TAKEN:x} -g {_KNOWN}",
+            _TO_KNOWN,
         ),
         ("mangle", _OUTPUT): (
             f"{_IS_TAKEN_MASQUERADED} -j MARK --set-xmark 0x{SENT_MARK | 1:x}/0xffffffff",
@@ -145,6 +149,7 @@ def static_chains(family: Family, settings: DataplaneSettings, *, drop_invalid: 
             f"{mark} -m conntrack --ctstatus CONFIRMED {_CLEAR}" for mark in (_IS_SENT, _IS_TAKEN)
         ),
         **{("mangle", name): rules for name, rules in _maps(family).items()},
+        ("nat", _STAY): tuple(f"-p {word} {_IS_TAKEN} -j DNAT --to-destination :1-65535" for word in WORDS.values()),
         ("nat", _POSTROUTING): (
             f"{_SENT_MASQUERADED} -g {_MASQUERADE}",
             f"{_SENT} -m set --match-set {set_name('hairpin', family)} dst,dst,src -g {_MASQUERADE}",
