@@ -90,6 +90,10 @@ chaos: $(SETUP) ## a cluster whose parts are killed, paused and cut off while it
 simulate: $(SETUP) ## planners, streams and nodes in virtual time, seed by seed, against invariants: SEED=1 COUNT=1000
 	$(BIN)/python tests/simulation/run.py --seed $(SEED) --count $(COUNT)
 
+.PHONY: docs
+docs: $(SETUP) ## write the reference pages under docs/ that are made from the source
+	PYTHONPATH=tests $(BIN)/python -m support.metric_catalogue
+
 .PHONY: contract-kit
 contract-kit: $(SETUP) ## check any enforcer or controller against the contract: TARGET="enforcer --listen 127.0.0.1:7402"
 	@$(BIN)/python tests/kit/run.py $(TARGET)
@@ -105,3 +109,5 @@ affinity: $(SETUP) ## do clients with session affinity meet the same pod through
 .PHONY: bench
 bench: $(SETUP) ## latency, cost, memory at 1,000 and 10,000 services, and lost connections (root); writes build/bench/
 	$(BIN)/python -m pointsman_lab.bench
+	@echo "tracing, a change that is not sampled:"
+	@PYTHONPATH=tests $(BIN)/python tests/perf/bench_tracing.py

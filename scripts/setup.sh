@@ -57,12 +57,28 @@ install_uv() {
   "$tools/bin/python" -m pip install --quiet --disable-pip-version-check "uv==$uv_version"
 }
 
+# Alert rules and metrics are checked by Prometheus' own tool. Its package brings a server and a service along, so only
+# this one program is taken out of it. APT checks the package's signature as it does for any other.
+install_promtool() {
+  if [[ -x $tools/promtool ]]; then return; fi
+  echo "setup: taking promtool out of the package prometheus into $tools"
+  local work
+  work=$(mktemp -d)
+  chmod 755 "$work"
+  (cd "$work" && { apt-get download -q prometheus 2>/dev/null || { apt-get update -q && apt-get download -q prometheus; }; })
+  dpkg-deb --fsys-tarfile "$work"/prometheus_*.deb | tar -x -C "$work" ./usr/bin/promtool
+  install -m 755 "$work/usr/bin/promtool" "$tools/promtool"
+  rm -rf "$work"
+}
+
 python=$(find_python)
 mapfile -t packages < <(missing_packages "$python")
 if ((${#packages[@]})); then install_packages "${packages[@]}"; fi
 install_uv "$python"
+install_promtool
 # The machine's own interpreter, never a downloaded one, and the machine's own certificate authorities.
 UV_PYTHON_DOWNLOADS=never UV_PYTHON_PREFERENCE=only-system UV_SYSTEM_CERTS=true "$tools/bin/uv" sync --frozen --quiet
 # The package redis-server would start a service. Its program is the one that redis-tools has as redis-check-rdb, under another name.
 ln -sfn "$(PATH="$PATH:/usr/sbin:/sbin" type -P redis-check-rdb)" .venv/bin/redis-server
+ln -sfn "$PWD/$tools/promtool" .venv/bin/promtool
 echo "setup: ready"
