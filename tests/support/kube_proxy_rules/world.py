@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 MODES = ("iptables-legacy", "iptables-nft", "nftables", "ipvs")
 """kube-proxy's; ipvs needs a kernel that has it."""
 _OURS = re.compile(r"POINTSMAN|pointsman")
+_COUNTERS = re.compile(r" \[\d+:\d+\]$")
 
 
 class KubeProxyWorld:
@@ -77,18 +78,21 @@ class KubeProxyWorld:
         self.node.run(f"{tool}-{variant}-restore", "-w", "5", "--noflush", stdin=text)
 
     def others(self) -> str:
-        """All of iptables, both variants and families, that is neither ours nor kept for a while by its tables."""
-        return "\n".join(line for line in self.rules().splitlines() if not _OURS.search(line))
+        """Chains and rules of iptables, of both variants and families, that are not ours."""
+        return "\n".join(line for line in self.rules() if not _OURS.search(line))
 
-    def rules(self) -> str:
-        """All of iptables, without counters and comments of the tool."""
-        text = "".join(
-            self.node.run(f"{tool}-{variant}-save")
-            for variant in ("legacy", "nft")
-            for tool in ("iptables", "ip6tables")
-        )
-        lines = [re.sub(r" \[\d+:\d+\]$", "", line) for line in text.splitlines() if not line.startswith("#")]
-        return "\n".join(lines)
+    def rules(self) -> list[str]:
+        """All chains and rules of iptables with the tool and table, without counters and plain built-in chains."""
+        found = []
+        for variant in ("legacy", "nft"):
+            for tool in ("iptables", "ip6tables"):
+                table = ""
+                for line in self.node.run(f"{tool}-{variant}-save").splitlines():
+                    table = line if line.startswith("*") else table
+                    is_rule = line.startswith("-A ") or (line.startswith(":") and " ACCEPT " not in line)
+                    if is_rule:
+                        found.append(f"{tool}-{variant} {table} {_COUNTERS.sub('', line)}")
+        return found
 
     def _install_neighbours(self) -> None:
         for each in self.clusters:
