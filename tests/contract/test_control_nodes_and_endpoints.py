@@ -83,6 +83,39 @@ async def test_a_node_that_never_was_is_not_found_and_one_that_never_came_says_s
         assert failure.value.code() is grpc.StatusCode.NOT_FOUND
 
 
+async def test_a_node_names_the_services_that_differ_and_why() -> None:
+    async with plan_server() as server, grpc.aio.insecure_channel(server.address) as channel:
+        server.put(*OBJECTS)
+        stub = stub_of(channel)
+        async with enforcer_client(server, ModelEnforcer("node-a")) as client:
+            await eventually(lambda: server.is_converged("node-a"), "first sync")
+            settled = await get_node(stub, "node-a")
+            assert (list(settled.differences), settled.has_stream) == ([], True)
+            client.acks = False
+            for name in ("a", "b", "c"):
+                server.put(service(f"shop/{name}", f"10.96.1.{ord(name)}", ports=["p:80"]))
+                await eventually(lambda name=name: name == "c" or len(client.transactions) > ord(name) - 96, "sent")
+            standings = {each.service.name: each.standing for each in (await get_node(stub, "node-a")).differences}
+            sent, waiting = pb.ServiceDifference.STANDING_SENT, pb.ServiceDifference.STANDING_WAITING
+            assert standings == {"a": sent, "b": sent, "c": waiting}
+            failure = plan_service_pb2.ServiceFailure(
+                service=types_pb2.NamespacedName(namespace="shop", name="a"),
+                stage=plan_service_pb2.ServiceFailure.STAGE_APPLY,
+                message="no room",
+            )
+            nack = plan_service_pb2.Nack(nonce=2, failures=[failure])
+            await client.send(plan_service_pb2.StreamNodePlanRequest(nack=nack))
+            for nonce in (3, 4):
+                await eventually(lambda nonce=nonce: len(client.transactions) >= nonce, "what waited is sent")
+                ack = client.enforcer.ack(nonce)
+                ack.ack.programmed_digest = settled.status.programmed_digest
+                await client.send(ack)
+            await eventually(lambda: not server.planner.sessions["node-a"].in_flight, "all acknowledged")
+            (found,) = (await get_node(stub, "node-a")).differences
+    assert (found.service.name, found.reason) == ("a", "apply: no room")
+    assert found.standing == pb.ServiceDifference.STANDING_REFUSED
+
+
 async def test_any_planner_judges_every_node_by_its_own_plan_of_it() -> None:
     shared = MemoryStore()
     async with (

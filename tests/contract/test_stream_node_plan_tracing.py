@@ -137,7 +137,7 @@ async def test_a_slow_ack_is_kept_though_nobody_sampled_the_change() -> None:
         world.change("10.1.0.1", UNSAMPLED)
         await eventually(lambda: len(client.transactions) == 2, "the change")
         session = world.server.planner.sessions["node-a"]
-        built_ns = session.oldest_in_flight[1] if session.oldest_in_flight else 0
+        built_ns = session.flights[0].built_ns if session.flights else 0
         clock, bound_ns = SystemClock(), round(change_spans._SLOW_SECONDS * 1e9)
         await eventually(lambda: clock.wall_ns() - built_ns > bound_ns, "slow enough")
         await client.send(client.enforcer.ack(2))

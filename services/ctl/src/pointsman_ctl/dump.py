@@ -34,7 +34,7 @@ class Dump:
         except OSError as error:
             raise UsageError(f"cannot write {path}: {error.strerror}") from error
         self._file = os.fdopen(descriptor, "wb")
-        self._archive = tarfile.open(fileobj=self._file, mode="w:gz")  # noqa: SIM115 - `close` ends it
+        self._archive = tarfile.open(fileobj=self._file, mode="w:gz")  # noqa: SIM115 - ended by `close`
 
     async def collect(self, name: str, get: Callable[[], Awaitable[Any]]) -> None:
         """One part: text is taken as it is, anything else becomes JSON."""

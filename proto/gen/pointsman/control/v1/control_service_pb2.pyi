@@ -1121,6 +1121,10 @@ class GetNodeResponse(_message.Message):
     STATUS_FIELD_NUMBER: _builtins.int
     NODE_FIELD_NUMBER: _builtins.int
     POSITION_FIELD_NUMBER: _builtins.int
+    DIFFERENCES_FIELD_NUMBER: _builtins.int
+    HAS_STREAM_FIELD_NUMBER: _builtins.int
+    has_stream: _builtins.bool
+    """The node's stream ends at the planner that answers, so that `differences` has all."""
     @_builtins.property
     def status(self) -> Global___NodeStatus:
         """How far it has come."""
@@ -1133,20 +1137,87 @@ class GetNodeResponse(_message.Message):
     def position(self) -> _plan_service_pb2.Position:
         """The planner's own position."""
 
+    @_builtins.property
+    def differences(self) -> _containers.RepeatedCompositeFieldContainer[Global___ServiceDifference]:
+        """Services in which the node's kernel differs from what is wanted of it, by name, at most 1000. Empty when the node is synced. Without `has_stream`
+        only those that it refused.
+        """
+
     def __init__(
         self,
         *,
         status: Global___NodeStatus | None = ...,
         node: _cluster_service_pb2.Node | None = ...,
         position: _plan_service_pb2.Position | None = ...,
+        differences: _abc.Iterable[Global___ServiceDifference] | None = ...,
+        has_stream: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["node", b"node", "position", b"position", "status", b"status"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["node", b"node", "position", b"position", "status", b"status"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["differences", b"differences", "has_stream", b"has_stream", "node", b"node", "position", b"position", "status", b"status"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___GetNodeResponse: _TypeAlias = GetNodeResponse  # noqa: Y015
+
+@_typing.final
+class ServiceDifference(_message.Message):
+    """A Service whose present plan a node's kernel does not have, as far as its planner knows."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    class _Standing:
+        ValueType = _typing.NewType("ValueType", _builtins.int)
+        V: _TypeAlias = ValueType  # noqa: Y015
+
+    class _StandingEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[ServiceDifference._Standing.ValueType], _builtins.type):
+        DESCRIPTOR: _descriptor.EnumDescriptor
+        STANDING_UNSPECIFIED: ServiceDifference._Standing.ValueType  # 0
+        """Nothing that is known; receivers show it as unknown."""
+        STANDING_WAITING: ServiceDifference._Standing.ValueType  # 1
+        """It waits to be sent."""
+        STANDING_SENT: ServiceDifference._Standing.ValueType  # 2
+        """It was sent, and is not acknowledged. When the plan is sent as a whole, Services that the node has already may be among these."""
+        STANDING_REFUSED: ServiceDifference._Standing.ValueType  # 3
+        """The node refused it, and has what it had before."""
+
+    class Standing(_Standing, metaclass=_StandingEnumTypeWrapper):
+        """What became of the plan."""
+
+    STANDING_UNSPECIFIED: ServiceDifference.Standing.ValueType  # 0
+    """Nothing that is known; receivers show it as unknown."""
+    STANDING_WAITING: ServiceDifference.Standing.ValueType  # 1
+    """It waits to be sent."""
+    STANDING_SENT: ServiceDifference.Standing.ValueType  # 2
+    """It was sent, and is not acknowledged. When the plan is sent as a whole, Services that the node has already may be among these."""
+    STANDING_REFUSED: ServiceDifference.Standing.ValueType  # 3
+    """The node refused it, and has what it had before."""
+
+    SERVICE_FIELD_NUMBER: _builtins.int
+    STANDING_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    standing: Global___ServiceDifference.Standing.ValueType
+    """What became of the plan."""
+    reason: _builtins.str
+    """Why, for people."""
+    @_builtins.property
+    def service(self) -> _types_pb2.NamespacedName:
+        """The Service."""
+
+    def __init__(
+        self,
+        *,
+        service: _types_pb2.NamespacedName | None = ...,
+        standing: Global___ServiceDifference.Standing.ValueType = ...,
+        reason: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["service", b"service"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["reason", b"reason", "service", b"service", "standing", b"standing"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ServiceDifference: _TypeAlias = ServiceDifference  # noqa: Y015
 
 @_typing.final
 class WatchNodesRequest(_message.Message):

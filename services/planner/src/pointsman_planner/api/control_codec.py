@@ -11,6 +11,7 @@ from pointsman_model.names import ServiceKey
 from pointsman_model.wire.cluster import service_to_pb
 from pointsman_model.wire.positions import position_to_pb
 from pointsman_planner.core.cluster_state import ClusterState, PlannedService
+from pointsman_planner.core.difference import Difference
 from pointsman_planner.core.explain import Explanation, conflicts_of
 from pointsman_planner.core.messages import Condition, Drift, Failure
 from pointsman_planner.core.reached import Reached
@@ -30,6 +31,15 @@ def summary_to_pb(cluster: ClusterState, planned: PlannedService) -> pb.ServiceS
         endpoints=len({e.address for e in endpoints}),
         ready_endpoints=len({e.address for e in endpoints if e.ready}),
         conflicts=conflicts_of(cluster, planned),
+    )
+
+
+def difference_to_pb(found: Difference) -> pb.ServiceDifference:
+    """A Service whose present plan a node's kernel does not have."""
+    return pb.ServiceDifference(
+        service=name_to_pb(found.service),
+        standing=pb.ServiceDifference.Standing.ValueType(found.standing),
+        reason=found.reason,
     )
 
 

@@ -18,6 +18,7 @@ from pointsman_model.wire.cluster import endpoint_slice_to_pb, node_to_pb
 from pointsman_model.wire.plan import node_facts_to_pb, service_plan_to_pb
 from pointsman_model.wire.positions import position_to_pb
 from pointsman_planner.api.control_codec import (
+    difference_to_pb,
     explanation_to_pb,
     name_to_pb,
     status_to_pb,
@@ -33,6 +34,7 @@ from pointsman_planner.api.sight import sight_of
 from pointsman_planner.api.watch_scopes import EndpointScope, NodeScope, ServiceScope
 from pointsman_planner.core.assignment import plan_service
 from pointsman_planner.core.cluster_state import PlannedService
+from pointsman_planner.core.difference import differences, refusals
 from pointsman_planner.core.endpoint_report import report_endpoints
 from pointsman_planner.core.explain import explain_packet
 from pointsman_planner.core.label_selector import LabelSelector, parse_label_selector
@@ -161,8 +163,13 @@ class ControlService(pb_grpc.ControlServiceServicer):
             records = await self._board.records([name])
             if not self._board.is_there(name) and name not in records:
                 raise NotFoundError(f"there is no node {name[:256]!r}")
+            status, session = self._board.status(name, records), self._planner.sessions.get(name)
+            found = differences(session, self._planner) if session is not None else refusals(status.failures)
             response = pb.GetNodeResponse(
-                status=status_to_pb(self._board.status(name, records)), position=position_to_pb(self._planner.position)
+                status=status_to_pb(status),
+                position=position_to_pb(self._planner.position),
+                differences=map(difference_to_pb, found),
+                has_stream=session is not None,
             )
             node = self._planner.cluster.nodes.get(name)
             if node is not None:

@@ -287,7 +287,7 @@ class PlanService:
         self._tell(self.status(session))
 
     def _log_nack(self, session: NodeSession, nack: Nack) -> None:
-        traces = session.traces_in_flight(nack.nonce)
+        traces = next((each.traceparents for each in session.flights if each.nonce == nack.nonce), ())
         for failure in nack.failures[:10]:
             structlog.get_logger("plan_service").warning(
                 "node refused a service",
@@ -325,10 +325,7 @@ class PlanService:
 
     def _look_at(self, session: NodeSession) -> None:
         """Time alone makes a node late or silent: then it is reported though it said nothing."""
-        if (
-            session.oldest_in_flight is None
-            and self._clock.wall_ns() - session.last_heard_ns < self.patience.silence_ns
-        ):
+        if not session.in_flight and self._clock.wall_ns() - session.last_heard_ns < self.patience.silence_ns:
             return
         before = self.standings.state(session.node)
         status = self.status(session)

@@ -371,15 +371,21 @@ class NodeSession:
         """Services waiting to be sent."""
         return len(self._dirty)
 
+    def unsent(self) -> set[ServiceKey]:
+        """Services that the next transaction brings; of what it brings by buckets, all that lie in them."""
+        asked = self._first if self._first is not None else self._resync
+        buckets = self._differing(asked or None)[0] if asked is not None else frozenset()
+        return {*self._dirty, *self._source.services_in(sorted(buckets))}
+
     @property
     def in_flight(self) -> int:
         """Transactions not acknowledged."""
         return len(self._in_flight)
 
     @property
-    def oldest_in_flight(self) -> tuple[int, int] | None:
-        """The transaction that has waited longest for an ack: its number, and when it was built."""
-        return (self._in_flight[0].nonce, self._in_flight[0].built_ns) if self._in_flight else None
+    def flights(self) -> tuple[InFlight, ...]:
+        """Transactions not acknowledged, the oldest first."""
+        return tuple(self._in_flight)
 
     @property
     def is_live(self) -> bool:
@@ -390,7 +396,3 @@ class NodeSession:
     def failures(self) -> tuple[Failure, ...]:
         """Services that the node refused, with its reasons."""
         return tuple(failure for failure, _ in self._failures.values())
-
-    def traces_in_flight(self, nonce: int) -> tuple[str, ...]:
-        """Traceparents of a transaction that is not acknowledged."""
-        return next((flight.traceparents for flight in self._in_flight if flight.nonce == nonce), ())

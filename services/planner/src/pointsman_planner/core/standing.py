@@ -124,9 +124,8 @@ def _standing(session: NodeSession, now_ns: int, patience: Patience, *, is_conve
     if silence_ns > patience.silence_ns:
         due = f"heartbeats are due every {patience.heartbeat_seconds:g} s"
         return NodeState.UNRESPONSIVE, f"silent: nothing was heard for {_seconds(silence_ns)}; {due}"
-    waiting = session.oldest_in_flight
-    if waiting is not None:
-        nonce, built_ns = waiting
+    if session.flights:
+        nonce, built_ns = session.flights[0].nonce, session.flights[0].built_ns
         is_received = session.reached.nonce(AckLevel.RECEIVED) >= nonce
         not_yet = "is received and not programmed yet" if is_received else "is not acknowledged"
         words = f"transaction {nonce} sent {_seconds(now_ns - built_ns)} ago {not_yet}"
