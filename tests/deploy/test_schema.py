@@ -14,8 +14,8 @@ import yaml
 from support.crd_schemas import CRD_SCHEMAS
 from support.manifests import CLEANER, DEPLOY, Manifest, compose, of_kind, render, require_kubectl, workloads
 
-VERSIONS = ("1.33", "1.36")
-"""The oldest has ServiceCIDRs in their stable form."""
+VERSIONS = ("1.30", "1.36")
+"""The oldest is the one from which tokens of pods name their node (docs/operating/install.md)."""
 
 
 @cache

@@ -46,7 +46,7 @@ def require_kubectl() -> None:
 def render(name: str) -> tuple[Manifest, ...]:
     """The manifests of one of RENDERED."""
     if not name.startswith("components/"):
-        return _kustomize(DEPLOY / name)
+        return kustomize(DEPLOY / name)
     return compose("base", name)
 
 
@@ -62,10 +62,11 @@ def compose(base: str, *components: str) -> tuple[Manifest, ...]:
             "components": [os.path.relpath(DEPLOY / each, folder) for each in components],
         }
         (folder / "kustomization.yaml").write_text(yaml.safe_dump(document))
-        return _kustomize(folder)
+        return kustomize(folder)
 
 
-def _kustomize(folder: Path) -> tuple[Manifest, ...]:
+def kustomize(folder: Path) -> tuple[Manifest, ...]:
+    """The manifests that `kubectl kustomize` prints for a folder."""
     command = ["kubectl", "kustomize", str(folder)]
     result = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
     assert result.returncode == 0, result.stderr
