@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from structlog.testing import capture_logs
 
 from pointsman.plan.v1 import plan_service_pb2 as pb
 from pointsman.types.v1 import types_pb2
@@ -122,9 +123,12 @@ async def test_a_refusal_is_kept_though_nobody_sampled_the_change() -> None:
         await eventually(lambda: len(client.transactions) == 2, "the change")
         name = types_pb2.NamespacedName(namespace="default", name="web")
         failure = pb.ServiceFailure(service=name, stage=pb.ServiceFailure.STAGE_APPLY, message="no room")
-        await client.send(pb.StreamNodePlanRequest(nack=pb.Nack(nonce=2, failures=[failure])))
-        await client.send(client.enforcer.ack(2))
-        await eventually(lambda: len(world.named("ack")) == 1, "the span of the refusal")
+        with capture_logs() as lines:
+            await client.send(pb.StreamNodePlanRequest(nack=pb.Nack(nonce=2, failures=[failure])))
+            await client.send(client.enforcer.ack(2))
+            await eventually(lambda: len(world.named("ack")) == 1, "the span of the refusal")
+        [line] = [line for line in lines if line["event"] == "node refused a service"]
+        assert (line["trace_id"], line["span_id"]) == ("c" * 32, "d" * 16)
         [ack] = world.spans()
         assert ack.context is not None
         assert f"{ack.context.trace_id:032x}" == "c" * 32

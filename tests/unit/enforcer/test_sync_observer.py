@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import pytest
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
+from structlog.testing import capture_logs
 
 from pointsman_chassis.metrics import Registry
 from pointsman_chassis.tracing import Tracing
@@ -87,6 +88,14 @@ def test_a_failed_service_fails_its_span() -> None:
     spans, _ = observe(ChangeOrigin(key(1), TRACED), tally=tally)
     [failed] = [span for span in spans if not span.status.is_ok and span.status.description]  # type: ignore[attr-defined]  # spans of the SDK
     assert failed.status.description == "apply: no room"  # type: ignore[attr-defined]  # a span of the SDK
+
+
+def test_the_log_line_of_a_failure_names_the_trace_of_its_change() -> None:
+    tally = Tally(failures={key(1): Failure(key=key(1), stage=Stage.APPLY, message="no room")})
+    with capture_logs() as lines:
+        observe(ChangeOrigin(key(1), UNTRACED), tally=tally)
+    [line] = lines
+    assert (line["failed"], line["error"], line["trace_id"]) == (str(key(1)), "no room", "1" * 32)
 
 
 def test_a_failure_and_a_slow_sync_are_kept_though_nobody_sampled_the_change() -> None:
