@@ -31,6 +31,8 @@ class EnforcerNode:
         self.directory = directory
         self.facts = facts
         self.config_file = directory / "enforcer.yaml"
+        self.run_by: tuple[str, ...] = ()
+        """A command that runs the enforcer, such as one that takes its rights away."""
         self.configure(**config)
 
     def configure(self, **config: object) -> None:
@@ -89,4 +91,4 @@ class EnforcerNode:
         raise AssertionError((self.directory / "log").read_text())
 
     def _argv(self, *arguments: str) -> tuple[str, ...]:
-        return (sys.executable, "-m", "pointsman_enforcer", "--config", str(self.config_file), *arguments)
+        return (*self.run_by, sys.executable, "-m", "pointsman_enforcer", "--config", str(self.config_file), *arguments)
