@@ -17,6 +17,7 @@ COUNT ?= 1000
 DURATION ?= 120
 PYTEST_ARGS ?=
 TARGET ?= --help
+PAIRS ?=
 
 .PHONY: help
 help: ## list the targets
@@ -77,6 +78,10 @@ test: $(SETUP) ## all tests (root: they make network namespaces of their own)
 .PHONY: conformance
 conformance: $(SETUP) ## the packet-flow matrix against a real kernel: MODE=nftables, iptables-legacy, iptables-nft, ipvs, userspace; FULL=1 for all generated rows
 	PYTHONPATH=tests $(BIN)/python tests/conformance/run.py --mode $(MODE) $(if $(FULL),--full)
+
+.PHONY: mode-switch
+mode-switch: $(SETUP) ## a node changes its mode under traffic, every ordered pair: connections opened, failed, reset (root); PAIRS="nftables:iptables-nft ..."
+	@$(BIN)/python tests/mode_switch/run.py $(PAIRS)
 
 .PHONY: fuzz
 fuzz: $(SETUP) ## hostile bytes into everything that takes bytes, with new values each time: SECONDS=60

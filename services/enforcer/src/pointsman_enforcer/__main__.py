@@ -10,12 +10,14 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import structlog
 from msgspec import structs
 
 from pointsman_chassis.errors import ConfigError
 from pointsman_chassis.lifecycle import Stop, run
 from pointsman_chassis.logs import configure_logging
 from pointsman_chassis.settings import load_settings, write_settings
+from pointsman_enforcer.dataplane.base import ProxyMode
 from pointsman_enforcer.dataplane.conntrack import sysctls
 from pointsman_enforcer.oom_score import adjust_oom_score
 from pointsman_enforcer.settings import KIND, EnforcerConfiguration
@@ -29,7 +31,21 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         sys.stdout.write(f"pointsman-enforcer {program_version()}\n")
         return 0
+    if arguments.command == "probe":
+        return _probe(arguments)
     return run(lambda stop: _main(arguments, stop))
+
+
+def _probe(arguments: argparse.Namespace) -> int:
+    """0 when the mode asked for, or any mode with rules, works here; else 3, as for a start in it."""
+    from pointsman_enforcer.dataplane.modes import probe as modes  # noqa: PLC0415 - only here
+
+    configure_logging("enforcer", level="error", format="console")
+    wanted = [each for each in modes.candidates() if arguments.mode in ("", each.config.mode)]
+    report = modes.probe(wanted)
+    lines = modes.as_text(report) if arguments.output == "text" else [modes.as_json(report)]
+    sys.stdout.write("".join(f"{line}\n" for line in lines))
+    return 0 if (report.works if arguments.mode else report.is_usable) else 3
 
 
 async def _main(arguments: argparse.Namespace, stop: Stop) -> int:
@@ -51,9 +67,12 @@ async def _main(arguments: argparse.Namespace, stop: Stop) -> int:
 
         return await cleanup(config, is_ours=arguments.cleanup, is_kube_proxys=arguments.cleanup_kube_proxy)
     from pointsman_enforcer.dataplane.modes.choice import choose  # noqa: PLC0415 - the other options do without
-    from pointsman_enforcer.dataplane.modes.factory import make_dataplane, why_not  # noqa: PLC0415 - as above
+    from pointsman_enforcer.dataplane.modes.factory import make_dataplane  # noqa: PLC0415 - as above
+    from pointsman_enforcer.dataplane.modes.probe import why_not  # noqa: PLC0415 - as above
 
     choice = choose(config, why_not)
+    if choice.config is not config:
+        structlog.get_logger("app").info("mode chosen", mode=choice.config.mode, reason=choice.reason)
     config = choice.config
     if arguments.dry_run:
         from pointsman_enforcer.dry_run import dry_run  # noqa: PLC0415 - only here
@@ -108,6 +127,15 @@ def _parser() -> argparse.ArgumentParser:
         "to standard output and the account of it to standard error, and exit",
     )
     add("--version", action="store_true", help="print the version, and exit")
+    commands = parser.add_subparsers(dest="command", metavar="probe")
+    probe = commands.add_parser(
+        "probe",
+        help="say which modes this host can run, and why not the others; changes nothing, needs no configuration",
+        description="Tries each mode in a network namespace of its own. Status 0: some mode works; 3: none does.",
+    )
+    probe.add_argument("-o", "--output", choices=("text", "json"), default="text", help="for people, or for programs")
+    names = [mode.value for mode in ProxyMode]
+    probe.add_argument("--mode", choices=names, default="", help="try this mode alone; the status is about it")
     return parser
 
 

@@ -33,15 +33,6 @@ def make_dataplane(config: EnforcerConfiguration) -> Dataplane[Any]:
         raise UnsupportedError(f"{mode.value} mode does not work here: {error}") from error
 
 
-def why_not(config: EnforcerConfiguration) -> str:
-    """Why this node cannot run the configured mode; empty when it can."""
-    try:
-        make_dataplane(config).close()
-    except UnsupportedError as error:
-        return str(error)
-    return ""
-
-
 def has_conntrack(config: EnforcerConfiguration) -> bool:
     """Whether rules of ours have entries in the kernel's connection table: not where there are no rules."""
     return config.mode != ProxyMode.USERSPACE.value or config.userspace.redirect != "none"
