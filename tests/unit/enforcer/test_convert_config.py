@@ -52,7 +52,7 @@ def problems(text: str) -> list[str]:
 def test_kubeadms_config_map_sets_almost_nothing() -> None:
     conversion = example("kubeadm")
     assert conversion.fields == {
-        "mode": "nftables",
+        "mode": "iptables",
         "nodePortAddresses": EVERYWHERE,
         "clusterCIDR": "10.244.0.0/16",
     }
@@ -62,8 +62,6 @@ def test_kubeadms_config_map_sets_almost_nothing() -> None:
         "clusterCIDR": Outcome.CARRIED,
         "mode (not set)": Outcome.CHANGED,
         "nodePortAddresses (not set)": Outcome.CHANGED,
-        "iptables.localhostNodePorts (not set)": Outcome.IGNORED,
-        "iptables.minSyncPeriod (not set)": Outcome.CHANGED,
         "plannerAddresses": Outcome.TO_ADD,
     }
 
@@ -81,32 +79,33 @@ def test_kubesprays_ipvs_takes_masquerading_from_the_iptables_section() -> None:
         },
         "healthzBindAddress": "0.0.0.0:10256",
         "hostnameOverride": "node1",
-        "nftables": {"masqueradeAll": True, "masqueradeBit": 14, "syncPeriod": "30s"},
+        "iptables": {"masqueradeAll": True},
+        "ipvs": {"scheduler": "rr", "syncPeriod": "30s", "strictARP": True},
         "metricsBindAddress": "127.0.0.1:10249",
-        "mode": "nftables",
+        "mode": "ipvs",
         "oomScoreAdj": -999,
     }
     found = outcomes(conversion)
-    assert found["mode"] is Outcome.CHANGED
-    assert found["iptables.masqueradeAll"] is Outcome.CHANGED
+    assert found["mode"] is Outcome.CARRIED
+    assert found["iptables.masqueradeAll"] is Outcome.CARRIED
+    assert found["iptables.masqueradeBit"] is Outcome.IGNORED
     assert found["iptables.syncPeriod"] is Outcome.IGNORED
-    assert found["ipvs.syncPeriod"] is Outcome.CHANGED
-    assert found["ipvs.scheduler"] is found["ipvs.strictARP"] is Outcome.IGNORED
-    assert "ARP" in reason(conversion, "ipvs.strictARP")
+    assert found["ipvs.syncPeriod"] is found["ipvs.scheduler"] is found["ipvs.strictARP"] is Outcome.CARRIED
+    assert conversion.config.node_settings().masquerade_all
     assert "mode ipvs does not read it" in reason(conversion, "iptables.syncPeriod")
 
 
 def test_kinds_file_has_metadata_that_nobody_reads() -> None:
     conversion = example("kind")
     assert conversion.fields == {
-        "mode": "nftables",
+        "mode": "iptables",
         "nodePortAddresses": EVERYWHERE,
-        "nftables": {"minSyncPeriod": "1s"},
+        "iptables": {"minSyncPeriod": "1s"},
         "conntrack": {"maxPerCore": 0},
     }
     found = outcomes(conversion)
     assert found["metadata.name"] is Outcome.IGNORED
-    assert found["iptables.minSyncPeriod"] is Outcome.CHANGED
+    assert found["iptables.minSyncPeriod"] is Outcome.CARRIED
     assert found["conntrack.maxPerCore"] is Outcome.CARRIED
     assert conversion.config.conntrack.sysctls().maximum(cores=64) == 0
 
@@ -137,8 +136,14 @@ def test_every_field_has_a_row_and_its_place() -> None:
         "healthzBindAddress": "[::]:10256",
         "metricsBindAddress": "192.0.2.7:10249",
         "bindAddressHardFail": True,
-        "mode": "nftables",
-        "nftables": {"masqueradeBit": 0, "masqueradeAll": True, "syncPeriod": "1m0s", "minSyncPeriod": "500ms"},
+        "mode": "iptables",
+        "iptables": {
+            "masqueradeBit": 0,
+            "masqueradeAll": True,
+            "localhostNodePorts": False,
+            "syncPeriod": "1m0s",
+            "minSyncPeriod": "500ms",
+        },
         "detectLocalMode": "InterfaceNamePrefix",
         "detectLocal": {"interfaceNamePrefix": "veth"},
         "clusterCIDR": "10.0.0.0/16",
@@ -182,7 +187,15 @@ def test_the_example_has_every_field_that_there_is() -> None:
     assert missing == []
 
 
-@pytest.mark.parametrize("mode", ["iptables", "ipvs", "nftables"])
+def test_every_field_of_the_ipvs_section_is_carried_over() -> None:
+    text = (EXAMPLES / "every-field.yaml").read_text().replace("mode: iptables", "mode: ipvs")
+    conversion = convert(*read_source(text, "test"))
+    assert conversion.fields["ipvs"] == yaml.safe_load(text)["ipvs"]
+    assert conversion.config.ipvs.exclude_cidrs == ("192.0.2.0/24",)
+    assert conversion.config.ipvs.tcp_fin_timeout == 120.0
+
+
+@pytest.mark.parametrize("mode", ["iptables", "ipvs", "nftables", "userspace"])
 def test_every_field_has_a_fate_in_every_mode(mode: str) -> None:
     data = yaml.safe_load((EXAMPLES / "every-field.yaml").read_text())
     fields = {key: value for key, value in data.items() if key not in {"apiVersion", "kind"}}
@@ -276,7 +289,15 @@ def test_wrong_values_are_named_by_kube_proxys_own_rules(text: str, path: str) -
 @pytest.mark.parametrize(
     ("text", "fields"),
     [
-        ("mode: iptables\niptables: {minSyncPeriod: 0s}", {"nodePortAddresses": EVERYWHERE, "mode": "nftables"}),
+        ("mode: iptables\niptables: {minSyncPeriod: 0s}", {"nodePortAddresses": EVERYWHERE, "mode": "iptables"}),
+        (
+            "mode: userspace\nudpIdleTimeout: 1s\nportRange: 1-2\niptables: {syncPeriod: 40s, masqueradeAll: true}",
+            {
+                "nodePortAddresses": EVERYWHERE,
+                "mode": "userspace",
+                "userspace": {"udpIdleTimeout": "1s", "syncPeriod": "40s"},
+            },
+        ),
         ("mode: nftables\nnodePortAddresses: [primary]", {"nodePortAddresses": ["primary"], "mode": "nftables"}),
         (
             "mode: nftables\nbindAddress: '::'",

@@ -9,7 +9,7 @@ from typing import Any, Final, NamedTuple
 
 from pointsman_chassis.settings import API_VERSION, decode_settings
 from pointsman_enforcer.convert.kube_proxy import KubeProxyConfiguration
-from pointsman_enforcer.convert.rules import REASONS, Fate, Outcome, Situation, fate_of
+from pointsman_enforcer.convert.rules import Fate, Outcome, Situation, fate_of
 from pointsman_enforcer.dataplane.node_settings import DetectLocalMode
 from pointsman_enforcer.settings import KIND, METRICS_PORT, EnforcerConfiguration
 
@@ -95,19 +95,19 @@ def _differing_defaults(values: Mapping[str, Any], situation: Situation) -> Iter
     """What the source leaves to a default of kube-proxy's that is not ours."""
     mode = situation.mode
     if "mode" not in values:
-        reason = "kube-proxy's default is iptables; here it is nftables, the one mode there is today"
-        yield "mode", Fate(Outcome.CHANGED, reason, "mode", "nftables")
+        reason = "to iptables, kube-proxy's default; nftables, the default here, costs less and can be changed to later"
+        yield "mode", Fate(Outcome.CHANGED, reason, "mode", DEFAULT_MODE)
     if "nodePortAddresses" not in values and mode != "nftables":
         reason = f"kube-proxy in mode {mode} accepts node ports on all addresses; here the default is the primary ones"
         yield "nodePortAddresses", Fate(Outcome.CHANGED, reason, "nodePortAddresses", list(_NODE_PORTS_EVERYWHERE))
     if ":" in values.get("bindAddress", "") and "metricsBindAddress" not in values:
         reason = "to [::1], which kube-proxy's default is when bindAddress is an IPv6 address"
         yield "metricsBindAddress", Fate(Outcome.CHANGED, reason, "metricsBindAddress", f"[::1]:{METRICS_PORT}")
-    if mode == "iptables" and "iptables.localhostNodePorts" not in values:
-        yield "iptables.localhostNodePorts", Fate(Outcome.IGNORED, REASONS["iptables.localhostNodePorts"])
-    if mode in {"iptables", "nftables"} and f"{mode}.minSyncPeriod" not in values:
-        reason = "kube-proxy's default is 1s; here it is 0s, a sync costs what changed"
-        yield f"{mode}.minSyncPeriod", Fate(Outcome.CHANGED, reason)
+    if mode == "nftables" and "nftables.minSyncPeriod" not in values:
+        yield (
+            "nftables.minSyncPeriod",
+            Fate(Outcome.CHANGED, "kube-proxy's default is 1s; here it is 0s, a sync costs what changed"),
+        )
 
 
 def _put(fields: dict[str, Any], path: str, value: Any) -> None:

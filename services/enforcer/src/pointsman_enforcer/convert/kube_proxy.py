@@ -22,7 +22,8 @@ from pointsman_enforcer.settings import HEALTHZ_PORT, METRICS_PORT
 API_VERSION: Final = "kubeproxy.config.k8s.io/v1alpha1"
 KIND: Final = "KubeProxyConfiguration"
 SYNC_PERIOD: Final = Duration(30.0)
-MODES: Final = ("iptables", "ipvs", "nftables")
+MODES: Final = ("iptables", "ipvs", "nftables", "userspace")
+"""On Linux; userspace until 1.25."""
 _INT_MAX: Final = 2**31 - 1
 
 

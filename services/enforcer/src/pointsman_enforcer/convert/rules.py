@@ -47,11 +47,6 @@ Rule = Callable[[str, Any, Situation], Fate]
 _API: Final = "the enforcer does not talk to the API server; watchers do, once for the whole cluster"
 _WINDOWS: Final = "for Windows"
 _LOGS: Final = "each line is written at once"
-_LOCALHOST: Final = (
-    "node ports do not answer on 127.0.0.1, as in kube-proxy's nftables mode; use an address of the node"
-)
-_IPVS_TIMEOUT: Final = "a timeout of IPVS; conntrack.* sets those of the connection table"
-
 REASONS: Final[Mapping[str, str]] = MappingProxyType(
     {
         "clientConnection": _API,
@@ -59,8 +54,7 @@ REASONS: Final[Mapping[str, str]] = MappingProxyType(
         "featureGates": "kube-proxy's feature gates do not exist here; what is on by default in 1.36 is on",
         "winkernel": _WINDOWS,
         "windowsRunAsService": _WINDOWS,
-        "portRange": "left over from the userspace mode; kube-proxy does not read it either",
-        "udpIdleTimeout": "of the userspace mode, which kube-proxy no longer has",
+        "portRange": "of the userspace mode, whose proxy here listens at any ports that the kernel gives it",
         "resourceContainer": "kube-proxy no longer has it",
         "conntrack.max": "kube-proxy no longer has it; conntrack.maxPerCore and conntrack.min set the maximum",
         "metadata": "kube-proxy does not read it either",
@@ -69,24 +63,21 @@ REASONS: Final[Mapping[str, str]] = MappingProxyType(
         "logging.flushFrequency": _LOGS,
         "logging.options": _LOGS,
         "logging.vmodule": "levels are not set for single files",
-        "iptables.localhostNodePorts": _LOCALHOST,
-        "ipvs.scheduler": "the nftables mode picks endpoints at random, each connection anew",
-        "ipvs.excludeCIDRs": "nothing that is not ours is ever touched; no virtual servers are used",
-        "ipvs.strictARP": "cluster IPs are not put on an interface, so nobody answers ARP for them",
-        "ipvs.tcpTimeout": _IPVS_TIMEOUT,
-        "ipvs.tcpFinTimeout": _IPVS_TIMEOUT,
-        "ipvs.udpTimeout": _IPVS_TIMEOUT,
     }
 )
-_SHARED_BY_MODES: Final = frozenset({"masqueradeAll", "masqueradeBit", "syncPeriod", "minSyncPeriod"})
-_FROM_IPTABLES: Final = frozenset({"masqueradeAll", "masqueradeBit"})
-"""What the IPVS mode takes from the section `iptables`."""
+_MODE_SECTIONS: Final = frozenset({"iptables", "ipvs", "nftables"})
+_PERIODS: Final = frozenset({"syncPeriod", "minSyncPeriod"})
+_READ_FROM_IPTABLES: Final[Mapping[str, frozenset[str]]] = MappingProxyType(
+    {"ipvs": frozenset({"masqueradeAll", "masqueradeBit"}), "userspace": _PERIODS}
+)
+"""What other modes of kube-proxy take from the section `iptables`."""
+_IPVS_BIT: Final = "the ipvs mode here has bits of its own for that: see docs/modes.md"
 
 
 def fate_of(path: str, value: Any, situation: Situation) -> Fate:
     """What becomes of the field at `path`."""
     section, _, name = path.partition(".")
-    if section in {"iptables", "ipvs", "nftables"}:
+    if section in _MODE_SECTIONS:
         return _in_section_of_mode(section, name, value, situation)
     rule = _RULES.get(path) or _RULES.get(section)
     if rule is not None and path not in REASONS:
@@ -100,29 +91,30 @@ def _parent(path: str) -> str:
 
 def reads(situation: Situation, section: str, name: str) -> bool:
     """Whether kube-proxy in this mode reads a field of a mode's section."""
-    return section == situation.mode or (situation.mode == "ipvs" and section == "iptables" and name in _FROM_IPTABLES)
+    shared = _READ_FROM_IPTABLES.get(situation.mode, frozenset())
+    return section == situation.mode or (section == "iptables" and name in shared)
 
 
 def _in_section_of_mode(section: str, name: str, value: Any, situation: Situation) -> Fate:
     if not reads(situation, section, name):
         return Fate(Outcome.IGNORED, f"kube-proxy in mode {situation.mode} does not read it either")
-    if name not in _SHARED_BY_MODES:
-        return Fate(Outcome.IGNORED, REASONS[f"{section}.{name}"])
-    hint = "; 0s would do, a sync here costs what changed" if name == "minSyncPeriod" else ""
-    if section == "nftables":
-        return Fate(Outcome.CARRIED, hint.removeprefix("; "), f"nftables.{name}", value)
-    return Fate(Outcome.CHANGED, f"now nftables.{name}{hint}", f"nftables.{name}", value)
+    if situation.mode == "ipvs" and name == "masqueradeBit":
+        return Fate(Outcome.IGNORED, _IPVS_BIT)
+    if situation.mode == "userspace":
+        return Fate(Outcome.CHANGED, f"now userspace.{name}", f"userspace.{name}", value)
+    is_needless = section == "nftables" and name == "minSyncPeriod"
+    hint = "0s would do, a sync here costs what changed" if is_needless else ""
+    return Fate(Outcome.CARRIED, hint, f"{section}.{name}", value)
 
 
 def _same(path: str, value: Any, _: Situation) -> Fate:
     return Fate(Outcome.CARRIED, "", path, value)
 
 
-def _mode(path: str, value: Any, _: Situation) -> Fate:
-    if value == "nftables":
-        return Fate(Outcome.CARRIED, "", path, value)
-    reason = "to nftables, the one mode there is today; rows below say where that makes a difference"
-    return Fate(Outcome.CHANGED, reason, path, "nftables")
+def _udp_idle_timeout(_: str, value: Any, situation: Situation) -> Fate:
+    if situation.mode != "userspace":
+        return Fate(Outcome.IGNORED, f"of the userspace mode; kube-proxy in mode {situation.mode} does not read it")
+    return Fate(Outcome.CHANGED, "now userspace.udpIdleTimeout", "userspace.udpIdleTimeout", value)
 
 
 def _bind_address(path: str, value: Any, _: Situation) -> Fate:
@@ -172,7 +164,8 @@ def _log_format(path: str, value: Any, _: Situation) -> Fate:
 
 _RULES: Final[Mapping[str, Rule]] = MappingProxyType(
     {
-        "mode": _mode,
+        "mode": _same,
+        "udpIdleTimeout": _udp_idle_timeout,
         "hostnameOverride": _same,
         "bindAddress": _bind_address,
         "healthzBindAddress": _page_address,
