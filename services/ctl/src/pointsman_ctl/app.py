@@ -8,7 +8,10 @@ from typing import Any, Final
 import click
 
 from pointsman_ctl.commands.check import check
+from pointsman_ctl.commands.config import config
 from pointsman_ctl.commands.connectivity import connectivity_test
+from pointsman_ctl.commands.diff import diff
+from pointsman_ctl.commands.migrate import migrate
 from pointsman_ctl.commands.override import override
 from pointsman_ctl.commands.packets import explain
 from pointsman_ctl.commands.plan import plan
@@ -21,10 +24,10 @@ from pointsman_ctl.commands.version import completion, version
 from pointsman_ctl.commands.wait import wait
 
 SECTIONS: Final = (
-    ("See", (status, services, endpoints, plan, rules, explain, trace)),
-    ("Look after", (check, connectivity_test, sysdump)),
+    ("See", (status, services, endpoints, plan, rules, diff, explain, trace)),
+    ("Look after", (check, connectivity_test, sysdump, migrate)),
     ("Change and wait", (wait, override)),
-    ("This command", (version, completion)),
+    ("This command", (config, version, completion)),
 )
 
 
