@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from pointsman_lab.settings import LabSettings
+from pointsman_lab.supervise.services import OTLP_HTTP_PORT
 from support.lab_cluster import ALL_SERVICES, lab
 from support.lab_process import away, wait_synced
 from support.lab_world import fresh_namespace, start_backends
@@ -120,6 +122,29 @@ async def wait_trace(world: World, name: str, span: str, node: str = "") -> list
 def sent_to(spans: Iterable[Span], node: str) -> Span:
     [found] = [span for span in spans if span.name == "plan.send" and span.attributes["k8s.node.name"] == node]
     return found
+
+
+async def test_the_same_tree_comes_by_http() -> None:
+    """The cluster of the other tests sends by gRPC; either way the link is mutual TLS."""
+    address = LabSettings(nodes=1, zones=1).topology.control_address.ipv4
+    environment = {
+        "OTEL_EXPORTER_OTLP_PROTOCOL": "http/protobuf",
+        "OTEL_EXPORTER_OTLP_ENDPOINT": f"https://{address}:{OTLP_HTTP_PORT}",
+        "REQUESTS_CA_BUNDLE": "",  # a machine's own, which would stand above the certificate asked for
+        "CURL_CA_BUNDLE": "",
+    }
+    async with lab(nodes=1, zones=1, services=ALL_SERVICES, environment=environment) as cluster:
+        backends = await start_backends(cluster)
+        await wait_synced(cluster)
+        async with fresh_namespace(cluster, backends, "http") as world:
+            await world.service("web")
+            spans = {span.name: span for span in await wait_trace(world, "web", "ack", "node-1")}
+            send = spans["plan.send"]
+            assert {name for name, span in spans.items() if span.parent_id == send.span_id} == {
+                "dataplane.render", "dataplane.apply", "ack",
+            }  # fmt: skip
+            assert send.parent_id == spans["plan.compute"].span_id
+            assert spans["plan.compute"].parent_id == spans["watch.event"].span_id
 
 
 async def test_an_unsampled_change_leaves_no_span_but_those_of_a_node_that_is_slow() -> None:

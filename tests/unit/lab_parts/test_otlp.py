@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Spans that arrive by OTLP: kept, bounded, shown."""
 
+import gzip
+
+import aiohttp
 import grpc.aio
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2_grpc import TraceServiceStub
@@ -80,6 +83,15 @@ async def test_the_sink_takes_what_an_exporter_sends() -> None:
     async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
         stub = TraceServiceStub(channel)  # type: ignore[no-untyped-call]  # the library types no stubs
         await stub.Export(request)
+    sent.name, sent.span_id = "plan.compute", bytes(range(8, 16))
+    http_port = await sink.start_http("127.0.0.1", 0)
+    async with aiohttp.ClientSession(f"http://127.0.0.1:{http_port}") as session:
+        for body, status in ((gzip.compress(request.SerializeToString()), 200), (b"\xff", 400), (b"\x1f\x8b", 400)):
+            async with session.post("/v1/traces", data=body) as response:
+                assert response.status == status
     await sink.stop()
-    (found,) = store.trace(bytes(range(16)).hex())
-    assert (found.service, found.name, found.attributes) == ("pointsman-watcher", "watch.event", {"revision": 7})
+    found = store.trace(bytes(range(16)).hex())
+    assert [(each.service, each.name, each.attributes) for each in found] == [
+        ("pointsman-watcher", "watch.event", {"revision": 7}),
+        ("pointsman-watcher", "plan.compute", {"revision": 7}),
+    ]

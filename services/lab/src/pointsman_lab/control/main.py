@@ -138,7 +138,10 @@ class ControlProcess:
 
     async def _start_support(self) -> None:
         if "otlp" in self._settings.services:
-            await OtlpSink(self._spans).start(f"{self._topology.control_address.ipv4}:{services.OTLP_PORT}")
+            here = self._topology.control_address
+            sink = OtlpSink(self._spans, issue(self._pki, "otlp", common_name="otlp", addresses=here))
+            await sink.start(f"{here.ipv4}:{services.OTLP_PORT}")
+            await sink.start_http(here.ipv4, services.OTLP_HTTP_PORT)
         if "redis" in self._settings.services:
             place = self._topology.redis
             address = place.address.ipv4

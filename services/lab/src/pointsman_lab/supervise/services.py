@@ -23,6 +23,7 @@ WATCHER_METRICS_PORT = 9443
 PLANNER_METRICS_PORT = 9444
 REDIS_PORT = 6379
 OTLP_PORT = 4317
+OTLP_HTTP_PORT = 4318
 HEALTHZ_PORT = 10256
 METRICS_PORT = 10249
 _CLOCK_DIRECTORY = Path(__file__).with_name("clock")
@@ -168,10 +169,13 @@ def _environment(service: str, name: str, place: str, site: Site) -> dict[str, s
         env["PYTHONPATH"] = f"{_CLOCK_DIRECTORY}{os.pathsep + inherited if inherited else ''}"
         env["POINTSMAN_LAB_CLOCK"] = str(site.state.clock(name))
     if "otlp" in site.settings.services:
+        identity = Pki(directory=site.state.pki).identity(place)
         env |= {
-            "OTEL_EXPORTER_OTLP_ENDPOINT": f"http://{site.topology.control_address.ipv4}:{OTLP_PORT}",
+            "OTEL_EXPORTER_OTLP_ENDPOINT": f"https://{site.topology.control_address.ipv4}:{OTLP_PORT}",
             "OTEL_EXPORTER_OTLP_PROTOCOL": "grpc",
-            "OTEL_EXPORTER_OTLP_INSECURE": "true",
+            "OTEL_EXPORTER_OTLP_CERTIFICATE": str(identity.ca),
+            "OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE": str(identity.certificate),
+            "OTEL_EXPORTER_OTLP_CLIENT_KEY": str(identity.key),
             "OTEL_BSP_SCHEDULE_DELAY": "200",  # milliseconds: a person waits for the waterfall
             "OTEL_RESOURCE_ATTRIBUTES": f"host.name={place}",
         }
