@@ -23,7 +23,7 @@ from pointsman_lab.guest.machine import run_in_guest
 from support.nft_world import World
 
 _ROOT = Path(__file__).resolve().parents[2]
-_GUEST_SECONDS = 600.0
+_GUEST_SECONDS = 1200.0
 _HEAD = ("from", "to", "opened", "delayed", "failed", "held", "reset")
 Pair = tuple[str, str]
 
