@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import queue
 import threading
 from collections.abc import Iterator
@@ -33,12 +34,11 @@ def planner_of(node: NetNs, plan: NodePlan) -> Iterator[str]:
             while not ending.done():
                 coming = asyncio.create_task(planner.stream())
                 await asyncio.wait({coming, ending}, return_when=asyncio.FIRST_COMPLETED)
-                if coming.done():
-                    stream = coming.result()
+                coming.cancel()
+                with contextlib.suppress(asyncio.CancelledError, TimeoutError):
+                    stream = await coming
                     await stream.welcome()
                     await stream.send(1, encoded, facts=plan.facts)
-                else:
-                    coming.cancel()
 
     thread = threading.Thread(target=lambda: node.call(lambda: asyncio.run(serve())))
     thread.start()

@@ -77,6 +77,7 @@ def take_over(theirs: str, ours: str, *, pause_seconds: float = 0.005) -> Takeov
                 removed = node.wait_removed()
                 seconds = time.monotonic() - started
                 traffic.settle()
+                traffic.stop()
         more, looks = world.node.call(lambda: asyncio.run(remove(until_gone=True)))
         left = world.node.call(lambda: asyncio.run(find()))
         after = world.others()

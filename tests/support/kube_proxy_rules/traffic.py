@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 _BEAT_SECONDS = 0.05
 _SETTLE_SECONDS = 60.0
-_TURNS = 5
+_TURNS = 3
 _SLOW_SECONDS = 0.9
 """A connection that took longer had its first packet repeated: it was lost once."""
 
@@ -56,6 +56,10 @@ class KubeTraffic:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None) -> None:
+        self.stop()
+
+    def stop(self) -> None:
+        """No more connections, and the end of all flows."""
         self._stop.set()
         for thread in self._threads:
             thread.join()
