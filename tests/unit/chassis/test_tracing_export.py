@@ -176,6 +176,10 @@ async def test_a_collector_that_is_away_loses_spans_and_nothing_else_and_is_foun
         {"EXPORTER_OTLP_COMPRESSION": "brotli"},
         {"BSP_MAX_QUEUE_SIZE": "many"},
         {"BSP_MAX_QUEUE_SIZE": "0"},
+        {"BSP_SCHEDULE_DELAY": "often"},
+        {"TRACES_SAMPLER": "some"},
+        {"TRACES_SAMPLER": "parentbased_traceidratio", "TRACES_SAMPLER_ARG": "1%"},
+        {"TRACES_SAMPLER": "traceidratio", "TRACES_SAMPLER_ARG": "10"},
     ],
 )
 def test_a_variable_that_cannot_be_used_is_a_configuration_error(variables: dict[str, str]) -> None:

@@ -295,7 +295,26 @@ def is_enabled(environ: Mapping[str, str]) -> bool:
     if protocol(environ) not in PROTOCOLS:
         wanted = " or ".join(PROTOCOLS)
         raise ConfigError(f"OTEL_EXPORTER_OTLP_PROTOCOL={protocol(environ)} is not supported; use {wanted}")
+    _check_sampler(environ)
     return True
+
+
+def _check_sampler(environ: Mapping[str, str]) -> None:
+    """The SDK takes every change when it cannot read these: on a large cluster the last thing that was meant."""
+    sampler = environ.get("OTEL_TRACES_SAMPLER", "").strip().lower() or "parentbased_always_on"
+    kind = sampler.removeprefix("parentbased_")
+    if kind not in {"always_on", "always_off", "traceidratio"}:
+        raise ConfigError(
+            f"OTEL_TRACES_SAMPLER={sampler} is not supported; use always_on, always_off or traceidratio, "
+            "best with parentbased_ before it"
+        )
+    ratio = environ.get("OTEL_TRACES_SAMPLER_ARG", "").strip()
+    try:
+        is_ratio = 0 <= float(ratio or 1) <= 1
+    except ValueError:
+        is_ratio = False
+    if kind == "traceidratio" and not is_ratio:
+        raise ConfigError(f"OTEL_TRACES_SAMPLER_ARG={ratio} is no ratio from 0 to 1")
 
 
 def protocol(environ: Mapping[str, str]) -> str:

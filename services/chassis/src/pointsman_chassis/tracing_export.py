@@ -132,6 +132,9 @@ def processor_from_environment(counts: SpanCounts, exporter: SpanExporter | None
     # Their lines say for every batch what CountedExporter says once.
     for name in ("opentelemetry.exporter", "opentelemetry.sdk._shared_internal"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
+    for variable in ("OTEL_BSP_SCHEDULE_DELAY", "OTEL_BSP_MAX_EXPORT_BATCH_SIZE", "OTEL_BSP_EXPORT_TIMEOUT"):
+        if not os.environ.get(variable, "1").strip().isdigit():
+            raise ConfigError(f"{variable}={os.environ[variable]} is no number")
     try:
         size = int(os.environ.get("OTEL_BSP_MAX_QUEUE_SIZE") or _QUEUE_SIZE_DEFAULT)
         return CountedProcessor(exporter or _exporter(os.environ), counts, queue_size=size)

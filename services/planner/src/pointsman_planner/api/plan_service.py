@@ -121,7 +121,8 @@ class PlanService:
             oldest_ns = min((change.observed_at_ns for change in changes if change.observed_at_ns), default=0)
             if oldest_ns:
                 self._metrics.feed_lag.observe(max(self._clock.wall_ns() - oldest_ns, 0) / 1e9, spans.exemplar)
-        return self._taken(lambda: self._planner.apply(replace(batch, changes=changes)), spans)
+        taken = batch if changes is batch.changes else replace(batch, changes=changes)
+        return self._taken(lambda: self._planner.apply(taken), spans)
 
     def override(self, changes: Sequence[OverrideChange]) -> Applied:
         """Take in overrides and wake the streams they concern."""
