@@ -83,6 +83,10 @@ conformance: $(SETUP) ## the packet-flow matrix against a real kernel: MODE=nfta
 mode-switch: $(SETUP) ## a node changes its mode under traffic, every ordered pair: connections opened, failed, reset (root); PAIRS="nftables:iptables-nft ..."
 	@$(BIN)/python tests/mode_switch/run.py $(PAIRS)
 
+.PHONY: takeover
+takeover: $(SETUP) ## a node is taken over from kube-proxy under traffic, each of its modes to ours (root): PAIRS="iptables-nft:nftables ..."
+	@PYTHONPATH=tests $(BIN)/python -m support.kube_proxy_rules.report $(PAIRS)
+
 .PHONY: fuzz
 fuzz: $(SETUP) ## hostile bytes into everything that takes bytes, with new values each time: SECONDS=60
 	$(BIN)/python tests/fuzz/run.py --seconds $(SECONDS)
