@@ -55,10 +55,16 @@ def serve() -> None:
         opened.setblocking(False)
         listeners[opened.fileno()] = opened, port == ECHO
         poll.register(opened.fileno(), select.EPOLLIN)
+    udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    udp.bind(("127.0.0.1", ECHO))
+    poll.register(udp.fileno(), select.EPOLLIN)
     connections: dict[int, tuple[socket.socket, bool]] = {}
     buffer = memoryview(bytearray(1 << 20))
     while True:
         for fd, _ in poll.poll():
+            if fd == udp.fileno():
+                udp.sendto(*udp.recvfrom(2048))
+                continue
             if fd in listeners:
                 opened, is_echo = listeners[fd]
                 accepted, _ = opened.accept()
@@ -80,8 +86,8 @@ def serve() -> None:
 def relay(ready: int) -> None:
     """The proxy, in front of both ports."""
     proxy = Proxy(ProxyLimits())
-    for port in (ECHO, SINK):
-        key = proxy.bind(Listener(HOST, Protocol.TCP, port + PROXIED)).pack()
+    for protocol, port in ((Protocol.TCP, ECHO), (Protocol.TCP, SINK), (Protocol.UDP, ECHO)):
+        key = proxy.bind(Listener(HOST, protocol, port + PROXIED)).pack()
         target = Target(bytes(8), 0, (PlanEndpoint(HOST, port),)).pack()
         proxy.poller.submit(lambda key=key, target=target: proxy.update({key: target}, ())).result()  # type: ignore[misc]  # bound now
     os.write(ready, b"1")
@@ -145,6 +151,17 @@ def measure(name: str, shift: int, proxy: int) -> None:
 
     cost = timed(proxy, ask)
     say(f"{name}: {REQUESTS / cost.seconds:.0f} requests a second in one connection")
+    say(f"{name}: {cost.proxy_seconds / REQUESTS * 1e6:.0f} us of a processor for each")
+
+    def ask_by_datagrams() -> None:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as one:
+            one.connect(("127.0.0.1", ECHO + shift))
+            for _ in range(REQUESTS):
+                one.send(b"x" * 100)
+                one.recv(100)
+
+    cost = timed(proxy, ask_by_datagrams)
+    say(f"{name}: {REQUESTS / cost.seconds:.0f} requests a second in one UDP flow")
     say(f"{name}: {cost.proxy_seconds / REQUESTS * 1e6:.0f} us of a processor for each")
 
     def pour() -> None:

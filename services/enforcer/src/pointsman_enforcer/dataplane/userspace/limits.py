@@ -12,6 +12,8 @@ DIAL_SECONDS: Final = (0.25, 0.5, 1.0, 2.0)
 """How long an endpoint may take to answer, attempt by attempt: those of kube-proxy's userspace mode."""
 PIPES_MAX: Final = 64
 """Pipes for connections with much to say; each costs two descriptors and up to 1 MiB of the kernel's memory."""
+LISTENERS_MAX: Final = 1 << 15
+"""Listeners that descriptors are asked for; where there are too few, a quarter of them is left for listeners."""
 _DESCRIPTORS_RESERVED: Final = 256
 """Of those the process may have, for everything but connections."""
 
@@ -68,14 +70,15 @@ class ProxyCounters:
 
 def within_descriptors(limits: ProxyLimits) -> ProxyLimits:
     """These limits, lowered to what descriptors allow, once the process may have as many as it can get."""
-    wanted = 2 * limits.connections_max + limits.flows_max + 2 * PIPES_MAX + _DESCRIPTORS_RESERVED
+    fixed = LISTENERS_MAX + 2 * PIPES_MAX + _DESCRIPTORS_RESERVED
+    wanted = 2 * limits.connections_max + limits.flows_max + fixed
     allowed = _raised(wanted)
     if allowed >= wanted:
         return limits
     spare = max(allowed - 2 * PIPES_MAX - _DESCRIPTORS_RESERVED, _DESCRIPTORS_RESERVED)
     return replace(
         limits,
-        connections_max=min(limits.connections_max, spare // 3),
+        connections_max=min(limits.connections_max, spare // 4),
         flows_max=min(limits.flows_max, spare // 4),
     )
 
@@ -83,13 +86,11 @@ def within_descriptors(limits: ProxyLimits) -> ProxyLimits:
 def _raised(wanted: int) -> int:
     """How many descriptors the process may have, raised to `wanted` as far as it is allowed to."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if resource.RLIM_INFINITY in (soft, hard):
-        hard = wanted if hard == resource.RLIM_INFINITY else hard
-        soft = wanted if soft == resource.RLIM_INFINITY else soft
-    for limit in ((wanted, max(hard, wanted)), (min(wanted, hard), hard)):
-        if soft >= wanted:
-            break
+    if soft == resource.RLIM_INFINITY or soft >= wanted:
+        return max(soft, wanted)
+    is_enough = hard == resource.RLIM_INFINITY or hard >= wanted
+    for limit in [(wanted, hard)] if is_enough else [(wanted, wanted), (hard, hard)]:
         with contextlib.suppress(OSError, ValueError):
             resource.setrlimit(resource.RLIMIT_NOFILE, limit)
-            soft = limit[0]
+            return limit[0]
     return soft
