@@ -41,17 +41,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     if refusal:
         sys.stderr.write(f"conformance: {refusal}" + "\n")
         return 2
-    rows = [row for row in all_rows(_sources(options)) if _is_asked_for(row, options)]
+    mode = MODES.get(options.mode, NFTABLES)
+    rows = [row for row in all_rows(_sources(options, mode)) if _is_asked_for(row, options)]
     if not rows:
         sys.stderr.write(f"conformance: nothing is row {options.row or 'any'} of section {options.section or 'any'}\n")
         return 2
-    mode = MODES.get(options.mode, NFTABLES)
     if mode.guest_modules and wanted != (pure.NAME,) and not guest.is_inside():
         return guest.run(sys.argv[1:] if argv is None else argv, mode)
     executors = [name for name in wanted if name != rendered.NAME or options.mode in rendered.MODES]
+    if guest.is_inside() and options.executor == "all":
+        executors.remove(pure.NAME)
+        _say(f"executor {pure.NAME}: the same for every mode, and asked with those that the kernel here can do")
     started = time.monotonic()
     mine = runnable(rows, _rows_of(options.mode))
-    for_kernel = mine if options.full else tuple(systematic.for_kernel(mine))
+    for_kernel = mine if options.full else tuple(systematic.for_kernel(mine, mode.fewer))
     results = list(_results(mine, for_kernel, mode, executors, _printer(verbose=options.verbose)))
     _say(f"mode {options.mode}, Linux {platform.release()}, {time.monotonic() - started:.0f} s\n")
     for line in report.matrix(rows, results, executors, _rows_of(options.mode)):
@@ -107,12 +110,17 @@ def _refusal(mode: str, executors: Sequence[str]) -> str:
     return ""
 
 
-def _sources(options: argparse.Namespace) -> list[RowSource]:
-    """Products, whose rows have words for numbers, are only made when they are asked for: they are large."""
+def _sources(options: argparse.Namespace, mode: KernelMode) -> list[RowSource]:
+    """Products, whose rows have words for numbers, are only made when they are asked for: they are large.
+
+    A slow kernel makes but the mixture, in which every two values meet.
+    """
     is_of_catalogue = options.row and all(number[0].isdigit() for number in options.row)
-    wanted = () if is_of_catalogue else options.section or systematic.PRODUCTS
+    usual = systematic.PRODUCTS if mode.fewer == 1 or options.full else {systematic.COVERING}
+    wanted = () if is_of_catalogue else options.section or usual
     products = [source for section, source in systematic.PRODUCTS.items() if section in wanted]
-    histories = [partial(of.rows, options.generate, seed=options.seed) for of in (generated, generated_affinity)]
+    count = max(options.generate // mode.fewer, 2) if not options.full else options.generate
+    histories = [partial(of.rows, count, seed=options.seed) for of in (generated, generated_affinity)]
     return [*CATALOGUE, *histories, *products]
 
 

@@ -217,11 +217,14 @@ def some_worlds(rows: Iterable[Row], one_in: int) -> Iterator[Row]:
     return (row for row in rows if zlib.crc32(row.number.rpartition(".")[0].encode()) % one_in == 0)
 
 
-def for_kernel(rows: Iterable[Row]) -> Iterator[Row]:
-    """What a kernel is asked without being asked for all: the mixture whole, of each product one row in so many."""
+def for_kernel(rows: Iterable[Row], fewer: int = 1) -> Iterator[Row]:
+    """What a kernel is asked without being asked for all: the mixture whole, of each product one row in so many.
+
+    A kernel that is slow is asked so many times fewer of both.
+    """
     for row in rows:
-        is_of_product = row.section in PRODUCTS and row.section != COVERING
-        if not is_of_product or any(sample([row], _KERNEL_ONE_IN)):
+        one_in = fewer * (_KERNEL_ONE_IN if row.section != COVERING else 1)
+        if row.section not in PRODUCTS or any(sample([row], one_in)):
             yield row
 
 

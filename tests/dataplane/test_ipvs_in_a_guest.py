@@ -19,6 +19,7 @@ def test_there_is_something_to_run() -> None:
     assert len(FILES) >= 2
 
 
+@pytest.mark.timeout(400)
 @pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.stem))
 def test_in_a_guest(file: Path, tmp_path: Path) -> None:
     options = ["-q", "-p", "no:cacheprovider", "-o", "python_files=ipvs_*.py", "-o", "addopts="]
@@ -28,6 +29,6 @@ def test_in_a_guest(file: Path, tmp_path: Path) -> None:
         modules=IPVS.guest_modules,
         environment={"PYTHONDONTWRITEBYTECODE": "1", "NO_COLOR": "1"},
         directory=ROOT,
-        timeout_seconds=240,
+        timeout_seconds=300,
     )
     assert result.status == 0, result.output[-8000:]

@@ -6,9 +6,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from conformance.addresses import CLIENT, POD, PRIMARY
-from conformance.build import DROP, IPTABLES, IPVS, REJECT, checked, listed, probe, sequence, to
-from conformance.checks import firewall, hygiene
-from conformance.model import Disturbance, Row, Step
+from conformance.build import DROP, IPTABLES, IPVS, REJECT, checked, probe, sequence, to
+from conformance.checks import firewall, hygiene, ipvs
+from conformance.model import EVERY_MODE, Disturbance, Row, Step
 from conformance.objects import Port, apply, service, slice_of
 
 VIP, A, B = "172.30.0.41", "10.180.0.1", "10.180.2.1"
@@ -21,9 +21,10 @@ def rows() -> Iterator[Row]:
     yield from checked(
         17, "173", "packets of state INVALID are dropped", firewall.drops_invalid_packets, modes=IPTABLES
     )
-    later = "ipvs mode"
-    yield from listed(17, "172v", "passes a FORWARD policy DROP", modes=IPVS, later=later)
-    yield from listed(17, "173v", "packets of state INVALID are dropped", modes=IPVS, later=later)
+    yield from checked(17, "172v", "passes a FORWARD policy DROP", firewall.forwards_where_all_is_dropped, modes=IPVS)
+    yield from checked(17, "173v", "packets of state INVALID are dropped", firewall.drops_invalid_packets, modes=IPVS)
+    yield from checked(17, "174v", "no packet leaves with a mark", ipvs.marks_are_cleared, modes=IPVS)
+    yield from checked(17, "175v", "what is others' is left alone", ipvs.others_are_left_alone, modes=IPVS)
     yield from checked(
         17,
         "53",
@@ -34,8 +35,12 @@ def rows() -> Iterator[Row]:
     yield from checked(
         17, "76", "the health check port is accepted explicitly", firewall.accepts_health_checks, modes=IPTABLES
     )
-    yield from checked(17, "174", "the mark is gone after masquerade", hygiene.marks_are_cleared)
-    yield from checked(17, "175", "rules of others are left alone", hygiene.others_are_left_alone)
+    yield from checked(
+        17, "174", "the mark is gone after masquerade", hygiene.marks_are_cleared, modes=EVERY_MODE - IPVS
+    )
+    yield from checked(
+        17, "175", "rules of others are left alone", hygiene.others_are_left_alone, modes=EVERY_MODE - IPVS
+    )
     yield from _damaged()
 
 

@@ -76,7 +76,8 @@ def _counted(stage: ComponentExecutor, family: IpFamily, table: str, rule: str) 
 
 def _tool(stage: ComponentExecutor, family: IpFamily) -> str:
     prefix = "iptables" if family is IpFamily.IPV4 else "ip6tables"
-    return f"{prefix}-{stage.kernel.mode.name.rpartition('iptables-')[2]}"
+    variant = "legacy" if stage.kernel.mode.guest_modules else stage.kernel.mode.name.rpartition("iptables-")[2]
+    return f"{prefix}-{variant}"
 
 
 def _send(stage: ComponentExecutor, family: IpFamily, packet: tuple[str, str, int, int]) -> None:

@@ -7,6 +7,7 @@ and is named in the report.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
@@ -117,3 +118,38 @@ IPTABLES: Final = (
     ),
 )
 """Who draws, see `KernelMode.draws_first_endpoint`."""
+
+
+def _as_it_is(row: Row) -> Row:
+    return row
+
+
+def _without_uneven_affinity(row: Row) -> Row | None:
+    """Rows of a Service that remembers clients and has other endpoints for some senders than for others."""
+    for step in row.steps:
+        for event in step.events:
+            spec = json.loads(event.manifest).get("spec", {})
+            if spec.get("sessionAffinity") == "ClientIP" and spec.get("externalTrafficPolicy") == "Local":
+                return None
+    return row
+
+
+IPVS: Final = (
+    Deviation(
+        name="with session affinity the scheduler chooses the first endpoint",
+        reason="the kernel's scheduler is asked, not the common hash of a client; the client keeps what it got",
+        held_to=_drawn,
+    ),
+    Deviation(
+        name="a client is remembered for each place by itself, and on each node by itself",
+        reason="IPVS keeps one memory for each virtual server, and a virtual server that remembers is known by its "
+        "address; the memory can be neither read nor written. Rows 159 and 162 are of the other modes only",
+        held_to=_as_it_is,
+    ),
+    Deviation(
+        name="session affinity with externalTrafficPolicy Local is refused (UNSUPPORTED)",
+        reason="a virtual server known by a mark translates no ports for clients that it remembers, and one known by "
+        "its address cannot tell senders apart",
+        held_to=_without_uneven_affinity,
+    ),
+)

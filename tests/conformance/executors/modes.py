@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from conformance.executors.deviations import IPTABLES as IPTABLES_DEVIATIONS
+from conformance.executors.deviations import IPVS as IPVS_DEVIATIONS
 from conformance.executors.deviations import USERSPACE as USERSPACE_DEVIATIONS
 from conformance.executors.deviations import Deviation
 from conformance.model import Disturbance
@@ -32,6 +33,7 @@ _IPVS_MODULES = (
     *("xt_set", "xt_connmark", "xt_mark", "xt_conntrack", "xt_addrtype", "xt_MASQUERADE", "ipt_REJECT", "ip6t_REJECT"),
     *(f"ip_set_hash_{kind}" for kind in ("ip", "ipport", "ipportip", "ipportnet", "net", "netport")),
     *(f"{family}table_{table}" for family in ("ip", "ip6") for table in ("nat", "mangle", "filter")),
+    *("sch_ingress", "cls_fw", "act_gact"),
 )
 
 
@@ -48,6 +50,9 @@ class KernelMode:
             where there is nothing in the kernel that could be damaged.
         draws_first_endpoint: with session affinity, which endpoint a client gets first is drawn by lot; that it keeps
             it is asked all the same.
+        guest_modules: modules of the guest in which it runs; none for the kernel here.
+        fewer: of generated rows it is asked so many times fewer, as its kernel is slow.
+        workers: executors side by side.
         deviations: what it does otherwise than the rows say.
     """
 
@@ -57,6 +62,8 @@ class KernelMode:
     damages: Mapping[Disturbance, Sequence[Command]]
     draws_first_endpoint: bool = False
     guest_modules: tuple[str, ...] = ()
+    fewer: int = 1
+    workers: int = 4
     deviations: Sequence[Deviation] = ()
 
 
@@ -136,6 +143,9 @@ IPVS = KernelMode(
     rows="ipvs",
     draws_first_endpoint=True,
     guest_modules=_IPVS_MODULES,
+    fewer=12,
+    workers=2,
+    deviations=IPVS_DEVIATIONS,
     open_dataplane=lambda settings: IpvsDataplane(node_settings=settings),
     damages={
         Disturbance.FLUSHED: [

@@ -16,14 +16,13 @@ from conformance.executors.kernel import KernelExecutor
 from conformance.executors.modes import NFTABLES, KernelMode
 from conformance.model import Row, RowResult
 
-WORKERS = 4
-
 
 class KernelPool:
     """A context manager. Needs root."""
 
-    def __init__(self, mode: KernelMode = NFTABLES, workers: int = WORKERS) -> None:
-        self._executors = [KernelExecutor(mode) for _ in range(workers)]
+    def __init__(self, mode: KernelMode = NFTABLES, workers: int | None = None) -> None:
+        """As many side by side as the mode says, or `workers`."""
+        self._executors = [KernelExecutor(mode) for _ in range(workers or mode.workers)]
         self._free: queue.SimpleQueue[KernelExecutor] = queue.SimpleQueue()
         self._stack = contextlib.ExitStack()
 

@@ -100,6 +100,7 @@ class IpvsDataplane:
                 signs=self._signs,
                 servers=self._servers,
                 sysctls=self._sysctls,
+                timeouts=self._timeouts,
                 sums=lambda: self._ledger.sums,
                 read_sets=lambda: self._tools.ipset_save_of(SET_NAMES),
             ),

@@ -77,10 +77,11 @@ class Repair:
         return count
 
     def write_node(self) -> int:
-        """Sysctls, routes and timeouts; how many sysctls differed."""
+        """Sysctls, routes and timeouts; how many sysctls and timeouts differed."""
         count = self._sysctls.set()
         node.route()
-        if any(self._timeouts):
+        if not self._servers.has_timeouts(self._timeouts):
+            count += 1
             before = self._servers.set_timeouts(self._timeouts)
             if self._found_timeouts == _NEVER_SET:
                 self._found_timeouts = before

@@ -119,9 +119,12 @@ class Servers:
         Raises:
             KernelError: one is refused; then all of them are as they were, unless `outcome_known` is false.
         """
+        for record, value in wanted:
+            if record.kind is Kind.SERVER:
+                self._adopt(server_of(record, value)[0].id)
         messages, drafts = self._drafted(wanted)
         refused = self._send(messages)
-        if refused and not self._follow_up(drafts, refused):
+        if refused and not self._follow_up(drafts):
             words = "; ".join(str(each) for each in refused[:3])
             self._bring(dict.fromkeys(drafts), words)
             raise KernelError(f"{len(refused)} of {len(messages)} refused: {words}")
@@ -203,6 +206,11 @@ class Servers:
             raise KernelError(f"{len(refused)} of {len(messages)} refused: {refused[0]}", outcome_known=False)
         return len(messages)
 
+    def has_timeouts(self, wanted: Timeouts) -> bool:
+        """Whether those that are not 0 are set."""
+        there = self._channel.timeouts() if any(wanted) else wanted
+        return all(old == new for new, old in zip(wanted, there, strict=True) if new)
+
     def set_timeouts(self, timeouts: Timeouts) -> Timeouts:
         """Set those that are not 0, for all virtual servers, also of others; what there was before."""
         before = self._channel.timeouts()
@@ -240,13 +248,27 @@ class Servers:
             drafts[place] = draft
         return messages, drafts
 
-    def _follow_up(self, drafts: dict[VirtualServerId, ServerState], refused: list[Refusal]) -> bool:
+    def _adopt(self, place: VirtualServerId) -> None:
+        """What stands at an address where a virtual server of ours is to stand becomes ours, unless that is excluded.
+
+        Marks are ours alone, so that only places are asked for.
+        """
+        if place.mark or place in self._have:
+            return
+        found = self._read(place)
+        if found is None:
+            return
+        if self._is_excluded(place):
+            raise KernelError(
+                f"at {place} is a virtual server of somebody else, and excludeCIDRs says to leave it alone"
+            )
+        quiet = found._replace(weights=dict.fromkeys(found.weights, 0))
+        self._send_all(correction(found, quiet))
+        self._have[place] = pack_state(quiet)
+        self._leaving.update({(place, real): self._clock() for real in found.weights})
+
+    def _follow_up(self, drafts: dict[VirtualServerId, ServerState]) -> bool:
         """Somebody else may have been there: whether everything is as it should be after all."""
-        foreign = {place for place in drafts if place not in self._have and self._is_excluded(place)}
-        if any(each.errno == errno.EEXIST for each in refused) and foreign:
-            for place in foreign:
-                drafts.pop(place)
-            return False
         messages = [each for place, draft in drafts.items() for each in correction(self._read(place), draft)]
         return not self._send(messages)
 
@@ -257,7 +279,8 @@ class Servers:
             raise KernelError(f"{why}; and what was there before was refused, too", outcome_known=False)
 
     def _is_excluded(self, place: VirtualServerId) -> bool:
-        return bool(place.address) and any(ipaddress.ip_address(place.address) in each for each in self._excluded)
+        address = ipaddress.ip_address(place.address)
+        return any(address in block for block in self._excluded)
 
     def _known(self, place: VirtualServerId) -> ServerState | None:
         data = self._have.get(place)

@@ -20,7 +20,7 @@ import structlog
 from pointsman_chassis.errors import PointsmanError
 from pointsman_enforcer.dataplane.ipvs.change import Sums
 from pointsman_enforcer.dataplane.ipvs.genetlink.channel import IpvsError
-from pointsman_enforcer.dataplane.ipvs.genetlink.model import VirtualServerId
+from pointsman_enforcer.dataplane.ipvs.genetlink.model import Timeouts, VirtualServerId
 from pointsman_enforcer.dataplane.ipvs.node import Sysctls
 from pointsman_enforcer.dataplane.ipvs.observe import sums_of
 from pointsman_enforcer.dataplane.ipvs.servers import Servers
@@ -62,6 +62,7 @@ class Watched:
     signs: SignReader
     servers: Servers
     sysctls: Sysctls
+    timeouts: Timeouts
     sums: Callable[[], Sums]
     """What the sets should hold."""
     read_sets: Callable[[], str]
@@ -137,7 +138,7 @@ class Watch:
             rules=signs.rules != self._rules,
             sets=signs.sets != expected,
             routes=not signs.is_routed,
-            sysctls=bool(watched.sysctls.differing()),
+            sysctls=bool(watched.sysctls.differing()) or not watched.servers.has_timeouts(watched.timeouts),
         )
         found.servers.update(watched.servers.look())
         if found.servers or signs.servers != self._count:
