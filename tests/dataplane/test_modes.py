@@ -34,6 +34,9 @@ def rules(world: World) -> tuple[str, ...]:
 @pytest.mark.parametrize("mode", ON_HOST)
 def test_each_mode_serves_says_which_it_is_and_is_removed_by_cleanup(world: World, tmp_path: Path, mode: str) -> None:
     scene = Scene(world, tmp_path)
+    scene.configure(mode)
+    assert scene.node.command("--init-only") == ""
+    assert scene.kinds() == set(), "nothing is programmed yet"
     with scene.running(mode):
         assert seen(world.pod, world.at.cluster_ip)[0] == {"pod1", "pod2"}
         assert seen(world.pod, world.at.cluster_ip, udp=True)[0] == {"pod1", "pod2"}

@@ -20,7 +20,7 @@ from support.enforcer_process import EnforcerNode
 from support.nft_world import World
 
 NODE_PORT = 30080
-_DEADLINE_SECONDS = 120.0
+_DEADLINE_SECONDS = 300.0
 _STOP_SECONDS = 120.0
 _AFTER_SECONDS = 0.3
 Config = Mapping[str, object]

@@ -11,10 +11,10 @@ import pytest
 from pointsman_chassis.clock import VirtualClock
 from pointsman_chassis.errors import UnsupportedError
 from pointsman_enforcer.dataplane.leftovers import LeftoverError
-from pointsman_enforcer.dataplane.modes.choice import choose
+from pointsman_enforcer.dataplane.modes.choice import choose, with_variant
 from pointsman_enforcer.dataplane.modes.own_leftovers import Rules, own_leftovers, rules_of
 from pointsman_enforcer.dataplane.modes.sweeper import GONE, REMOVING, WAITING, Readiness, Sweeper
-from pointsman_enforcer.mode_settings import IptablesSettings, NftablesSettings, UserspaceSettings
+from pointsman_enforcer.mode_settings import IptablesSettings, ModeName, NftablesSettings, UserspaceSettings
 from pointsman_enforcer.settings import EnforcerConfiguration
 
 LEGACY = IptablesSettings(variant="legacy", masquerade_all=True)
@@ -40,6 +40,15 @@ def test_auto_with_no_mode_at_all_names_every_reason() -> None:
 def test_a_configured_mode_is_never_exchanged_for_another() -> None:
     choice = choose(EnforcerConfiguration(mode="ipvs"), why_not("ipvs"))
     assert (choice.config.mode, choice.reason) == ("ipvs", "configured")
+
+
+@pytest.mark.parametrize("mode", ["nftables", "iptables", "ipvs"])
+def test_the_variant_of_the_tool_is_decided_once_where_a_mode_uses_it(mode: ModeName) -> None:
+    choice = with_variant(choose(EnforcerConfiguration(mode=mode), why_not()), lambda: "legacy")
+    assert choice.config.iptables.variant == ("auto" if mode == "nftables" else "legacy")
+    assert ("which this host uses" in choice.reason) is (mode != "nftables")
+    given = EnforcerConfiguration(mode=mode, iptables=IptablesSettings(variant="nft"))
+    assert with_variant(choose(given, why_not()), lambda: "legacy").config == given
 
 
 def test_ipvs_takes_masquerade_all_from_the_iptables_section_as_kube_proxy_does() -> None:

@@ -66,11 +66,12 @@ async def _main(arguments: argparse.Namespace, stop: Stop) -> int:
         from pointsman_enforcer.cleanup import cleanup  # noqa: PLC0415 - only here
 
         return await cleanup(config, is_ours=arguments.cleanup, is_kube_proxys=arguments.cleanup_kube_proxy)
-    from pointsman_enforcer.dataplane.modes.choice import choose  # noqa: PLC0415 - the other options do without
+    from pointsman_enforcer.dataplane.modes.choice import choose, with_variant  # noqa: PLC0415 - the other options do without
     from pointsman_enforcer.dataplane.modes.factory import make_dataplane  # noqa: PLC0415 - as above
     from pointsman_enforcer.dataplane.modes.probe import why_not  # noqa: PLC0415 - as above
+    from pointsman_enforcer.dataplane.modes.variant import detected  # noqa: PLC0415 - as above
 
-    choice = choose(config, why_not)
+    choice = with_variant(choose(config, why_not), detected)
     if choice.config is not config:
         structlog.get_logger("app").info("mode chosen", mode=choice.config.mode, reason=choice.reason)
     config = choice.config

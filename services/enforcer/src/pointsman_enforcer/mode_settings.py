@@ -17,6 +17,7 @@ from pointsman_chassis.settings import Settings
 from pointsman_enforcer import validation
 
 ModeName = Literal["nftables", "iptables", "ipvs", "userspace", "auto"]
+VariantName = Literal["auto", "legacy", "nft"]
 
 
 class PeriodSettings(Settings, frozen=True):
@@ -53,7 +54,7 @@ class IptablesSettings(NftablesSettings, frozen=True):
     """As above, with kube-proxy's default: the legacy tool copies a whole table for each change."""
     localhost_node_ports: bool = True
     """Node ports answer on 127.0.0.1, where nodePortAddresses includes it."""
-    variant: Literal["auto", "legacy", "nft"] = "auto"
+    variant: VariantName = "auto"
     """Which of the two programs called iptables; auto = the one this host uses. kube-proxy has no such field."""
 
 

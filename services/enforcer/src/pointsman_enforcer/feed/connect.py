@@ -37,6 +37,14 @@ _MODES: Final = {
     ProxyMode.IPVS: pb.PROXY_MODE_IPVS,
     ProxyMode.USERSPACE: pb.PROXY_MODE_USERSPACE,
 }
+_XTABLES: Final = ("iptables", "ipset")
+_TOOLS: Final = {
+    ProxyMode.NFTABLES: ("nft",),
+    ProxyMode.IPTABLES: _XTABLES,
+    ProxyMode.IPVS: (*_XTABLES, "ipvsadm"),
+    ProxyMode.USERSPACE: ("nft", *_XTABLES),
+}
+"""What people may want to know of the host, by mode."""
 
 
 async def make_stream(
@@ -52,7 +60,8 @@ async def make_stream(
     clock: Clock,
 ) -> PlanStream:
     """The stream of this node to the planners of a directory, see `planner_directory`."""
-    host = {"kernel": uname().release, "nft": await asyncio.to_thread(_tool_version, "nft")}
+    tools = {name: await asyncio.to_thread(_tool_version, name) for name in _TOOLS[dataplane.mode]}
+    host = {"kernel": uname().release, **tools}
 
     def channel(address: str) -> grpc.aio.Channel:
         return open_channel(address, security=config.security)

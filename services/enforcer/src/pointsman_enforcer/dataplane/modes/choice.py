@@ -17,7 +17,7 @@ from msgspec import structs
 
 from pointsman_chassis.errors import UnsupportedError
 from pointsman_enforcer.dataplane.base import ProxyMode
-from pointsman_enforcer.mode_settings import ModeName
+from pointsman_enforcer.mode_settings import ModeName, VariantName
 from pointsman_enforcer.settings import EnforcerConfiguration
 
 ORDER: Final[tuple[ProxyMode, ...]] = (ProxyMode.NFTABLES, ProxyMode.IPTABLES, ProxyMode.IPVS, ProxyMode.USERSPACE)
@@ -55,6 +55,21 @@ def choose(config: EnforcerConfiguration, why_not: Callable[[EnforcerConfigurati
             return Choice(config=candidate, reason=reason)
         refused.append(f"not {mode.value}: {words}")
     raise UnsupportedError(f"mode auto: this host can run none of {_order()}: {'; '.join(refused)}")
+
+
+def with_variant(choice: Choice, detect: Callable[[], VariantName]) -> Choice:
+    """The same with one variant of iptables, where the mode uses the tool: from now on nobody decides anew."""
+    config = choice.config
+    uses_tool = config.mode in ("iptables", "ipvs") or (
+        config.mode == "userspace" and config.userspace.redirect == "iptables"
+    )
+    if not uses_tool or config.iptables.variant != "auto":
+        return choice
+    variant = detect()
+    return Choice(
+        config=structs.replace(config, iptables=structs.replace(config.iptables, variant=variant)),
+        reason=f"{choice.reason}; iptables variant {variant}, which this host uses",
+    )
 
 
 def _order() -> str:
