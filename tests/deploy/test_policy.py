@@ -16,6 +16,7 @@ from support.manifests import (
     container_of,
     of_kind,
     pod_of,
+    render,
     require_kubectl,
     workloads,
 )
@@ -129,3 +130,14 @@ def test_the_cleaner_has_the_powers_and_the_configuration_of_the_enforcer_and_no
         container = container_of(cleaner)
         changed = {key for key in container_of(enforcer) if container.get(key) != container_of(enforcer)[key]}
         assert changed == {"command", "args", "readinessProbe", "livenessProbe", "startupProbe"}
+
+
+def test_every_dashboard_and_every_file_of_rules_is_deployed() -> None:
+    require_kubectl()
+    folder = DEPLOY / "components/monitoring"
+    manifests = render("components/monitoring")
+    [dashboards] = [
+        each for each in of_kind(manifests, "ConfigMap") if "grafana_dashboard" in each["metadata"]["labels"]
+    ]
+    assert set(dashboards["data"]) == {path.name for path in folder.glob("dashboards/*.json")}
+    assert len(list(of_kind(manifests, "PrometheusRule"))) == len(list(folder.glob("rules/*.yaml")))
