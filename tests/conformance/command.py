@@ -23,6 +23,7 @@ from conformance.executors import component, deviations, kernel, pure
 from conformance.executors.modes import MODES, NFTABLES, KernelMode
 from conformance.executors.pool import KernelPool
 from conformance.executors.rendered import executor as rendered
+from conformance.executors.rendered import rendering
 from conformance.model import EVERY_MODE, ProbeFailure, Row, RowResult, RowSource
 from conformance.pipeline import describe
 from conformance.table import CATALOGUE, all_rows, runnable
@@ -48,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     if mode.guest_modules and wanted != (pure.NAME,) and not guest.is_inside():
         return guest.run(sys.argv[1:] if argv is None else argv, mode)
-    executors = [name for name in wanted if name != rendered.NAME or options.mode in rendered.MODES]
+    executors = [name for name in wanted if name != rendered.NAME or options.mode in rendering.EXECUTORS]
     if guest.is_inside() and options.executor == "all":
         executors.remove(pure.NAME)
         _say(f"executor {pure.NAME}: the same for every mode, and asked with those that the kernel here can do")
@@ -105,8 +106,8 @@ def _refusal(mode: str, executors: Sequence[str]) -> str:
         return f"there is no dataplane for mode {mode} yet (there is: {modes}); `--executor pure` runs without one"
     if os.geteuid() != 0 and not WITHOUT_ROOT.issuperset(executors):
         return "the kernel executor makes network namespaces and needs root; `--executor rendered` does without"
-    if executors == (rendered.NAME,) and mode not in rendered.MODES:
-        return f"the executor {rendered.NAME} reads netlink messages of nf_tables, and mode {mode} has none"
+    if executors == (rendered.NAME,) and mode not in rendering.EXECUTORS:
+        return f"the executor {rendered.NAME} reads what nf_tables or iptables is told, and mode {mode} tells neither"
     return ""
 
 
@@ -138,7 +139,7 @@ def _results(
         if pure.NAME in executors:
             runs.append(([row for row in probing if not row.needs_dataplane], partial(map, _run_pure)))
         if rendered.NAME in executors:
-            runs.append((probing, partial(map, stack.enter_context(rendered.RenderedExecutor()).run_group)))
+            runs.append((probing, partial(map, stack.enter_context(rendering.EXECUTORS[mode.name]()).run_group)))
         if kernel.NAME in executors and for_kernel:
             asked = deviations.held_to([row for row in for_kernel if row.check is None], mode.deviations)
             runs.append((asked, stack.enter_context(KernelPool(mode)).run))

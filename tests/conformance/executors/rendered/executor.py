@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Sequence
-from typing import Self
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import Any, Self
 
 from conformance.executors.enforcer import Enforcer, NotProgrammedError
 from conformance.executors.rendered.packet import Packet, UnknownRuleError
@@ -31,6 +32,7 @@ from conformance.model import (
 )
 from conformance.pipeline import Alteration, Cluster, node_settings, unaltered
 
+from pointsman_enforcer.dataplane.base import Dataplane
 from pointsman_enforcer.dataplane.nftables.backend import NftablesDataplane
 from pointsman_enforcer.dataplane.nftables.message import Family
 from pointsman_enforcer.dataplane.nftables.notifications import Touched
@@ -40,10 +42,8 @@ from support.fake_monitor import FakeMonitor
 from support.fake_nftables import FakeNftables, FakeTable, Tables
 
 NAME = "rendered"
-MODES = frozenset({"nftables"})
-"""It reads netlink messages of nf_tables."""
 _TABLE = "pointsman"
-_INTERFACES = {Origin.POD: "pod0", Origin.OUTSIDE: "out0", Origin.HOST: ""}
+INTERFACES = {Origin.POD: "pod0", Origin.OUTSIDE: "out0", Origin.HOST: ""}
 Damage = Callable[[Tables], Tables]
 """Other tables than were rendered: for tests that wrong rules are noticed."""
 
@@ -83,28 +83,38 @@ class RenderedExecutor:
                 self._close()
                 words = ProbeFailure(index + 1, "the step as a whole", "programmed", str(error))
                 return [RowResult(row, NAME, (words,)) for row in rows]
-            tables = self._damage(self._nft.tables)
-            for _ in range(step.repeats):
-                for table in tables.values():
-                    table.pass_time(round(step.idle_seconds * 1000))
-                for row in rows:
-                    failures[row.id] += _trace_all(tables, row, index)
+            for row, failure in self._judge(rows, index):
+                failures[row.id].append(failure)
         return [RowResult(row, NAME, tuple(failures[row.id])) for row in rows]
+
+    def _open(self, settings: NodeSettings) -> Dataplane[Any]:
+        """A dataplane that writes into memory."""
+        self._monitor = FakeMonitor()
+        return NftablesDataplane(node_settings=node_settings(settings), kernel=self._nft, monitor=self._monitor)
+
+    def _destroy(self, disturbance: Disturbance) -> None:
+        """Somebody else does this to what was written, and the dataplane hears of it."""
+        self._monitor.tell(DAMAGES_DONE[disturbance](self._nft.tables))
+
+    def _judge(self, rows: Sequence[Row], index: int) -> Iterator[tuple[Row, ProbeFailure]]:
+        """What became of the probes of a step; time passes before each repetition."""
+        tables = self._damage(self._nft.tables)
+        for _ in range(rows[0].steps[index].repeats):
+            for table in tables.values():
+                table.pass_time(round(rows[0].steps[index].idle_seconds * 1000))
+            for row in rows:
+                yield from ((row, failure) for failure in _trace_all(tables, row, index))
 
     def _program(self, settings: NodeSettings, plan: NodePlan, step: Step) -> None:
         if step.disturbance is Disturbance.RESTART or settings != self._settings:
             self._close()
         if self._enforcer is None:
-            self._monitor = FakeMonitor()
-            wanted = node_settings(settings)
-            dataplane = NftablesDataplane(node_settings=wanted, kernel=self._nft, monitor=self._monitor)
-            self._enforcer, self._settings = Enforcer(dataplane), settings
+            self._enforcer, self._settings = Enforcer(self._open(settings)), settings
         if step.disturbance is Disturbance.WRITE_FAILS_ONCE:
             self._enforcer.fail_next_write()
         self._enforcer.program(plan)
         if step.disturbance in DAMAGES_DONE:
-            damage = DAMAGES_DONE[step.disturbance]
-            self._enforcer.heal(lambda: self._monitor.tell(damage(self._nft.tables)))
+            self._enforcer.heal(partial(self._destroy, step.disturbance))
 
     def _close(self) -> None:
         if self._enforcer is not None:
@@ -157,7 +167,7 @@ def trace(tables: Tables, probe: Probe, row: Row) -> str:
         destination=parse_address(probe.destination),
         port=probe.port,
         protocol=Protocol[probe.protocol],
-        interface=_INTERFACES[probe.origin],
+        interface=INTERFACES[probe.origin],
     )
     local = frozenset(parse_address(address) for address in row.node_addresses)
     return words_of(Counter(ways(tables.get((family, _TABLE), FakeTable()), packet, local=local)))

@@ -44,6 +44,7 @@ from pointsman_model.plan import NodeFacts, ServicePlan
 
 _CONF: Final = Path("/proc/sys/net")
 _ROUTE_LOCALNET: Final = _CONF / "ipv4/conf/all/route_localnet"
+"""Without it the kernel refuses to send what comes from a loopback address out of the host."""
 _TCP_BE_LIBERAL: Final = _CONF / "netfilter/nf_conntrack_tcp_be_liberal"
 
 
@@ -61,16 +62,22 @@ class IptablesDataplane:
         masquerade_bit: int = 14,
         localhost_node_ports: bool = True,
         masquerade_local: bool = True,
+        tools: Tools | None = None,
+        monitor: Monitor | None = None,
     ) -> None:
-        """UnsupportedError when a tool is missing, OSError when we may not look at tables."""
+        """By default with the tools of this host. UnsupportedError when one is missing, OSError when we may not look.
+
+        `masquerade_local` is false where rules lead to a proxy on this host. Whoever hands in `tools` hands in the
+        `monitor` that hears what else happens to what they write.
+        """
         self._masquerade_local = masquerade_local
         self._node_settings, self._masquerade_bit = node_settings, masquerade_bit
         self._localhost_node_ports = localhost_node_ports
-        self._tools = Tools(variant, usable_families(variant))
+        self._tools = tools or Tools(variant, usable_families(variant))
         self._families = self._tools.families
-        self._drop_invalid = self._tools.inside(lambda: _read(_TCP_BE_LIBERAL) in ("", "0"))
+        self._drop_invalid = self._tools.sysctl(_TCP_BE_LIBERAL) in ("", "0")
         self._touches = Touches()
-        self._monitor: Monitor = open_monitor(self._tools, self._touches)
+        self._monitor: Monitor = monitor or open_monitor(self._tools, self._touches)
         self.settings = effective_settings(node_settings, None)
         self._ledger = Ledger()
         self.affinity = SetMemory(self._tools, SystemClock(), lambda: self._ledger.memories)
@@ -129,7 +136,7 @@ class IptablesDataplane:
             self._written_settings = self._static_settings
             self._monitor.settle()
         if self._static_settings.serves_localhost(Family.IPV4):
-            self._tools.inside(_route_localnet)
+            self._tools.set_sysctl(_ROUTE_LOCALNET, "1")
 
     def claim(self, plan: ServicePlan, remembered: bytes) -> bytes:
         """See `Dataplane.claim`."""
@@ -294,16 +301,3 @@ def _things(operations: Operations, change: IptablesChange) -> list[Thing]:
 
 def _merged(remembered: bytes, found: layout.Records) -> bytes:
     return layout.pack({**layout.unpack(remembered), **found}) if found else remembered
-
-
-def _read(path: Path) -> str:
-    try:
-        return path.read_text().strip()
-    except OSError:
-        return ""
-
-
-def _route_localnet() -> None:
-    """Without it the kernel refuses to send what comes from a loopback address out of the host."""
-    if _read(_ROUTE_LOCALNET) != "1":
-        _ROUTE_LOCALNET.write_text("1\n")

@@ -61,6 +61,15 @@ class Tools:
         """Call something in the namespace, and wait for it."""
         return self._thread.submit(function).result()
 
+    def sysctl(self, path: Path) -> str:
+        """What a file below /proc/sys says in the namespace; empty when there is none."""
+        return self.inside(lambda: _content(path))
+
+    def set_sysctl(self, path: Path, value: str) -> None:
+        """Have it say this. OSError when we may not."""
+        if self.sysctl(path) != value:
+            self.inside(lambda: path.write_text(f"{value}\n"))
+
     async def restore(self, family: Family, text: str) -> None:
         """One transaction over the tables that `text` names; chains it does not name stay. CommandError if refused."""
         await self._run(lambda: self.restore_blocking(family, text))
@@ -153,6 +162,13 @@ def _saved(variant: Variant) -> str:
         except CommandError:
             continue
     return "\n".join(found)
+
+
+def _content(path: Path) -> str:
+    try:
+        return path.read_text().strip()
+    except OSError:
+        return ""
 
 
 def _legacy_tables() -> str:
