@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import shutil
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -95,6 +96,9 @@ def test_a_process_of_kube_proxy_is_seen_in_its_own_network_namespace_and_no_oth
     shutil.copy(shutil.which("sleep") or "", program)
     process = world.node.popen(str(program), "60", stdout=subprocess.DEVNULL)
     try:
+        deadline = time.monotonic() + 10
+        while (Path("/proc") / str(process.pid) / "comm").read_text().strip() != running.PROGRAM:
+            assert time.monotonic() < deadline
         assert world.node.call(running.process) == process.pid
         assert world.client.call(running.process) == 0
     finally:
@@ -131,6 +135,19 @@ def test_what_a_cni_leads_to_stays_with_what_it_needs(world: KubeProxyWorld) -> 
     assert len(left) == 8
     assert world.node.call(lambda: asyncio.run(find())) == []
     assert not any("KUBE-SERVICES" in line for line in world.rules() if "administrator" not in line)
+
+
+def test_the_command_removes_it_and_says_what_it_was(world: KubeProxyWorld) -> None:
+    before = world.others()
+    for mode in ("nftables", "iptables-legacy"):
+        world.install(mode)
+    with Node(world) as node:
+        said = node.command("--cleanup-kube-proxy")
+        assert node.command("--cleanup-kube-proxy") == ""
+    assert "removed kube-proxy's nftables tables: table ip kube-proxy, table ip6 kube-proxy\n" in said
+    assert "removed kube-proxy's iptables rules (legacy): IPv4: 23 chains" in said
+    assert "kube-proxy" not in world.node.run("nft", "list", "tables")
+    assert world.others() == before
 
 
 def test_a_host_without_anything_of_kube_proxy_is_left_as_it_is() -> None:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Final
 
 import structlog
@@ -49,9 +50,10 @@ class KubeProxyIptables:
             if tools is None:
                 continue
             try:
-                found[family] = rules = read_rules(await tools.save(family))
+                saved = await tools.save(family)
+                found[family] = rules = await asyncio.to_thread(read_rules, saved)  # seconds for a large cluster
                 if remove and rules.count:
-                    await tools.restore(family, removal_text(rules))
+                    await tools.restore(family, await asyncio.to_thread(removal_text, rules))
             except CommandError as error:
                 raise LeftoverError(f"{self.name}: {error}") from error
             finally:

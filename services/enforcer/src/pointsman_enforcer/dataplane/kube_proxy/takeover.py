@@ -104,7 +104,7 @@ class KubeProxyTakeover:
 
     async def step(self) -> float:
         """One look, and what follows from it; seconds until the next."""
-        number = self._find_process()
+        number = await asyncio.to_thread(self._find_process)
         if number:
             pause = self._book.seen_process()
             self._words = f"process {number}"
