@@ -101,3 +101,17 @@ async def test_flows_that_nftables_mode_led_straight_to_their_endpoint_go_on(wor
         await node.program({DNS: dns(world, world.at.pod2)})
         await sender.until("pod2")
         assert node.dataplane.proxy.counters.flows_begun == 1
+
+
+async def test_a_client_goes_straight_to_its_endpoint_once_the_process_parts(world: World, node: FlowNode) -> None:
+    await node.program({DNS: dns(world, world.at.pod1)})
+    with Sender(world.pod, world.at.cluster_ip, 53) as sender:
+        await sender.until("pod1")
+        node.dataplane.part()
+        node.reconciler.mark_all()
+        await node.program()
+        await node.looked()
+        await sender.until("pod1")
+        passed_on = node.dataplane.proxy.counters.bytes
+        assert {await sender.answer() for _ in range(5)} == {"pod1"}
+        assert node.dataplane.proxy.counters.bytes == passed_on

@@ -146,7 +146,7 @@ class UserspaceDataplane:
 
     def flows(self, flows: Flows) -> Flows:
         """See `base.Redirecting`."""
-        return ProxiedFlows(flows, self._places.promise)
+        return ProxiedFlows(flows, self._places.promise, lambda: self._is_parting)
 
     def part(self) -> None:
         """See `base.Parting`: rules lead to endpoints themselves, and listeners serve who is on the way to them."""

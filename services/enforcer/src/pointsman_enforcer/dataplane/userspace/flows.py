@@ -9,6 +9,7 @@ led straight to them go on, until they leave the plan.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 from pointsman_enforcer.dataplane.base import UnsupportedPlanError
@@ -21,12 +22,13 @@ from pointsman_model.plan import ServicePlan, ServicePortPlan
 class ProxiedFlows:
     """Implements `Flows`: tells another one of plans as the kernel's entries show them."""
 
-    def __init__(self, flows: Flows, promise: Promise) -> None:
-        self._flows, self._promise = flows, promise
+    def __init__(self, flows: Flows, promise: Promise, is_parting: Callable[[], bool]) -> None:
+        """`is_parting`: rules lead to endpoints themselves from now on, so no listener serves."""
+        self._flows, self._promise, self._is_parting = flows, promise, is_parting
 
     def expect(self, key: ServiceKey, plan: ServicePlan) -> None:
         """See `Flows`."""
-        self._flows.expect(key, as_tracked(plan, self._promise))
+        self._flows.expect(key, plan if self._is_parting() else as_tracked(plan, self._promise))
 
     def programmed(self, key: ServiceKey) -> None:
         """See `Flows`."""
