@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -50,7 +52,7 @@ def answers(world: World, address: str) -> set[str]:
 
 
 @pytest.mark.parametrize("redirect", ["nftables", "iptables"])
-def test_rules_lead_to_the_proxy_and_clients_are_refused_while_it_is_away(
+def test_rules_lead_to_the_proxy_and_clients_are_refused_at_once_after_a_crash(
     world: World, node: EnforcerNode, redirect: str
 ) -> None:
     node.configure(clusterCIDR=world.at.pods, mode="userspace", userspace={"redirect": redirect})
@@ -63,6 +65,33 @@ def test_rules_lead_to_the_proxy_and_clients_are_refused_while_it_is_away(
     assert answers(world, world.at.cluster_ip) == {REJECT}
     with node.running():
         assert answers(world, world.at.cluster_ip) == proxied
+
+
+@pytest.mark.parametrize("redirect", ["nftables", "iptables"])
+def test_a_process_that_ends_in_order_is_missed_by_no_new_client(
+    world: World, node: EnforcerNode, redirect: str
+) -> None:
+    node.configure(clusterCIDR=world.at.pods, mode="userspace", userspace={"redirect": redirect})
+    with node.running() as process:
+        process.terminate()
+        over = threading.Event()
+
+        def ask() -> list[set[str]]:
+            found = []
+            while not over.is_set():
+                found.append(answers(world, world.at.cluster_ip))
+            return found
+
+        with ThreadPoolExecutor(1) as threads:
+            asking = threads.submit(ask)
+            process.wait(timeout=30)
+            over.set()
+            during = set().union(*asking.result())
+    straight = {f"pod1 sees {world.at.pod}", f"pod2 sees {world.at.pod}"}
+    assert REJECT not in during
+    assert answers(world, world.at.cluster_ip) == straight
+    with node.running():
+        assert answers(world, world.at.cluster_ip).isdisjoint(straight | {REJECT})
 
 
 def test_without_rules_and_rights_it_listens_at_the_addresses_given(world: World, node: EnforcerNode) -> None:
