@@ -33,7 +33,7 @@ _IPVS_MODULES = (
     *("xt_set", "xt_connmark", "xt_mark", "xt_conntrack", "xt_addrtype", "xt_MASQUERADE", "ipt_REJECT", "ip6t_REJECT"),
     *(f"ip_set_hash_{kind}" for kind in ("ip", "ipport", "ipportip", "ipportnet", "net", "netport")),
     *(f"{family}table_{table}" for family in ("ip", "ip6") for table in ("nat", "mangle", "filter")),
-    *("sch_ingress", "cls_fw", "act_gact"),
+    *("sch_ingress", "cls_fw", "cls_matchall", "act_gact"),
 )
 
 
