@@ -93,7 +93,7 @@ USERSPACE: Final = (
     ),
     Deviation(
         name="a restart is felt",
-        reason="connections, listeners and remembered clients are those of the process, and end with it",
+        reason="connections, listeners and remembered clients are those of the process, and end with it in a crash",
         held_to=_without_restart,
     ),
     Deviation(
