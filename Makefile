@@ -102,6 +102,7 @@ simulate: $(SETUP) ## planners, streams and nodes in virtual time, seed by seed,
 .PHONY: docs
 docs: $(SETUP) ## write the reference pages under docs/ that are made from the source
 	PYTHONPATH=tests $(BIN)/python -m support.metric_catalogue
+	$(BIN)/python -m pointsman_ctl.reference > docs/reference/pointsmanctl.md
 
 .PHONY: contract-kit
 contract-kit: $(SETUP) ## check any enforcer or controller against the contract: TARGET="enforcer --listen 127.0.0.1:7402"

@@ -81,6 +81,17 @@ _CONNECTION: Final[tuple[Callable[[Command], Command], ...]] = (
 )  # fmt: skip
 
 
+def connection_options() -> list[click.Option]:
+    """The flags that `with_run` adds, as they stand in help."""
+
+    @with_run
+    def nothing(run: Run) -> None:
+        """Take the flags."""
+
+    found = click.command(nothing).params
+    return [parameter for parameter in found if isinstance(parameter, click.Option)]
+
+
 def with_run(command: Command) -> Command:
     """Adds the flags that lead to a cluster; the command gets `run`."""
 

@@ -3,8 +3,11 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
+import sys
+from pathlib import Path
 from typing import Any, Final
 
 import click
@@ -81,9 +84,10 @@ def convert_config(run: Run, content: bytes, node: str = "") -> tuple[str, str]:
         UsageError: the source is wrong; says every problem.
         ToolError: there is no enforcer to ask.
     """
-    argv = [_ENFORCER, "--convert-config", "-"]
-    if shutil.which(_ENFORCER) is None:
-        argv = _in_cluster(run, node) + argv
+    # Who installed both in one environment need not have it on PATH.
+    beside = os.pathsep.join([os.environ.get("PATH", os.defpath), str(Path(sys.executable).parent)])
+    found = shutil.which(_ENFORCER, path=beside)
+    argv = [*([found] if found else [*_in_cluster(run, node), _ENFORCER]), "--convert-config", "-"]
     try:
         done = subprocess.run(argv, input=content, capture_output=True, check=False, timeout=_SECONDS_MAX)
     except (OSError, subprocess.TimeoutExpired) as error:
