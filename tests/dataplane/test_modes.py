@@ -77,6 +77,21 @@ def test_probe_needs_no_configuration_and_changes_nothing(world: World) -> None:
     assert report["tools"]["nft"].startswith("nftables v")
 
 
+def test_without_the_right_to_make_a_namespace_nothing_is_tried_and_auto_goes_by_a_look(
+    world: World, tmp_path: Path
+) -> None:
+    confined = ("setpriv", "--bounding-set", "-sys_admin", "--inh-caps", "-sys_admin")
+    command = (*confined, sys.executable, "-m", "pointsman_enforcer", "probe", "--mode", "nftables", "-o", "json")
+    with world.node.popen(*command, stdout=subprocess.PIPE) as process:
+        said, _ = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert json.loads(said)["modes"][0]["outcome"] == "not tried"
+    scene = Scene(world, tmp_path)
+    with scene.running("auto", confined):
+        assert scene.node.status()["mode"] == "nftables"
+    scene.node.command("--cleanup")
+
+
 def test_auto_says_in_log_and_status_what_it_chose_and_why(world: World, tmp_path: Path) -> None:
     scene = Scene(world, tmp_path)
     with scene.running("auto"):

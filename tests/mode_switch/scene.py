@@ -7,7 +7,7 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -38,7 +38,7 @@ IN_GUEST: Mapping[str, Config] = {
     "iptables-legacy": ON_HOST["iptables-legacy"],
     "userspace-legacy": {
         "mode": "userspace",
-        "userspace": {"redirect": "iptables", **_DRAIN},
+        "userspace": {"redirect": "iptables"},
         "iptables": {"variant": "legacy"},
     },
 }
@@ -110,13 +110,16 @@ class Scene:
         self.node.configure(clusterCIDR=self.world.at.pods, **MODES[mode])
 
     @contextmanager
-    def running(self, mode: str) -> Iterator[subprocess.Popen[bytes]]:
-        """An enforcer in this mode that has programmed everything, and left no leftover that can go."""
+    def running(self, mode: str, by: Sequence[str] = ()) -> Iterator[subprocess.Popen[bytes]]:
+        """An enforcer in this mode that has programmed everything, and left no leftover that can go.
+
+        `by` is a program that runs it.
+        """
         self.configure(mode)
         if not (self.node.directory / "plan.log").exists():
             self.node.write_plan({key(1): _service(self.world), key(2): _node_port(self.world)})
         log = self.node.directory / f"log-{mode}"
-        argv = (sys.executable, "-m", "pointsman_enforcer", "--config", str(self.node.config_file))
+        argv = (*by, sys.executable, "-m", "pointsman_enforcer", "--config", str(self.node.config_file))
         with log.open("wb") as output:
             process = self.world.node.popen(*argv, stderr=output, stdout=output)
         try:

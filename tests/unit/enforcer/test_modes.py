@@ -11,13 +11,23 @@ import pytest
 from pointsman_chassis.clock import VirtualClock
 from pointsman_chassis.errors import UnsupportedError
 from pointsman_enforcer.dataplane.leftovers import LeftoverError
-from pointsman_enforcer.dataplane.modes.choice import choose, with_variant
+from pointsman_enforcer.dataplane.modes.choice import choose
 from pointsman_enforcer.dataplane.modes.own_leftovers import Rules, own_leftovers, rules_of
 from pointsman_enforcer.dataplane.modes.sweeper import GONE, REMOVING, WAITING, Readiness, Sweeper
-from pointsman_enforcer.mode_settings import IptablesSettings, ModeName, NftablesSettings, UserspaceSettings
+from pointsman_enforcer.mode_settings import (
+    IptablesSettings,
+    ModeName,
+    NftablesSettings,
+    UserspaceSettings,
+    VariantName,
+)
 from pointsman_enforcer.settings import EnforcerConfiguration
 
 LEGACY = IptablesSettings(variant="legacy", masquerade_all=True)
+
+
+def legacy() -> VariantName:
+    return "legacy"
 
 
 def why_not(*unusable: str) -> object:
@@ -26,29 +36,38 @@ def why_not(*unusable: str) -> object:
 
 def test_auto_is_the_first_mode_that_works_and_says_what_does_not() -> None:
     config = EnforcerConfiguration(mode="auto")
-    assert choose(config, why_not()).config.mode == "nftables"
-    choice = choose(config, why_not("nftables", "iptables"))
+    assert choose(config, why_not(), legacy).config.mode == "nftables"
+    choice = choose(config, why_not("nftables", "iptables"), legacy)
     assert choice.config.mode == "ipvs"
-    assert "not nftables: no nftables here; not iptables: no iptables here" in choice.reason
+    assert "not nftables: no nftables here; not iptables, with iptables variant legacy as this host:" in choice.reason
+
+
+def test_auto_tries_the_other_variant_of_iptables_as_well() -> None:
+    def works_with_nft(config: EnforcerConfiguration) -> str:
+        return "" if config.iptables.variant == "nft" else "no"
+
+    choice = choose(EnforcerConfiguration(mode="auto"), works_with_nft, legacy)
+    assert (choice.config.mode, choice.config.iptables.variant) == ("iptables", "nft")
+    assert "that this host can run, with iptables variant nft; not nftables: no; not iptables, " in choice.reason
 
 
 def test_auto_with_no_mode_at_all_names_every_reason() -> None:
-    with pytest.raises(UnsupportedError, match=r"not nftables: .*; not iptables: .*; not ipvs: .*; not userspace: "):
-        choose(EnforcerConfiguration(mode="auto"), why_not("nftables", "iptables", "ipvs", "userspace"))
+    with pytest.raises(UnsupportedError, match=r"not nftables: .*; not iptables, .*; not ipvs, .*; not userspace: "):
+        choose(EnforcerConfiguration(mode="auto"), why_not("nftables", "iptables", "ipvs", "userspace"), legacy)
 
 
 def test_a_configured_mode_is_never_exchanged_for_another() -> None:
-    choice = choose(EnforcerConfiguration(mode="ipvs"), why_not("ipvs"))
-    assert (choice.config.mode, choice.reason) == ("ipvs", "configured")
+    choice = choose(EnforcerConfiguration(mode="ipvs"), why_not("ipvs"), legacy)
+    assert (choice.config.mode, choice.reason) == ("ipvs", "configured, with iptables variant legacy as this host")
 
 
 @pytest.mark.parametrize("mode", ["nftables", "iptables", "ipvs"])
 def test_the_variant_of_the_tool_is_decided_once_where_a_mode_uses_it(mode: ModeName) -> None:
-    choice = with_variant(choose(EnforcerConfiguration(mode=mode), why_not()), lambda: "legacy")
+    choice = choose(EnforcerConfiguration(mode=mode), why_not(), legacy)
     assert choice.config.iptables.variant == ("auto" if mode == "nftables" else "legacy")
-    assert ("which this host uses" in choice.reason) is (mode != "nftables")
+    assert ("variant legacy as this host" in choice.reason) is (mode != "nftables")
     given = EnforcerConfiguration(mode=mode, iptables=IptablesSettings(variant="nft"))
-    assert with_variant(choose(given, why_not()), lambda: "legacy").config == given
+    assert choose(given, why_not(), legacy).config == given
 
 
 def test_ipvs_takes_masquerade_all_from_the_iptables_section_as_kube_proxy_does() -> None:

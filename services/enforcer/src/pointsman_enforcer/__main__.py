@@ -37,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _probe(arguments: argparse.Namespace) -> int:
-    """0 when the mode asked for, or any mode with rules, works here; else 3, as for a start in it."""
+    """0 when the mode asked for, or any mode with rules, works here; 1 when it could not be tried; else 3."""
     from pointsman_enforcer.dataplane.modes import probe as modes  # noqa: PLC0415 - only here
 
     configure_logging("enforcer", level="error", format="console")
@@ -45,7 +45,9 @@ def _probe(arguments: argparse.Namespace) -> int:
     report = modes.probe(wanted)
     lines = modes.as_text(report) if arguments.output == "text" else [modes.as_json(report)]
     sys.stdout.write("".join(f"{line}\n" for line in lines))
-    return 0 if (report.works if arguments.mode else report.is_usable) else 3
+    if report.works if arguments.mode else report.is_usable:
+        return 0
+    return 1 if report.is_undecided else 3
 
 
 async def _main(arguments: argparse.Namespace, stop: Stop) -> int:
@@ -66,12 +68,12 @@ async def _main(arguments: argparse.Namespace, stop: Stop) -> int:
         from pointsman_enforcer.cleanup import cleanup  # noqa: PLC0415 - only here
 
         return await cleanup(config, is_ours=arguments.cleanup, is_kube_proxys=arguments.cleanup_kube_proxy)
-    from pointsman_enforcer.dataplane.modes.choice import choose, with_variant  # noqa: PLC0415 - the other options do without
+    from pointsman_enforcer.dataplane.modes.choice import choose  # noqa: PLC0415 - the other options do without
     from pointsman_enforcer.dataplane.modes.factory import make_dataplane  # noqa: PLC0415 - as above
     from pointsman_enforcer.dataplane.modes.probe import why_not  # noqa: PLC0415 - as above
     from pointsman_enforcer.dataplane.modes.variant import detected  # noqa: PLC0415 - as above
 
-    choice = with_variant(choose(config, why_not), detected)
+    choice = choose(config, why_not, detected)
     if choice.config is not config:
         structlog.get_logger("app").info("mode chosen", mode=choice.config.mode, reason=choice.reason)
     config = choice.config
@@ -132,7 +134,7 @@ def _parser() -> argparse.ArgumentParser:
     probe = commands.add_parser(
         "probe",
         help="say which modes this host can run, and why not the others; changes nothing, needs no configuration",
-        description="Tries each mode in a network namespace of its own. Status 0: some mode works; 3: none does.",
+        description="Tries each mode in a network namespace of its own. Status 0: some mode works; 3: none does; 1: that could not be tried.",
     )
     probe.add_argument("-o", "--output", choices=("text", "json"), default="text", help="for people, or for programs")
     names = [mode.value for mode in ProxyMode]

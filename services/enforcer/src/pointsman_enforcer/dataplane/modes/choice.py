@@ -38,38 +38,54 @@ class Choice:
     """Why it is this mode, for people."""
 
 
-def choose(config: EnforcerConfiguration, why_not: Callable[[EnforcerConfiguration], str]) -> Choice:
-    """The configured mode, or for `auto` the first for which `why_not` has no words.
+def choose(
+    config: EnforcerConfiguration,
+    why_not: Callable[[EnforcerConfiguration], str],
+    detect: Callable[[], VariantName],
+) -> Choice:
+    """The configured mode, or for `auto` the first for which `why_not` has no words; and one variant of iptables.
+
+    Where the variant is `auto` it is the one that `detect` says this host uses; mode `auto` alone tries the other, too.
 
     Raises:
         UnsupportedError: `auto`, and no mode can run here; all reasons are in the message.
     """
     if config.mode != "auto":
-        return Choice(config=config, reason="configured")
+        return _with_variants(config, detect)[0]
     refused: list[str] = []
     for mode in ORDER:
-        candidate = structs.replace(config, mode=_NAMES[mode])
-        words = why_not(candidate)
-        if not words:
-            reason = f"auto: {'; '.join([f'the first of {_order()} that this host can run', *refused])}"
-            return Choice(config=candidate, reason=reason)
-        refused.append(f"not {mode.value}: {words}")
+        try:
+            candidates = _with_variants(structs.replace(config, mode=_NAMES[mode]), detect)
+        except UnsupportedError as error:
+            refused.append(f"not {mode.value}: {error}")
+            continue
+        for candidate in candidates:
+            words = why_not(candidate.config)
+            if not words:
+                head = (
+                    f"auto: the first of {_order()} that this host can run{candidate.reason.removeprefix('configured')}"
+                )
+                return Choice(config=candidate.config, reason="; ".join([head, *refused]))
+            refused.append(f"not {mode.value}{candidate.reason.removeprefix('configured')}: {words}")
     raise UnsupportedError(f"mode auto: this host can run none of {_order()}: {'; '.join(refused)}")
 
 
-def with_variant(choice: Choice, detect: Callable[[], VariantName]) -> Choice:
-    """The same with one variant of iptables, where the mode uses the tool: from now on nobody decides anew."""
-    config = choice.config
+def _with_variants(config: EnforcerConfiguration, detect: Callable[[], VariantName]) -> list[Choice]:
+    """The same with each variant of iptables, the host's own first: from now on nobody decides anew."""
     uses_tool = config.mode in ("iptables", "ipvs") or (
         config.mode == "userspace" and config.userspace.redirect == "iptables"
     )
     if not uses_tool or config.iptables.variant != "auto":
-        return choice
-    variant = detect()
-    return Choice(
-        config=structs.replace(config, iptables=structs.replace(config.iptables, variant=variant)),
-        reason=f"{choice.reason}; iptables variant {variant}, which this host uses",
-    )
+        return [Choice(config=config, reason="configured")]
+    mine = detect()
+    other: VariantName = "nft" if mine == "legacy" else "legacy"
+    return [
+        Choice(
+            config=structs.replace(config, iptables=structs.replace(config.iptables, variant=variant)),
+            reason=f"configured, with iptables variant {variant}{' as this host' if variant == mine else ''}",
+        )
+        for variant in (mine, other)
+    ]
 
 
 def _order() -> str:

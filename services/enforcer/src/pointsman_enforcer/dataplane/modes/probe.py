@@ -10,7 +10,7 @@ import json
 import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -24,6 +24,8 @@ from pointsman_enforcer.mode_settings import IptablesSettings, UserspaceSettings
 from pointsman_enforcer.settings import EnforcerConfiguration
 
 _TOOLS: Final = ("nft", "iptables", "iptables-legacy", "iptables-nft", "ipset", "ipvsadm")
+_REASON_SHOWN_MAX: Final = 240
+"""Characters; JSON has all of them."""
 _DEFAULTS: Final = EnforcerConfiguration()
 _COLUMNS: Final = ("MODE", "SETTINGS", "OUTCOME", "FAMILIES", "CAPABILITIES")
 
@@ -56,6 +58,11 @@ class ProbeReport:
         """Whether anything that was tried works."""
         return any(trial.outcome is Outcome.WORKS for _, trial in self.trials)
 
+    @property
+    def is_undecided(self) -> bool:
+        """Whether something could not be tried."""
+        return any(trial.outcome is Outcome.NOT_TRIED for _, trial in self.trials)
+
     def as_data(self) -> dict[str, Any]:
         """For JSON."""
         return {
@@ -85,13 +92,17 @@ def candidates() -> tuple[Candidate, ...]:
     for variant in (legacy, nft):
         config = structs.replace(_DEFAULTS, mode="ipvs", iptables=variant)
         found.append(Candidate(config=config, settings=f"iptables.variant: {variant.variant}"))
-    for redirect in ("nftables", "iptables", "none"):
-        userspace = UserspaceSettings(redirect=redirect)
-        config = structs.replace(_DEFAULTS, mode="userspace", userspace=userspace)
-        found.append(
-            Candidate(config=config, settings=f"userspace.redirect: {redirect}", needs_rules=redirect != "none")
-        )
+    found.append(_userspace(UserspaceSettings(), "nftables"))
+    for section in (legacy, nft):
+        proxy = _userspace(UserspaceSettings(redirect="iptables"), f"iptables, variant: {section.variant}")
+        found.append(replace(proxy, config=structs.replace(proxy.config, iptables=section)))
+    found.append(replace(_userspace(UserspaceSettings(redirect="none"), "none"), needs_rules=False))
     return tuple(found)
+
+
+def _userspace(section: UserspaceSettings, words: str) -> Candidate:
+    config = structs.replace(_DEFAULTS, mode="userspace", userspace=section)
+    return Candidate(config=config, settings=f"userspace.redirect: {words}")
 
 
 def probe(wanted: Sequence[Candidate]) -> ProbeReport:
@@ -151,7 +162,8 @@ def as_text(report: ProbeReport) -> Iterator[str]:
     for row, reason in zip(rows, reasons, strict=True):
         yield "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
         if reason:
-            yield f"    {reason}"
+            line = "; ".join(reason.splitlines())
+            yield f"    {line if len(line) <= _REASON_SHOWN_MAX else line[:_REASON_SHOWN_MAX] + ' ...'}"
 
 
 def as_json(report: ProbeReport) -> str:

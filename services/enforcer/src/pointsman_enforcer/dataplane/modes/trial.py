@@ -101,7 +101,7 @@ async def _try_families(dataplane: Dataplane[Any]) -> Trial:
     return Trial(
         outcome=Outcome.WORKS if families else Outcome.CANNOT,
         reason="; ".join(reasons),
-        capabilities=tuple(sorted(dataplane.capabilities)),
+        capabilities=tuple(sorted(dataplane.capabilities)) if families else (),
         families=tuple(families),
     )
 
