@@ -134,7 +134,8 @@ def _parser() -> argparse.ArgumentParser:
     probe = commands.add_parser(
         "probe",
         help="say which modes this host can run, and why not the others; changes nothing, needs no configuration",
-        description="Tries each mode in a network namespace of its own. Status 0: some mode works; 3: none does; 1: that could not be tried.",
+        description="Tries each mode in a network namespace of its own. "
+        "Status 0: some mode works; 3: none does; 1: it could not be tried.",
     )
     probe.add_argument("-o", "--output", choices=("text", "json"), default="text", help="for people, or for programs")
     names = [mode.value for mode in ProxyMode]
