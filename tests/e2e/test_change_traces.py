@@ -13,14 +13,24 @@ from pointsman_lab.settings import LabSettings
 from pointsman_lab.supervise.services import OTLP_HTTP_PORT
 from support.lab_cluster import ALL_SERVICES, lab
 from support.lab_process import away, wait_synced
-from support.lab_world import fresh_namespace, start_backends
+from support.lab_world import World, fresh_namespace, start_backends
 
 if TYPE_CHECKING:
     from pointsman_lab.otlp.store import Span
-    from support.lab_world import World
 
 pytestmark = [pytest.mark.root, pytest.mark.lab, pytest.mark.asyncio(loop_scope="session")]
 
+SCTP_SLICE = """
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata:
+  name: refused
+  namespace: {namespace}
+  labels: {{kubernetes.io/service-name: refused}}
+addressType: IPv4
+ports: [{{name: sctp, port: 82, protocol: SCTP}}]
+endpoints: [{{addresses: [10.244.1.99], conditions: {{ready: true}}}}]
+"""
 PLANNER = "pointsman-planner"
 ENFORCER = "pointsman-enforcer"
 
@@ -147,30 +157,49 @@ async def test_the_same_tree_comes_by_http() -> None:
             assert spans["plan.compute"].parent_id == spans["watch.event"].span_id
 
 
-async def test_an_unsampled_change_leaves_no_span_but_those_of_a_node_that_is_slow() -> None:
-    environment = {"OTEL_TRACES_SAMPLER": "parentbased_always_off"}
-    async with lab(nodes=1, zones=1, services=ALL_SERVICES, environment=environment) as cluster:
+async def test_an_unsampled_change_leaves_no_span_unless_a_node_is_slow_or_refuses() -> None:
+    """A proxy without rules cannot do SCTP: a refusal that needs nothing broken."""
+    settings = {
+        "environment": {"OTEL_TRACES_SAMPLER": "parentbased_always_off"},
+        "mode": "userspace",
+        "enforcer_config": {"userspace": {"redirect": "none"}},
+    }
+    async with lab(nodes=1, zones=1, services=ALL_SERVICES, **settings) as cluster:
+        await cluster.node_exec("node-1", "ip", "route", "add", "local", "10.96.0.0/12", "dev", "lo")
         backends = await start_backends(cluster)
         await wait_synced(cluster)
-        async with fresh_namespace(cluster, backends, "unsampled") as world:
-            before = set(await cluster.find_traces(limit=1000))
-            await world.service("slow")
-            await wait_synced(cluster)
-            async with away(cluster, "enforcer-node-1", "stopped"):
-                await world.patch_service({"ports": [{"name": "other", "port": 81}]}, "slow")
-                await cluster.node_exec("node-1", "sleep", "0.2")  # what is slow takes time
-            await wait_synced(cluster)
+        world = World(cluster, backends, "default")  # without rules there is nothing to compare with the API at its end
+        before = set(await cluster.find_traces(limit=1000))
+        await world.service("slow")
+        await wait_synced(cluster)
+        async with away(cluster, "enforcer-node-1", "stopped"):
+            await world.patch_service({"ports": [{"name": "other", "port": 81}]}, "slow")
+            await cluster.node_exec("node-1", "sleep", "0.2")  # what is slow takes time
+        await wait_synced(cluster)
 
-            spans: list[Span] = []
+        spans: list[Span] = []
 
-            async def is_kept() -> bool:
-                ids = [each for each in await cluster.find_traces(name="ack", limit=1000) if each not in before]
-                spans[:] = [span for trace_id in ids for span in await cluster.trace(trace_id)]
-                return any(span.attributes.get("pointsman.slow") for span in spans)
+        async def are_kept(count: int) -> bool:
+            ids = [each for each in await cluster.find_traces(limit=1000) if each not in before]
+            spans[:] = [span for trace_id in ids for span in await cluster.trace(trace_id)]
+            return sum(span.name == "ack" for span in spans) >= count
 
-            await cluster.wait_until(is_kept, "the slow node's span")
-            assert {span.name for span in spans} <= {"ack", "dataplane.render", "dataplane.apply"}
-            assert {span.attributes["pointsman.slow"] for span in spans if span.name == "ack"} == {True}
+        await cluster.wait_until(lambda: are_kept(1), "the slow node's span")
+        assert {span.attributes["pointsman.slow"] for span in spans if span.name == "ack"} == {True}
+        before.update(span.trace_id for span in spans)
+        await world.service("refused", ports=[{"name": "sctp", "port": 82, "protocol": "SCTP"}])
+        await cluster.apply_text(SCTP_SLICE.format(namespace=world.namespace))
+
+        async def is_refusal_kept() -> bool:
+            await are_kept(1)
+            return {span.name for span in spans if span.is_error} == {"ack", "dataplane.apply"}
+
+        await cluster.wait_until(is_refusal_kept, "the refusal's spans")
+        for trace_id in {span.trace_id for span in spans if span.is_error}:
+            mine = [span for span in spans if span.trace_id == trace_id]
+            assert {span.name for span in mine} == {"ack", "dataplane.apply", "dataplane.render"}
+            assert len({span.parent_id for span in mine}) == 1, "the event, which nobody sampled"
+            assert all("SCTP" in span.message for span in mine if span.is_error), mine
 
 
 async def test_with_sampling_off_changes_arrive_and_no_span_is_sent() -> None:
