@@ -12,13 +12,21 @@ from pathlib import Path
 
 import pytest
 
+from pointsman_enforcer.dataplane.nftables.message import Family
 from support.deployed_cluster_main import SERVICE
 from support.deployed_world import DeployedNode, deployed_node
+from support.kube_proxy_rules.cluster import cluster
+from support.kube_proxy_rules.iptables_mode import iptables_rules
 from support.manifests import CLEANER, SERVICES, compose, require_kubectl, workloads
 
 pytestmark = pytest.mark.root
 OURS = re.compile(rf"(?i)pointsman|{re.escape(SERVICE)}")
-EVERYTHING = (("nft", "list", "ruleset"), ("iptables-save",), ("ip6tables-save",), ("ipset", "save"))
+EVERYTHING = (
+    ("nft", "list", "ruleset"),
+    ("iptables-legacy-save",),
+    ("ip6tables-legacy-save",),
+    ("ipset", "save"),
+)
 COMPLAINT = re.compile(r'Traceback.*|.*"level": "(?:error|critical)".*')
 
 
@@ -39,14 +47,18 @@ def test_a_node_is_programmed_and_every_probe_answers(
 ) -> None:
     require_kubectl()
     components = [f"components/mode-{mode}"] if mode != "nftables" else []
+    tool = {"nftables": ("nft", "list", "ruleset"), "iptables": ("iptables-legacy-save",)}[mode]
     with deployed_node(tmp_path_factory.mktemp("node"), compose("overlays/kind", *components)) as node:
+        if mode == "iptables":
+            # A node of kube-proxy's, whose variant of iptables is the legacy one, so ours is too.
+            node.namespace.run("iptables-legacy-restore", stdin=iptables_rules(cluster(Family.IPV4)))
         for service in SERVICES:
             node.start(service, environments[service])
-        tool = ("nft", "list", "ruleset") if mode == "nftables" else ("iptables-save",)
         node.wait(lambda: SERVICE in node.namespace.run(*tool), "the Service is in the kernel")
         node.wait(node.is_ready, "all are ready")
         for service in SERVICES:
             assert node.probe(service, "livenessProbe") == node.probe(service, "startupProbe") == 200, service
+        node.wait(lambda: "KUBE-SVC" not in node.namespace.run("iptables-legacy-save"), "kube-proxy's rules are gone")
         assert {path.name for path in node.state.iterdir()} >= {"plan.log", "planners.json"}
         for service in reversed(SERVICES):
             assert node.stop(service) == 0, service

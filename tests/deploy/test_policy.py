@@ -21,6 +21,7 @@ from support.manifests import (
     workloads,
 )
 
+XTABLES = "components/xtables"
 XTABLES_MODES = {"iptables", "ipvs"}
 """Modes that run iptables, which opens raw sockets and, in its legacy form, a lock file that a node shares."""
 ON_THE_HOSTS_NETWORK = set(SERVICES)
@@ -68,7 +69,7 @@ def test_no_container_has_more_power_than_it_needs(rendered: str, manifests: tup
 def expected_capabilities(rendered: str, component: str) -> Manifest:
     if component != "enforcer":
         return {"drop": ["ALL"]}
-    runs_iptables = deployed_settings(rendered, "enforcer")["mode"] in XTABLES_MODES
+    runs_iptables = rendered == XTABLES or deployed_settings(rendered, "enforcer")["mode"] in XTABLES_MODES
     return {"drop": ["ALL"], "add": ["NET_ADMIN", "NET_RAW"] if runs_iptables else ["NET_ADMIN"]}
 
 
@@ -80,7 +81,7 @@ def test_the_host_is_touched_only_where_it_must_be(rendered: str, manifests: tup
         for component, workload in workloads(manifests).items()
     }
     enforcer = host_paths.pop("enforcer")
-    runs_iptables = deployed_settings(rendered, "enforcer")["mode"] in XTABLES_MODES
+    runs_iptables = rendered == XTABLES or deployed_settings(rendered, "enforcer")["mode"] in XTABLES_MODES
     assert enforcer == {"/var/lib/pointsman"} | ({"/run/xtables.lock"} if runs_iptables else set())
     assert set().union(*host_paths.values()) == set()
     on_host_network = {name for name, workload in workloads(manifests).items() if pod_of(workload).get("hostNetwork")}
