@@ -23,6 +23,7 @@ def test_services_are_programmed_adopted_and_removed_and_foreign_virtual_servers
     assert seen["first"] == "NOTHING"
     assert seen["servers"] == 1000
     assert seen["reals"] == 9999
+    assert seen["looked"] == 0
     assert seen["again"]
     assert seen["adopted"] == 999
     assert seen["foreign"] == "-A -t 192.0.2.1:80 -s rr"

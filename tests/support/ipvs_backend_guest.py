@@ -1,13 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Run inside a guest: programs services through the IPVS dataplane, and prints one JSON object with what was seen."""
+"""Run inside a guest: programs services through the IPVS dataplane, and prints one JSON object with what was seen.
+
+An argument is the number of services, 1,000 without one.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import json
+import resource
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 from pointsman_enforcer.dataplane.base import Found
 from pointsman_enforcer.dataplane.ipvs.backend import IpvsDataplane
@@ -25,7 +30,9 @@ from pointsman_model.plan import (
 )
 
 _FACTS = NodeFacts(name="node", addresses=(bytes((192, 168, 0, 2)),))
-_SERVICES = 1000
+_SERVICES = int(sys.argv[1]) if len(sys.argv) > 1 else 1000
+_GROUP = 100
+"""Services in one change, as in the enforcer."""
 _FOREIGN = "192.0.2.1:80"
 _FORWARD = Verdict(Action.FORWARD)
 
@@ -61,6 +68,21 @@ async def _program(dataplane: IpvsDataplane, old: dict[int, bytes], plans: dict[
     return new
 
 
+def _resident_mib() -> float:
+    """Memory of this process."""
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return round(pages * resource.getpagesize() / (1 << 20), 1)
+
+
+async def _program_all(dataplane: IpvsDataplane, plans: dict[int, ServicePlan]) -> dict[int, bytes]:
+    numbers = list(plans)
+    have: dict[int, bytes] = {}
+    for start in range(0, len(numbers), _GROUP):
+        group = {number: plans[number] for number in numbers[start : start + _GROUP]}
+        have |= await _program(dataplane, {}, group)
+    return have
+
+
 async def _run() -> dict[str, object]:
     _ipvsadm("-A", "-t", _FOREIGN, "-s", "rr")
     dataplane = IpvsDataplane(node_settings=NodeSettings())
@@ -68,14 +90,20 @@ async def _run() -> dict[str, object]:
     seen: dict[str, object] = {"first": (await dataplane.observe()).name}
     await dataplane.prepare()
     plans = {number: _plan(number) for number in range(1, _SERVICES + 1)}
+    empty = _resident_mib()
     started = time.perf_counter()
-    have = await _program(dataplane, {}, plans)
+    have = await _program_all(dataplane, plans)
     seen["cold_start_ms"] = round((time.perf_counter() - started) * 1000)
+    seen["mib"] = [empty, _resident_mib()]
     seen["servers"] = _servers()
     started = time.perf_counter()
     await _program(dataplane, {7: have[7]}, {7: _plan(7, 9)})
     seen["one_change_ms"] = round((time.perf_counter() - started) * 1000, 1)
     seen["reals"] = _ipvsadm("-Sn").count("-a -f ")
+    await dataplane.mend([], may_remove=False)
+    started = time.perf_counter()
+    seen["looked"] = (await dataplane.mend([], may_remove=False)).objects
+    seen["look_ms"] = round((time.perf_counter() - started) * 1000, 1)
     dataplane.close()
     again = IpvsDataplane(node_settings=NodeSettings())
     again.configure(_FACTS)
