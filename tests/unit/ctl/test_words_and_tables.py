@@ -34,7 +34,7 @@ def test_wide_columns_heads_and_colours_are_a_choice() -> None:
 
 @pytest.mark.parametrize(
     ("seconds", "text"),
-    [(-3, "0s"), (119, "119s"), (120, "2m"), (200, "3m20s"), (3600, "60m"), (18180, "5h3m"), (90000, "25h"), (10**6, "11d")],
+    [(-3, "0s"), (119, "119s"), (120, "2m"), (200, "3m20s"), (3600, "60m"), (18180, "5h3m"), (90000, "25h")],
 )  # fmt: skip
 def test_ages_are_those_of_kubectl(seconds: float, text: str) -> None:
     assert age_text(seconds) == text
