@@ -22,7 +22,7 @@ from conformance.executors.enforcer import Enforcer, NotProgrammedError
 from conformance.executors.flows import HeldFlow, SteadyTraffic
 from conformance.executors.modes import NFTABLES, Command, KernelMode
 from conformance.executors.observation import observed, patience_of
-from conformance.executors.prober import ANSWER_SECONDS, Attempt, Prober
+from conformance.executors.prober import Attempt, Prober
 from conformance.executors.topology import Topology
 from conformance.foretelling import Draws, is_forgotten
 from conformance.model import (
@@ -61,9 +61,9 @@ class KernelExecutor:
     expects many failures makes it short.
     """
 
-    def __init__(self, mode: KernelMode = NFTABLES, *, answer_seconds: float = ANSWER_SECONDS) -> None:
+    def __init__(self, mode: KernelMode = NFTABLES, *, answer_seconds: float | None = None) -> None:
         self._mode = mode
-        self._answer_seconds = answer_seconds
+        self._answer_seconds = answer_seconds or mode.answer_seconds
         self._topology = Topology()
         self._echo = EchoServers()
         self._prober = Prober()

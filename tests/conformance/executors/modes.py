@@ -14,6 +14,7 @@ from conformance.executors.deviations import IPTABLES as IPTABLES_DEVIATIONS
 from conformance.executors.deviations import IPVS as IPVS_DEVIATIONS
 from conformance.executors.deviations import USERSPACE as USERSPACE_DEVIATIONS
 from conformance.executors.deviations import Deviation
+from conformance.executors.prober import ANSWER_SECONDS
 from conformance.model import Disturbance
 
 from pointsman_enforcer.dataplane.base import Dataplane
@@ -53,6 +54,7 @@ class KernelMode:
         guest_modules: modules of the guest in which it runs; none for the kernel here.
         fewer: of generated rows it is asked so many times fewer, as its kernel is slow.
         workers: executors side by side.
+        answer_seconds: how long an answer may take before it counts as dropped.
         deviations: what it does otherwise than the rows say.
     """
 
@@ -64,6 +66,7 @@ class KernelMode:
     guest_modules: tuple[str, ...] = ()
     fewer: int = 1
     workers: int = 4
+    answer_seconds: float = ANSWER_SECONDS
     deviations: Sequence[Deviation] = ()
 
 
@@ -84,6 +87,9 @@ NFTABLES = KernelMode(
 )
 
 
+_PROXY_WORKERS = 2
+_PROXY_ANSWER_SECONDS = 20.0
+"""The proxies are in this process, which on a busy machine has several thousand connections to look after at a time."""
 UDP_IDLE_SECONDS = 30.0
 """Rows hold UDP flows open while plans change; a quarter of a second, as configured by default, would end them."""
 
@@ -97,6 +103,8 @@ USERSPACE = KernelMode(
     rows="nftables",
     open_dataplane=_open_userspace,
     damages=NFTABLES.damages,
+    workers=_PROXY_WORKERS,
+    answer_seconds=_PROXY_ANSWER_SECONDS,
     deviations=USERSPACE_DEVIATIONS,
 )
 """The rules are those of nftables mode, so its rows are what they must do."""
@@ -132,6 +140,8 @@ def _with_proxy(rules: KernelMode) -> KernelMode:
         name=f"userspace-{rules.name}",
         open_dataplane=_open_userspace_by_iptables,
         draws_first_endpoint=False,
+        workers=_PROXY_WORKERS,
+        answer_seconds=_PROXY_ANSWER_SECONDS,
         deviations=USERSPACE_DEVIATIONS,
     )
 
