@@ -41,6 +41,7 @@ def up(
     zones: Annotated[int, typer.Option(help="Number of zones the nodes take in turn.")] = 2,
     watchers: Annotated[int, typer.Option(help="Number of watchers.")] = 2,
     planners: Annotated[int, typer.Option(help="Number of planners.")] = 3,
+    mode: Annotated[str, typer.Option(help="Mode of the enforcers.")] = "nftables",
     services: Annotated[str, typer.Option(help="Parts to start, comma separated, or none.")] = _SERVICES,
     api_port: Annotated[int, typer.Option(help="Port of the API server on the host's loopback; 0: any.")] = 0,
     detach: Annotated[bool, typer.Option("--detach", "-d", help="Leave the lab running; end it with down.")] = False,
@@ -57,6 +58,7 @@ def up(
         zones=zones,
         watchers=watchers,
         planners=planners,
+        mode=mode,
         services=wanted,
         api_port=api_port,
     )
