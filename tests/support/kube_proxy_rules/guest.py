@@ -17,8 +17,8 @@ MODULES = (
     *(f"{family}table_{table}" for family in ("ip", "ip6") for table in ("nat", "mangle", "filter")),
 )
 """What the guest's kernel must load first."""
-_PAUSE_SECONDS = 0.2
-"""The guest has one processor."""
+_PAUSE_SECONDS = 0.5
+"""The guest has one processor, and each system call costs it more."""
 
 if __name__ == "__main__":
     for mode in sys.argv[1:]:

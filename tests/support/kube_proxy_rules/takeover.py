@@ -35,7 +35,7 @@ OURS: Mapping[str, Mapping[str, object]] = MappingProxyType(
 )
 """Our modes, as configured."""
 _OVER = (TakeoverState.REMOVED.value, TakeoverState.DRAINING.value)
-_WAIT_SECONDS = 60.0
+_WAIT_SECONDS = 180.0
 _LOOK_SECONDS = 0.2
 
 

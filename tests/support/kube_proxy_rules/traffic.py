@@ -43,6 +43,7 @@ class KubeTraffic:
     def __init__(self, world: KubeProxyWorld, *, pause_seconds: float = 0.005) -> None:
         """`pause_seconds`: between two connections of an opener; they share few processors with what they test."""
         self._pause_seconds = pause_seconds
+        self._beat_seconds = max(_BEAT_SECONDS, pause_seconds)
         self.openers: list[Tally] = []
         self.flows: list[Tally] = []
         self._stop = threading.Event()
@@ -156,7 +157,7 @@ class KubeTraffic:
                             tally.failed.append(f"{reply} instead of {first}")
                             return
                         tally.opened += 1
-                        self._stop.wait(_BEAT_SECONDS)
+                        self._stop.wait(self._beat_seconds)
                 except (OSError, ValueError) as error:
                     tally.failed.append(f"{error!r} after {tally.opened}")
 
