@@ -194,6 +194,7 @@ def test_packets_that_are_dropped_and_local_node_ports_are_counted(
     world: IptablesAffinityWorld, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(rounds, "PERIOD_SECONDS", 0.1)
+    monkeypatch.setattr(rounds, "REST_PER_WORK", 1.0)
     world.program()
     registry = Registry(process=False)
     world.dataplane.measure(registry)

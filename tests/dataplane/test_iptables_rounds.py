@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import threading
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from functools import partial
@@ -93,7 +94,9 @@ def run(node: NetNs, variant: Variant, steps: Callable[[Programmed], Awaitable[N
         finally:
             world.dataplane.close()
 
-    asyncio.run(main())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(rounds, "REST_PER_WORK", 1.0)  # or a machine with much else to do rests for a minute
+        asyncio.run(main())
 
 
 def rules_of(world: Programmed) -> str:
@@ -192,3 +195,31 @@ def test_a_tool_that_prints_otherwise_is_found_out_and_repairs_end(node: NetNs, 
         assert world.dataplane.read_back(await world.program(numbered(5)), 0, 1000) is None
 
     run_quickly(node, variant, steps)
+
+
+def test_asking_again_and_again_makes_one_read_at_a_time(node: NetNs, variant: Variant) -> None:
+    """A read takes longer than the pause between two questions beside many services."""
+
+    async def steps(world: Programmed) -> None:
+        tools = world.dataplane._tools
+        let_go, names, asked = threading.Event(), tools.ipset_names, [0]
+
+        def slowly() -> list[str]:
+            asked[0] += 1
+            assert let_go.wait(PATIENCE_SECONDS)
+            return names()
+
+        tools.ipset_names = slowly  # type: ignore[method-assign]  # takes as long as it is told to
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        while not asked[0]:
+            assert time.monotonic() < deadline
+            world.dataplane.read_back(world.renderings[0], 0, 1000)
+            await asyncio.sleep(0.01)
+        for _ in range(50):
+            assert world.dataplane.read_back(world.renderings[0], 0, 1000) is None
+            await asyncio.sleep(0.01)
+        let_go.set()
+        assert await world.verified() == [0, 0, 0]
+        assert asked[0] <= 2
+
+    run(node, variant, steps)

@@ -31,6 +31,8 @@ PERIOD_SECONDS: Final = 10.0
 REST_SECONDS_MIN: Final = 0.25
 REST_PER_WORK: Final = 49.0
 """One fiftieth of a processor at most."""
+REST_SECONDS_MAX: Final = 120.0
+"""What takes longer than a fiftieth of this waited for others more than it worked."""
 _SAME_MAX: Final = 3
 """Findings alike, each after a repair, that are taken for the tool's way of printing."""
 
@@ -75,7 +77,7 @@ class Rounds:
         self._timer: asyncio.TimerHandle | None = None
         self._rules: Reading | None = None
         self._sets: Reading | None = None
-        self._is_wanted = False
+        self._is_wanted = self._is_reading = False
         self._are_rules_due = tools.variant is Variant.LEGACY
         self._ended_at = self._rest = self._began_at = 0.0
         self._finding = _Finding()
@@ -109,8 +111,8 @@ class Rounds:
         return None
 
     def _schedule(self, seconds: float) -> None:
-        """Read in so many seconds, but not before it has rested."""
-        if self._loop is None:
+        """Read in so many seconds, but not before it has rested; who reads now, schedules the next when it is done."""
+        if self._loop is None or self._is_reading:
             return
         if self._timer is not None:
             self._timer.cancel()
@@ -121,7 +123,7 @@ class Rounds:
         loop = self._loop
         if loop is None:
             return
-        self._began_at, self._timer = time.monotonic(), None
+        self._began_at, self._timer, self._is_reading = time.monotonic(), None, True
         are_rules_due = (self._is_wanted or self._are_rules_due) and self.is_readable
         self._is_wanted = False
         books, begun = self._books(), self._touches.now
@@ -144,8 +146,9 @@ class Rounds:
         return _Round(sets, Reading(begun, differing_rules(books.ledger, books.settings, saved)), counts)
 
     def _done(self, future: Future[_Round]) -> None:
-        self._ended_at = time.monotonic()
-        self._rest = max(REST_SECONDS_MIN, REST_PER_WORK * (self._ended_at - self._began_at))
+        self._ended_at, self._is_reading = time.monotonic(), False
+        rest = REST_PER_WORK * (self._ended_at - self._began_at)
+        self._rest = min(max(REST_SECONDS_MIN, rest), REST_SECONDS_MAX)
         try:
             self._take(future.result())
         except (CommandError, ValueError) as error:
