@@ -47,6 +47,8 @@ class Takeover:
     ours: str
     opened: int
     slow: int
+    slow_before: int
+    """Those of them that were slow before our enforcer was started."""
     failed: list[str]
     reset: list[str]
     removed: int
@@ -72,7 +74,7 @@ def take_over(theirs: str, ours: str, *, pause_seconds: float = 0.005) -> Takeov
         world.install(theirs)
         with Node(world) as node, KubeTraffic(world, pause_seconds=pause_seconds) as traffic:
             traffic.settle()
-            started = time.monotonic()
+            slow, started = traffic.slow, time.monotonic()
             with node.running(ours):
                 removed = node.wait_removed()
                 seconds = time.monotonic() - started
@@ -82,7 +84,7 @@ def take_over(theirs: str, ours: str, *, pause_seconds: float = 0.005) -> Takeov
         left = world.node.call(lambda: asyncio.run(find()))
         after = world.others()
         return Takeover(
-            theirs=theirs, ours=ours, opened=traffic.opened, slow=traffic.slow, failed=traffic.failed,
+            theirs=theirs, ours=ours, opened=traffic.opened, slow=traffic.slow, slow_before=slow, failed=traffic.failed,
             reset=traffic.reset, removed=removed + more, waited_for=looks, left=left,
             others_before=before, others_after=after, seconds=seconds,
         )  # fmt: skip

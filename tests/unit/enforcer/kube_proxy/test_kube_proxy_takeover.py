@@ -150,6 +150,21 @@ def test_a_refusal_is_told_and_tried_again() -> None:
     assert node.rules.count == 0
 
 
+def test_one_that_cannot_be_read_does_not_keep_the_others_and_is_told_once() -> None:
+    class Unreadable(Rules):
+        name = "unreadable"
+
+        async def find(self) -> str:
+            raise LeftoverError("unreadable: no answer")
+
+    node = Node(Rules())
+    node.takeover._leftovers = (Unreadable(), node.rules)
+    with capture_logs() as logs:
+        asyncio.run(node.steps(3))
+    assert (node.rules.count, node.takeover.state) == (0, TakeoverState.FAILED)
+    assert [each["error"] for each in logs if each["log_level"] == "error"] == ["unreadable: no answer"]
+
+
 @pytest.mark.parametrize("quiet", [1, 3])
 def test_a_long_quiet_forgives_former_returns(quiet: int) -> None:
     book = TakeoverBook(PACE)

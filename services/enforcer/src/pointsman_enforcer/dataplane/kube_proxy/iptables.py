@@ -13,6 +13,8 @@ from pointsman_enforcer.dataplane.exec import CommandError
 from pointsman_enforcer.dataplane.kube_proxy.rules import Rules, read_rules, removal_text
 from pointsman_enforcer.dataplane.leftovers import LeftoverError
 from pointsman_enforcer.dataplane.modes.own_leftovers import has_legacy_tables
+from pointsman_enforcer.dataplane.nftables.errors import NftablesError
+from pointsman_enforcer.dataplane.nftables.netlink import NftSocket
 from pointsman_enforcer.dataplane.xtables.tools import Tools, Variant
 from pointsman_model.names import Family
 
@@ -54,7 +56,7 @@ class KubeProxyIptables:
                 found[family] = rules = await asyncio.to_thread(read_rules, saved)  # seconds for a large cluster
                 if remove and rules.count:
                     await tools.restore(family, await asyncio.to_thread(removal_text, rules))
-            except CommandError as error:
+            except (CommandError, ValueError) as error:
                 raise LeftoverError(f"{self.name}: {error}") from error
             finally:
                 tools.close()
@@ -63,7 +65,8 @@ class KubeProxyIptables:
 
     def _open(self, family: Family) -> Tools | None:
         """The programs of a family; None where nothing can have been written with them."""
-        if self._variant is Variant.LEGACY and not has_legacy_tables(family):
+        is_there = has_legacy_tables(family) if self._variant is Variant.LEGACY else _has_nf_tables()
+        if not is_there:
             return None
         try:
             return Tools(self._variant, (family,))
@@ -85,3 +88,13 @@ def _words(family: Family, rules: Rules) -> str:
     names = sorted({name for _, name in rules.chains})
     shown = ", ".join([*names[:_SHOWN_MAX], *(["..."] if len(names) > _SHOWN_MAX else [])])
     return f"IPv{family.value}: {len(rules.chains)} chains ({shown}) and {len(rules.jumps)} rules that lead to them"
+
+
+def _has_nf_tables() -> bool:
+    """Whether the kernel has nf_tables, and we may ask: iptables-nft fails without."""
+    try:
+        with NftSocket() as nft:
+            nft.generation()
+    except (NftablesError, OSError):
+        return False
+    return True

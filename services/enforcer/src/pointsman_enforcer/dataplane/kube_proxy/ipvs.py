@@ -93,7 +93,7 @@ class KubeProxyIpvs:
             seen = self._look()
             self.is_waiting = bool(seen.live or seen.held)
             return work(seen)
-        except (OSError, IpvsError, CommandError) as error:
+        except (OSError, ValueError, IpvsError, CommandError) as error:
             raise LeftoverError(f"{self.name}: {error}") from error
 
     def _look(self) -> _Seen:

@@ -3,13 +3,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Final
 
 from pointsman_enforcer.dataplane.kube_proxy.names import NFT_TABLE
 from pointsman_enforcer.dataplane.leftovers import LeftoverError
-from pointsman_enforcer.dataplane.nftables.errors import NetlinkError
+from pointsman_enforcer.dataplane.nftables.errors import NftablesError
 from pointsman_enforcer.dataplane.nftables.message import Batch, Family, Table, delete_table
 from pointsman_enforcer.dataplane.nftables.netlink import NftSocket
 
@@ -25,24 +23,23 @@ class KubeProxyNftables:
 
     async def find(self) -> str:
         """See `Leftover.find`."""
-        with self._socket() as nft:
-            return ", ".join(f"table {table.family.keyword} {table.name}" for table in _present(nft))
+        try:
+            with NftSocket() as nft:
+                return ", ".join(f"table {table.family.keyword} {table.name}" for table in _present(nft))
+        except OSError:
+            return ""  # no nf_tables in this kernel, so no tables
+        except NftablesError as error:
+            raise LeftoverError(f"{self.name}: {error}") from error
 
     async def remove(self) -> int:
         """See `Leftover.remove`: both tables in one transaction."""
-        with self._socket() as nft:
-            batch = Batch()
-            batch.extend([delete_table(table) for table in _present(nft)])
-            if len(batch):
-                nft.commit_blocking(batch)
-            return len(batch)
-
-    @contextmanager
-    def _socket(self) -> Iterator[NftSocket]:
         try:
             with NftSocket() as nft:
-                yield nft
-        except (NetlinkError, OSError) as error:
+                batch = Batch()
+                batch.extend([delete_table(table) for table in _present(nft)])
+                nft.commit_blocking(batch)
+                return len(batch)
+        except (NftablesError, OSError) as error:
             raise LeftoverError(f"{self.name}: {error}") from error
 
 

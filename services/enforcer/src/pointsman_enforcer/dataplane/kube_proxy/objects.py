@@ -62,12 +62,17 @@ def delete_servers(channel: IpvsChannel, servers: Iterable[VirtualServerId]) -> 
 def addresses() -> Iterator[tuple[bytes, int, int]]:
     """Every address with its prefix length and its device's number. OSError when the kernel does not list them."""
     from pyroute2 import IPRoute  # noqa: PLC0415 - 16 MB that a node without kube-ipvs0 does without
+    from pyroute2.netlink.exceptions import NetlinkError  # noqa: PLC0415 - as above
 
-    with IPRoute() as route:
-        for each in route.get_addr():
-            text = each.get_attr("IFA_LOCAL") or each.get_attr("IFA_ADDRESS")
-            if text:
-                yield parse_address(text), each["prefixlen"], each["index"]
+    try:
+        with IPRoute() as route:
+            listed = list(route.get_addr())
+    except NetlinkError as error:
+        raise OSError(error.code, f"the kernel does not list addresses: {error}") from error
+    for each in listed:
+        text = each.get_attr("IFA_LOCAL") or each.get_attr("IFA_ADDRESS")
+        if text:
+            yield parse_address(text), each["prefixlen"], each["index"]
 
 
 def delete_addresses(device: int, gone: Mapping[bytes, int]) -> None:

@@ -76,6 +76,7 @@ class KubeProxyTakeover:
         """Names of leftovers that were removed: one that is found once more came back."""
         self._told = (TakeoverState.NOT_YET, 0)
         self._words = ""
+        self._troubles = ""
         self._removed = 0
 
     @property
@@ -116,22 +117,32 @@ class KubeProxyTakeover:
         return pause
 
     async def _look(self) -> float:
-        try:
-            found = {each: words for each in self._leftovers if (words := await each.find())}
-            self._words = "; ".join(f"{each.name}: {words}" for each, words in found.items())
-            if not found:
-                return self._book.seen_nothing()
-            if any(each.name in self._gone for each in found):
-                self._gone.clear()
-                self._metrics.returns.inc()
-                return self._book.seen_return()
-            for each in found:
+        """Find and remove; a leftover that makes trouble does not keep the others."""
+        found: dict[Leftover, str] = {}
+        troubles: list[str] = []
+        for each in self._leftovers:
+            try:
+                words = await each.find()
+            except LeftoverError as error:
+                troubles.append(str(error))
+            else:
+                found.update({each: words} if words else {})
+        self._words = "; ".join(f"{each.name}: {words}" for each, words in found.items())
+        if any(each.name in self._gone for each in found):
+            self._gone.clear()
+            self._metrics.returns.inc()
+            return self._book.seen_return()
+        for each in found:
+            try:
                 await self._remove(each)
-        except LeftoverError as error:
-            self._metrics.failures.inc()
-            structlog.get_logger("kube-proxy").error("kube-proxy's rules stay for now; trying again", error=str(error))
+            except LeftoverError as error:
+                troubles.append(str(error))
+        self._tell_troubles("; ".join(troubles))
+        if troubles:
             return self._book.failed()
-        return self._book.removed(is_waiting=any(each.is_waiting for each in self._leftovers))
+        if not found:
+            return self._book.seen_nothing()
+        return self._book.removed(is_waiting=any(each.is_waiting for each in found))
 
     async def _remove(self, leftover: Leftover) -> None:
         count = await leftover.remove()
@@ -142,6 +153,15 @@ class KubeProxyTakeover:
         if count:
             log = structlog.get_logger("kube-proxy")
             log.info("removed what kube-proxy left", what=leftover.name, objects=count, waits=leftover.is_waiting)
+
+    def _tell_troubles(self, troubles: str) -> None:
+        """Count each time, but say the same only once."""
+        if troubles:
+            self._metrics.failures.inc()
+        if troubles and troubles != self._troubles:
+            log = structlog.get_logger("kube-proxy")
+            log.error("something of kube-proxy could not be read or removed; trying again", error=troubles)
+        self._troubles = troubles
 
     def _tell(self) -> None:
         """Each change of state once, and each return."""
