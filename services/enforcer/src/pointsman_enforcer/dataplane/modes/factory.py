@@ -16,7 +16,7 @@ from pointsman_enforcer.dataplane.reconciler import ReconcilerLimits
 from pointsman_enforcer.settings import EnforcerConfiguration
 from pointsman_model.names import parse_address, parse_prefix
 
-_SERVICES_PER_RESTORE: Final = 1000
+_SERVICES_PER_RESTORE: Final = 2500
 """Each iptables-restore costs the whole table, so a cold start takes few of them."""
 
 
