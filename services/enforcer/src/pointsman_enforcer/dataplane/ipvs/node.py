@@ -10,18 +10,18 @@ its next packet comes, so there it stays on.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Final
 
 from pointsman_enforcer.dataplane import exec  # noqa: A004 - the door is named after what passes it
 from pointsman_enforcer.dataplane.exec import CommandError
 from pointsman_enforcer.dataplane.ipvs import static
 from pointsman_enforcer.dataplane.ipvs.layout import TAKEN
+from pointsman_enforcer.dataplane.proc_sys import network_sysctls
 from pointsman_model.names import Family, parse_address
 
-_NET: Final = Path("/proc/sys/net")
 _EXPIRE: Final = "ipv4/vs/expire_nodest_conn"
 _SYSCTLS: Final = {
     "ipv4/vs/conntrack": "1",
@@ -52,7 +52,7 @@ class Sysctls:
         self._opened: dict[str, int] = {}
         try:
             for name in self._wanted:
-                self._opened[name] = os.open(_NET / name, os.O_RDWR | os.O_CLOEXEC)
+                self._opened[name] = os.open(network_sysctls() / name, os.O_RDWR | os.O_CLOEXEC)
         except OSError:
             self.close()
             raise
@@ -124,7 +124,8 @@ def unroute() -> None:
 
 
 def _version(release: str) -> tuple[int, int]:
-    """The first two numbers of a kernel's release, 6.1.0-42 for example."""
-    major, minor, *_ = release.split(".")
-    digits = "".join(each for each in minor if each.isdigit())
-    return int(major), int(digits or 0)
+    """The first two numbers of a kernel's release, 6.1.0-42 for example; ValueError when it has none."""
+    found = re.match(r"(\d+)\.(\d+)", release)
+    if found is None:
+        raise ValueError(f"{release!r} is no release of a kernel")
+    return int(found[1]), int(found[2])
