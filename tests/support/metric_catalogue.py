@@ -24,6 +24,7 @@ from pointsman_enforcer.app import Enforcer
 from pointsman_enforcer.dataplane.conntrack.metrics import ConntrackMetrics
 from pointsman_enforcer.dataplane.iptables.counts import PacketCounts
 from pointsman_enforcer.dataplane.kube_proxy.takeover import TakeoverMetrics
+from pointsman_enforcer.dataplane.modes.sweeper import LeftoverMetrics
 from pointsman_enforcer.dataplane.nftables.backend import NftablesDataplane
 from pointsman_enforcer.dataplane.userspace.metrics import measure as measure_proxy
 from pointsman_enforcer.dataplane.userspace.proxy import Proxy
@@ -82,6 +83,7 @@ def _enforcer() -> Iterable[Described]:
     registry = Registry(process=False)
     ConntrackMetrics(registry)
     TakeoverMetrics(registry)
+    LeftoverMetrics(registry)
     PacketCounts().measure(registry)
     proxy = Proxy()
     measure_proxy(registry, proxy)

@@ -10,10 +10,11 @@ import pytest
 
 from pointsman_chassis.clock import VirtualClock
 from pointsman_chassis.errors import UnsupportedError
+from pointsman_chassis.metrics import Registry
 from pointsman_enforcer.dataplane.leftovers import LeftoverError
 from pointsman_enforcer.dataplane.modes.choice import choose
 from pointsman_enforcer.dataplane.modes.own_leftovers import Rules, own_leftovers, rules_of
-from pointsman_enforcer.dataplane.modes.sweeper import GONE, REMOVING, WAITING, Readiness, Sweeper
+from pointsman_enforcer.dataplane.modes.sweeper import GONE, REMOVING, WAITING, LeftoverMetrics, Readiness, Sweeper
 from pointsman_enforcer.mode_settings import (
     IptablesSettings,
     ModeName,
@@ -137,6 +138,7 @@ class Node:
 
     def __init__(self, *leftovers: Fake) -> None:
         self.clock = VirtualClock()
+        self.registry = Registry(process=False)
         self.is_settled = self.is_confirmed = False
         self.told: list[str] = []
         self.sweeper = Sweeper(
@@ -144,6 +146,7 @@ class Node:
             ready=Readiness(is_settled=lambda: self.is_settled, is_confirmed=lambda: self.is_confirmed),
             on_found=lambda: self.told.append("found"),
             on_confirmed=lambda: self.told.append("confirmed"),
+            metrics=LeftoverMetrics(self.registry),
             clock=self.clock,
         )
 
@@ -183,6 +186,7 @@ async def test_one_that_is_refused_does_not_keep_the_others_and_is_tried_again()
         await node.settle()
         assert (first.found, second.found, node.state()) == ("something", "", REMOVING)
         assert node.sweeper.describe()["found"]["first"]["error"] == "busy"
+        assert node.registry.value("pointsman_enforcer_leftovers", {"state": "failed"}) == 1
         await node.clock.advance(1.0)
         await node.clock.advance(2.0)
         await node.look()
@@ -197,6 +201,7 @@ async def test_what_carries_connections_is_looked_at_until_the_last_is_over() ->
         group.create_task(node.sweeper.run())
         await node.settle()
         assert node.sweeper.describe()["found"]["virtual servers"]["waiting"]
+        assert node.registry.value("pointsman_enforcer_leftovers", {"state": "waiting"}) == 1
         assert node.told == ["found", "confirmed"], "kube-proxy's do not wait for ours"
         for _ in range(2):
             await node.clock.advance(5.0)

@@ -14,7 +14,7 @@ from pointsman_enforcer.core.transaction import Stage
 from pointsman_enforcer.dataplane.failures import NEVER
 from pointsman_enforcer.dataplane.kube_proxy.takeover import KubeProxyTakeover, TakeoverMetrics, kube_proxy_leftovers
 from pointsman_enforcer.dataplane.modes.own_leftovers import own_leftovers, rules_of
-from pointsman_enforcer.dataplane.modes.sweeper import Readiness, Sweeper
+from pointsman_enforcer.dataplane.modes.sweeper import LeftoverMetrics, Readiness, Sweeper
 from pointsman_enforcer.dataplane.reconciler import Reconciler
 from pointsman_enforcer.dataplane.verification import Verification
 from pointsman_enforcer.settings import EnforcerConfiguration
@@ -49,6 +49,7 @@ class Handover:
             ready=Readiness(is_settled=self._is_settled, is_confirmed=lambda: self._is_confirmed),
             on_found=verification.hurry,
             on_confirmed=self._confirmed,
+            metrics=LeftoverMetrics(registry),
             clock=clock,
         )
 

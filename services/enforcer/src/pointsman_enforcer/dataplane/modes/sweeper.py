@@ -13,13 +13,14 @@ others' eyes for good. What only waits for its last connection is looked at agai
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
 import structlog
 
 from pointsman_chassis.clock import Clock
+from pointsman_chassis.metrics import Registry
 from pointsman_enforcer.dataplane.leftovers import Leftover, LeftoverError, Swept, sweep
 
 WAITING: Final = "waiting until everything planned is programmed and verified"
@@ -28,6 +29,24 @@ GONE: Final = "gone"
 _RETRY_SECONDS: Final = 1.0
 _RETRY_SECONDS_MAX: Final = 60.0
 _DRAIN_SECONDS: Final = 5.0
+
+
+class LeftoverMetrics:
+    """Made once by the composition root."""
+
+    def __init__(self, registry: Registry) -> None:
+        self._left = registry.gauge(
+            "pointsman_enforcer_leftovers",
+            "Kinds of kernel objects of our other modes that are still there after the first attempt to remove them: "
+            "waiting for their last connection, or failed",
+            ("state",),
+        )
+        self.show(())
+
+    def show(self, swept: Collection[Swept]) -> None:
+        """After each attempt: how all of them stand."""
+        self._left.labels("waiting").set(sum(each.is_waiting for each in swept))
+        self._left.labels("failed").set(sum(bool(each.error) for each in swept))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,12 +69,14 @@ class Sweeper:
         ready: Readiness,
         on_found: Callable[[], None] = lambda: None,
         on_confirmed: Callable[[], None] = lambda: None,
+        metrics: LeftoverMetrics,
         clock: Clock,
     ) -> None:
         """`on_found` is called when there is something to remove, `on_confirmed` once kube-proxy's may go, too."""
         self._leftovers = leftovers
         self._ready = ready
         self._on_found, self._on_confirmed = on_found, on_confirmed
+        self._metrics = metrics
         self._clock = clock
         self._looked = asyncio.Event()
         self._state: dict[str, Swept] = {}
@@ -118,6 +139,7 @@ class Sweeper:
         if before is not None and before.found:
             swept = swept._replace(found=before.found, removed=before.removed + swept.removed)
         self._state[leftover.name] = swept
+        self._metrics.show(self._state.values())
         if swept != before:
             _say(swept)
         return swept.is_over
