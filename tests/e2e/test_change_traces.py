@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
@@ -12,7 +11,7 @@ import pytest
 from pointsman_lab.settings import LabSettings
 from pointsman_lab.supervise.services import OTLP_HTTP_PORT
 from support.lab_cluster import ALL_SERVICES, lab
-from support.lab_process import away, wait_synced
+from support.lab_process import away, take_away, wait_synced
 from support.lab_world import World, fresh_namespace, start_backends
 
 if TYPE_CHECKING:
@@ -208,13 +207,12 @@ async def test_with_sampling_off_changes_arrive_and_no_span_is_sent() -> None:
     ) as cluster:
         backends = await start_backends(cluster)
         await wait_synced(cluster)
-        async with fresh_namespace(cluster, backends, "unsampled") as world:
-            vip = (await world.service())["spec"]["clusterIP"]
-            await world.endpoints(backends)
-            await world.expect_everywhere(vip, backends)
-            await wait_synced(cluster)
-            # Spans are sent every 200 ms: what would come has come when the processes have ended in order.
-            await asyncio.gather(*(cluster.stop_process(name) for name in ("watcher", "planner", "enforcer-node-1")))
-            assert await cluster.find_traces() == []
-            for name in ("watcher", "planner", "enforcer-node-1"):
-                await cluster.start_process(name)
+        world = World(cluster, backends, "default")
+        vip = (await world.service())["spec"]["clusterIP"]
+        await world.endpoints(backends)
+        await world.expect_everywhere(vip, backends)
+        await wait_synced(cluster)
+        # What would come has come when the processes have ended in order.
+        for name in ("watcher", "planner", "enforcer-node-1"):
+            await take_away(cluster, name, "ended")
+        assert await cluster.find_traces() == []
