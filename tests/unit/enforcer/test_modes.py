@@ -94,7 +94,7 @@ def test_periods_are_those_of_the_mode() -> None:
             EnforcerConfiguration(mode="userspace", userspace=UserspaceSettings(redirect="iptables"), iptables=LEGACY),
             Rules.LEGACY,
         ),
-        (EnforcerConfiguration(mode="ipvs", iptables=LEGACY), Rules.IPVS),
+        (EnforcerConfiguration(mode="ipvs", iptables=LEGACY), Rules.IPVS_LEGACY),
         (EnforcerConfiguration(mode="userspace", userspace=UserspaceSettings(redirect="none")), None),
     ],
 )
@@ -102,8 +102,16 @@ def test_what_a_mode_uses_is_none_of_its_leftovers(config: EnforcerConfiguration
     assert rules_of(config) == frozenset({rules} - {None})
     names = [each.name for each in own_leftovers(rules_of(config))]
     assert len(names) == len(set(names))
-    words = {Rules.NFTABLES: "nftables", Rules.LEGACY: "iptables mode (legacy)", Rules.NFT: "iptables mode (nft)"}
-    assert not any(words.get(rules, "ipvs" if rules else "none") in name for name in names)
+    words = {
+        Rules.NFTABLES: "nftables",
+        Rules.LEGACY: "iptables mode (legacy)",
+        Rules.NFT: "iptables mode (nft)",
+        Rules.IPVS_LEGACY: "ipvs mode (legacy)",
+        None: "none",
+    }
+    assert not any(words[rules] in name for name in names)
+    has_servers = any("virtual servers" in name for name in names)
+    assert has_servers is (rules is not Rules.IPVS_LEGACY), "both variants share the virtual servers"
     has_sets = any("ipsets" in name for name in names)
     assert has_sets is (rules not in {Rules.LEGACY, Rules.NFT}), "both variants share the sets"
 

@@ -38,17 +38,22 @@ class Rules(Enum):
     NFTABLES = "nftables"
     LEGACY = "iptables-legacy"
     NFT = "iptables-nft"
-    IPVS = "ipvs"
+    IPVS_LEGACY = "ipvs with iptables-legacy"
+    IPVS_NFT = "ipvs with iptables-nft"
+
+
+_CHAINS: Final = {Variant.LEGACY: Rules.LEGACY, Variant.NFT: Rules.NFT}
+_IPVS: Final = {Variant.LEGACY: Rules.IPVS_LEGACY, Variant.NFT: Rules.IPVS_NFT}
 
 
 def rules_of(config: EnforcerConfiguration) -> frozenset[Rules]:
     """What the configured mode has; the mode is not `auto` any more."""
     mode = ProxyMode(config.mode)
     if mode is ProxyMode.IPVS:
-        return frozenset({Rules.IPVS})
+        return frozenset({_IPVS[variant_of(config.iptables.variant)]})
     redirect = config.userspace.redirect if mode is ProxyMode.USERSPACE else mode.value
     if redirect == "iptables":
-        return frozenset({Rules.NFT if variant_of(config.iptables.variant) is Variant.NFT else Rules.LEGACY})
+        return frozenset({_CHAINS[variant_of(config.iptables.variant)]})
     return frozenset({Rules.NFTABLES}) if redirect == "nftables" else frozenset()
 
 
@@ -60,13 +65,13 @@ def own_leftovers(in_use: frozenset[Rules], *, at_once: bool = False) -> list[Le
     found: list[Leftover] = []
     if Rules.NFTABLES not in in_use:
         found.append(NftablesLeftover())
-    for kind, variant in ((Rules.LEGACY, Variant.LEGACY), (Rules.NFT, Variant.NFT)):
-        if kind not in in_use:
-            found.append(IptablesLeftover(variant))
-    if not in_use & {Rules.LEGACY, Rules.NFT}:
+    found.extend(IptablesLeftover(variant) for variant in Variant if _CHAINS[variant] not in in_use)
+    if not in_use & {*_CHAINS.values()}:
         found.append(SetsLeftover())
-    if Rules.IPVS not in in_use:
+    if not in_use & {*_IPVS.values()}:
         found.extend(IpvsLeftover(variant, at_once=at_once) for variant in Variant)
+    else:  # virtual servers and sets are those of both variants
+        found.extend(IptablesLeftover(each, IPVS_PREFIX) for each in Variant if _IPVS[each] not in in_use)
     return found
 
 
@@ -98,18 +103,19 @@ class NftablesLeftover:
 
 
 class IptablesLeftover:
-    """The chains of iptables mode in one variant of the tool, with the rules that lead to them."""
+    """The chains of iptables or ipvs mode in one variant of the tool, with the rules that lead to them."""
 
     is_waiting = False
     """Never: as with nftables."""
 
-    def __init__(self, variant: Variant) -> None:
-        self._variant = variant
+    def __init__(self, variant: Variant, prefix: str = PREFIX) -> None:
+        self._variant, self._prefix = variant, prefix
 
     @property
     def name(self) -> str:
         """See `Leftover.name`."""
-        return f"chains of our iptables mode ({self._variant.value})"
+        mode = ProxyMode.IPVS if self._prefix == IPVS_PREFIX else ProxyMode.IPTABLES
+        return f"chains of our {mode.value} mode ({self._variant.value})"
 
     async def find(self) -> str:
         """See `Leftover.find`."""
@@ -130,7 +136,7 @@ class IptablesLeftover:
             if tools is None:
                 continue
             try:
-                found[family] = saved = parse_rules(await tools.save(family), PREFIX)
+                found[family] = saved = parse_rules(await tools.save(family), self._prefix)
                 text = restore_text(dict.fromkeys(saved.chains), unjumps=sorted(saved.jumps))
                 if remove and text:
                     await tools.restore(family, text)
