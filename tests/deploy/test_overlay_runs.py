@@ -27,6 +27,8 @@ EVERYTHING = (
     ("ip6tables-legacy-save",),
     ("ipset", "save"),
 )
+CLOSE_WAIT = "net.netfilter.nf_conntrack_tcp_timeout_close_wait"
+"""Of kube-proxy's sysctls, set by default to 3600 where it can be written; the kernel's own is 60."""
 COMPLAINT = re.compile(r'Traceback.*|.*"level": "(?:error|critical)".*')
 
 
@@ -46,7 +48,7 @@ def test_a_node_is_programmed_and_every_probe_answers(
     mode: str, environments: dict[str, Path], tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     require_kubectl()
-    components = [f"components/mode-{mode}"] if mode != "nftables" else []
+    components = ["components/mode-iptables", "components/sysctls"] if mode == "iptables" else []
     tool = {"nftables": ("nft", "list", "ruleset"), "iptables": ("iptables-legacy-save",)}[mode]
     with deployed_node(tmp_path_factory.mktemp("node"), compose("overlays/kind", *components)) as node:
         if mode == "iptables":
@@ -59,6 +61,7 @@ def test_a_node_is_programmed_and_every_probe_answers(
         for service in SERVICES:
             assert node.probe(service, "livenessProbe") == node.probe(service, "startupProbe") == 200, service
         node.wait(lambda: "KUBE-SVC" not in node.namespace.run("iptables-legacy-save"), "kube-proxy's rules are gone")
+        assert node.namespace.run("sysctl", "-n", CLOSE_WAIT).strip() == ("3600" if mode == "iptables" else "60")
         assert {path.name for path in node.state.iterdir()} >= {"plan.log", "planners.json"}
         for service in reversed(SERVICES):
             assert node.stop(service) == 0, service

@@ -81,8 +81,11 @@ def test_the_host_is_touched_only_where_it_must_be(rendered: str, manifests: tup
         for component, workload in workloads(manifests).items()
     }
     enforcer = host_paths.pop("enforcer")
-    runs_iptables = rendered == XTABLES or deployed_settings(rendered, "enforcer")["mode"] in XTABLES_MODES
-    assert enforcer == {"/var/lib/pointsman"} | ({"/run/xtables.lock"} if runs_iptables else set())
+    mode = deployed_settings(rendered, "enforcer")["mode"]
+    runs_iptables = rendered == XTABLES or mode in XTABLES_MODES
+    sets_sysctls = rendered == "components/sysctls" or mode == "ipvs"
+    expected = {"/var/lib/pointsman": True, "/run/xtables.lock": runs_iptables, "/proc/sys/net": sets_sysctls}
+    assert enforcer == {path for path, is_there in expected.items() if is_there}
     assert set().union(*host_paths.values()) == set()
     on_host_network = {name for name, workload in workloads(manifests).items() if pod_of(workload).get("hostNetwork")}
     assert on_host_network == ON_THE_HOSTS_NETWORK

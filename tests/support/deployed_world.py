@@ -89,6 +89,7 @@ class DeployedNode:
         tokens = json.loads((self.directory / "tokens.json").read_text())
         by_account = {each["account"]: token for token, each in tokens.items()}
         found = {"/var/lib/pointsman": self.state, "/run/xtables.lock": self.directory / "xtables.lock"}
+        found["/proc/sys/net"] = Path("/proc/sys/net")
         found["/run/xtables.lock"].touch()
         certificates = _certificates(self._folder("authority"))
         for service in SERVICES:

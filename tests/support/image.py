@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The image of a service without a container engine: its Dockerfile read, and its environment built as it says."""
 
-import io
 import os
 import re
 import shlex
@@ -31,10 +30,10 @@ class Instruction:
 
 def instructions(service: str) -> tuple[Instruction, ...]:
     """A service's Dockerfile, comments left out."""
-    content = (ROOT / "services" / service / "Dockerfile").read_bytes()
+    path = str(ROOT / "services" / service / "Dockerfile")
     found: list[Instruction] = []
     stage = -1
-    for each in DockerfileParser(fileobj=io.BytesIO(content)).structure:
+    for each in DockerfileParser(path=path).structure:
         stage += each["instruction"] == "FROM"
         if each["instruction"] != "COMMENT":
             found.append(Instruction(name=each["instruction"], value=each["value"], stage=stage))

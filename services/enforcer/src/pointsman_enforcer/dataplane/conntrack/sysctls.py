@@ -4,7 +4,7 @@
 Two differences, both for the node's good: `nf_conntrack_max` is raised and never lowered, because it belongs to the
 whole host and somebody may have had a reason; and sysctls that cannot be written are said in one line and are no reason
 to leave the node without services. The latter is usual: in a network namespace other than the host's the maximum and
-the hash table are read-only, and in a container without privileges all of /proc/sys is.
+the hash table are read-only, and in a container without privileges all of /proc/sys is (see `proc_sys`).
 """
 
 from __future__ import annotations
@@ -17,9 +17,10 @@ from typing import Final, NamedTuple
 
 import structlog
 
+from pointsman_enforcer.dataplane.proc_sys import network_sysctls
+
 MAXIMUM_LIMIT: Final = 1_048_576
 """What scales with the number of cores goes no further."""
-_SYSCTLS: Final = Path("/proc/sys/net/netfilter")
 _HASH_SIZE: Final = Path("/sys/module/nf_conntrack/parameters/hashsize")
 _ENTRIES_PER_BUCKET: Final = 4
 
@@ -54,9 +55,10 @@ class Setting(NamedTuple):
 
 
 def settings_of(
-    wanted: ConntrackSysctls, cores: int, *, sysctls: Path = _SYSCTLS, hash_size: Path = _HASH_SIZE
+    wanted: ConntrackSysctls, cores: int, *, sysctls: Path | None = None, hash_size: Path = _HASH_SIZE
 ) -> Iterator[Setting]:
     """The files to write, in order."""
+    sysctls = sysctls or network_sysctls() / "netfilter"
     maximum = wanted.maximum(cores)
     if maximum:
         yield Setting(sysctls / "nf_conntrack_max", maximum, "conntrack.maxPerCore", raise_only=True)
@@ -72,7 +74,7 @@ def settings_of(
             yield Setting(sysctls / name, value, f"conntrack.{field}")
 
 
-def apply(wanted: ConntrackSysctls, *, sysctls: Path = _SYSCTLS, hash_size: Path = _HASH_SIZE) -> int:
+def apply(wanted: ConntrackSysctls, *, sysctls: Path | None = None, hash_size: Path = _HASH_SIZE) -> int:
     """Write what differs; how many settings could not be had, which are logged together."""
     refusals: dict[str, str] = {}
     for setting in settings_of(wanted, os.cpu_count() or 1, sysctls=sysctls, hash_size=hash_size):

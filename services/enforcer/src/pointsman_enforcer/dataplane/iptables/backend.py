@@ -8,7 +8,6 @@ it once and compares text: what is as it should be is left alone, with its count
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 from typing import Final
 
 import structlog
@@ -36,16 +35,16 @@ from pointsman_enforcer.dataplane.iptables.static import StaticSettings
 from pointsman_enforcer.dataplane.iptables.touches import Touches
 from pointsman_enforcer.dataplane.iptables.writer import Writer, text_of
 from pointsman_enforcer.dataplane.node_settings import NodeSettings, effective_settings
+from pointsman_enforcer.dataplane.proc_sys import network_sysctls
 from pointsman_enforcer.dataplane.xtables.families import usable_families
 from pointsman_enforcer.dataplane.xtables.text import Rules, Saved, parse_rules, restore_text
 from pointsman_enforcer.dataplane.xtables.tools import Tools, Variant
 from pointsman_model.names import Family
 from pointsman_model.plan import NodeFacts, ServicePlan
 
-_CONF: Final = Path("/proc/sys/net")
-_ROUTE_LOCALNET: Final = _CONF / "ipv4/conf/all/route_localnet"
+_ROUTE_LOCALNET: Final = "ipv4/conf/all/route_localnet"
 """Without it the kernel refuses to send what comes from a loopback address out of the host."""
-_TCP_BE_LIBERAL: Final = _CONF / "netfilter/nf_conntrack_tcp_be_liberal"
+_TCP_BE_LIBERAL: Final = "netfilter/nf_conntrack_tcp_be_liberal"
 
 
 class IptablesDataplane:
@@ -75,7 +74,7 @@ class IptablesDataplane:
         self._localhost_node_ports = localhost_node_ports
         self._tools = tools or Tools(variant, usable_families(variant))
         self._families = self._tools.families
-        self._drop_invalid = self._tools.sysctl(_TCP_BE_LIBERAL) in ("", "0")
+        self._drop_invalid = self._tools.sysctl(network_sysctls() / _TCP_BE_LIBERAL) in ("", "0")
         self._touches = Touches()
         self._monitor: Monitor = monitor or open_monitor(self._tools, self._touches)
         self.settings = effective_settings(node_settings, None)
@@ -136,7 +135,7 @@ class IptablesDataplane:
             self._written_settings = self._static_settings
             self._monitor.settle()
         if self._static_settings.serves_localhost(Family.IPV4):
-            self._tools.set_sysctl(_ROUTE_LOCALNET, "1")
+            self._tools.set_sysctl(network_sysctls() / _ROUTE_LOCALNET, "1")
 
     def claim(self, plan: ServicePlan, remembered: bytes) -> bytes:
         """See `Dataplane.claim`."""
