@@ -100,24 +100,6 @@ async def test_somebody_elses_override_is_left_alone_unless_taken_over(planner: 
     assert taken.lines == ["override/shop/d changed: drain address=10.1.0.1"]
 
 
-@pytest.mark.parametrize(
-    ("arguments", "said"),
-    [
-        (("drain", "d", "nodes=x"), "selects no endpoints: write node=NAME"),
-        (("drain", "d", "address=pod"), "'pod' is no IP address"),
-        (("weight", "w", "--service", "a/b", "--rule", "node=x", "-1"), "a weight is 0 or more"),
-        (("register", "r", "--service", "a/b", "--port", "x", "--endpoint", "10.0.0.1"), "'x' is no port"),
-        (("pin", "p", "node=x", "--service", "a/b", "-n", "c"), "is not that of --service a/b"),
-    ],
-)
-async def test_words_that_name_nothing_are_refused(
-    planner: OverrideServer, arguments: tuple[str, ...], said: str
-) -> None:
-    ran = await ask(planner.address, "override", *arguments)
-    assert ran.status == 2
-    assert said in ran.stderr
-
-
 async def test_a_file_with_mistakes_is_refused_with_each_of_them(planner: OverrideServer) -> None:
     text = "owner: me\nspec: {serviceNam: web, ttl: 1h, drain: {endpoints: {address: nowhere, port: many}}}\n"
     ran = await ask(planner.address, "override", "apply", "-f", "-", stdin=text)

@@ -100,23 +100,6 @@ async def test_traces_of_a_file_are_shown_without_any_server(jaeger: Jaeger, tmp
     assert jaeger.asked == []
 
 
-@pytest.mark.parametrize(
-    ("arguments", "status", "said"),
-    [
-        ((), 2, "where are the traces? Give --jaeger URL"),
-        (("--jaeger", "ftp://x"), 2, "begin with http:// or https://"),
-        (("--jaeger", "http://127.0.0.1:1"), 1, "is it served there, and reachable from here?"),
-        (("xyz", "--jaeger", "http://127.0.0.1:1"), 2, "is no trace id"),
-        (("--file", "/nonexistent"), 2, "cannot read /nonexistent"),
-        (("--file", __file__), 1, "holds no traces that can be read"),
-    ],
-)
-async def test_what_is_wrong_is_said(arguments: tuple[str, ...], status: int, said: str) -> None:
-    ran = await pointsmanctl("trace", *arguments)
-    assert (ran.status, ran.stdout) == (status, "")
-    assert said in ran.stderr
-
-
 async def test_a_change_that_was_not_traced_is_a_failure_with_a_hint(jaeger: Jaeger) -> None:
     ran = await pointsmanctl("trace", "--service", "shop/nothing", "--jaeger", jaeger.url)
     assert ran.status == 1
