@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A memory of clients that is the kernel's alone: sets that rules write, or persistence templates of IPVS.
+"""A memory of clients that is the kernel's alone: persistence templates of IPVS.
 
 It is not read back, so clients are neither told to other nodes nor taken from them.
 """
