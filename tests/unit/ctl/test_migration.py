@@ -14,6 +14,7 @@ from pointsman_ctl.core.migration import (
     judge_configuration,
     judge_coverage,
     judge_daemon_set,
+    laid_over,
     rollback_steps,
     steps,
 )
@@ -82,6 +83,14 @@ def test_every_node_has_a_synced_enforcer_or_gets_one_with_the_label(
 ) -> None:
     statuses = [pb.NodeStatus(name=name, state=state) for name, state in states.items()]
     assert judge_coverage(["a", "b"], statuses, enforcers).outcome is outcome
+
+
+def test_configurations_are_laid_over_each_other() -> None:
+    base = {"mode": "nftables", "conntrack": {"min": 1, "maxPerCore": 2}}
+    assert laid_over([base, {"mode": "ipvs", "conntrack": {"min": 3}}, {}]) == {
+        "mode": "ipvs",
+        "conntrack": {"min": 3, "maxPerCore": 2},
+    }
 
 
 def test_a_configuration_that_says_otherwise_is_shown_field_by_field() -> None:

@@ -100,6 +100,10 @@ def _carry_out(run: Run, steps: Sequence[Step], *, is_executed: bool, watched: _
         if step.node and watched is not None:
             watched.wait(step.node)
     console.say([f"done: {len(steps)} steps"])
+    if watched is None:
+        console.note(
+            "what enforcers programmed stays until it is removed: docs/operating/uninstall.md, for one node or all"
+        )
 
 
 def _preconditions(run: Run, nodes: Sequence[str], daemon_set: Mapping[str, Any] | None, name: str) -> list[Result]:
@@ -110,7 +114,7 @@ def _preconditions(run: Run, nodes: Sequence[str], daemon_set: Mapping[str, Any]
     try:
         made, _ = convert_config(run, kube_proxy_config(run), nodes[0] if nodes else "")
         converted = parse_yaml(made, source="the conversion")[0]
-        results.append(migration.judge_configuration(converted, _enforcer_config(run)))
+        results.append(migration.judge_configuration(converted, _enforcer_config(run, enforcers)))
     except (CtlError, ConfigError) as error:
         hint = "convert it by hand and compare: `pointsmanctl config convert FILE`; --help says what it needs"
         results.append(failed(migration.CATEGORY, "configuration", str(error), hint))
@@ -146,15 +150,15 @@ def _linux_nodes(kubectl: Kubectl) -> list[str]:
     ]
 
 
-def _enforcer_config(run: Run) -> dict[str, Any] | None:
-    """The configuration in the ConfigMap of the enforcers, whose name may end with a hash of it."""
+def _enforcer_config(run: Run, enforcers: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """The configuration that the enforcers' DaemonSet mounts: its files laid over each other in the order of names."""
+    pod = (((enforcers or {}).get("spec") or {}).get("template") or {}).get("spec") or {}
+    names = [each["configMap"]["name"] for each in pod.get("volumes") or [] if each.get("name") == "config"]
+    if not names:
+        return None
     try:
-        items = run.kubectl.get("configmaps", "-n", run.context.system_namespace)["items"]
+        found = run.kubectl.get("configmap", names[0], "-n", run.context.system_namespace).get("data") or {}
     except KubectlError:
         return None
-    for item in items:
-        text = (item.get("data") or {}).get("enforcer.yaml")
-        if text is not None and item["metadata"]["name"].startswith(_ENFORCER):
-            found: dict[str, Any] = parse_yaml(text, source=f"ConfigMap {item['metadata']['name']}")[0]
-            return found
-    return None
+    documents = [parse_yaml(found[name], source=f"ConfigMap {names[0]}, {name}") for name in sorted(found)]
+    return migration.laid_over(each for document in documents for each in document if isinstance(each, dict))

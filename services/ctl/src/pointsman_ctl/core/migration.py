@@ -126,6 +126,16 @@ def judge_configuration(converted: Mapping[str, Any], present: Mapping[str, Any]
     return passed(CATEGORY, "configuration", "enforcers are configured as kube-proxy is")
 
 
+def laid_over(documents: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    """Configurations laid over each other: mappings are merged, of anything else the last one counts."""
+    made: dict[str, Any] = {}
+    for document in documents:
+        for key, value in document.items():
+            is_deep = isinstance(value, Mapping) and isinstance(made.get(key), Mapping)
+            made[key] = laid_over([made[key], value]) if is_deep else value
+    return made
+
+
 def _affinity(workload: Mapping[str, Any]) -> Any:
     pod = ((workload.get("spec") or {}).get("template") or {}).get("spec") or {}
     return (pod.get("affinity") or {}).get("nodeAffinity") or {}
