@@ -76,10 +76,13 @@ class SetMemory:
         async with self._writing:
             started, passed = self._clock.monotonic(), self._passed_seconds()
             found, is_whole = await self._read(sorted(self._names()))
-            lost = list(_lost(self._seen, found, passed)) if is_whole else []
-            await self._write(seed.line for seed in lost)
-            if lost:
+            lost = set(_lost(self._seen, found, passed)) if is_whole else set()
+            if lost:  # or they moved while their sets were being read: who is lost, is so in a second read as well
                 found, is_whole = await self._read(sorted(self._names()))
+                lost &= set(_lost(self._seen, found, passed))
+                await self._write(seed.line for seed in lost)
+                for seed in lost:
+                    found[seed.name] = {**found[seed.name], seed.client: seed.seconds}
             self._seen, self._looked_at = found, started
         return Look(clients=sum(map(len, found.values())), is_whole=is_whole)
 
