@@ -16,6 +16,7 @@ GUIDES = sorted(
     ROOT / "docs/operating" / f"{name}.md"
     for name in ("install", "upgrade", "rollback", "uninstall", "migrate-from-kube-proxy")
 )
+READMES = sorted((ROOT / "deploy").rglob("README.md"))
 
 
 def name_of(path: Path) -> str:
@@ -85,3 +86,16 @@ def test_the_patches_of_the_migration_guide_apply(tmp_path: Path) -> None:
     kube_proxys = re.search(r"patch daemonset kube-proxy -p '(.*?)'", guide.read_text(), flags=re.DOTALL)
     assert kube_proxys is not None
     yaml.safe_load(kube_proxys[1])
+
+
+@pytest.mark.parametrize("guide", [*GUIDES, *READMES], ids=name_of)
+def test_links_lead_somewhere(guide: Path) -> None:
+    links = re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", guide.read_text())
+    broken = [link for link in links if "://" not in link and not (guide.parent / link).resolve().exists()]
+    assert broken == []
+
+
+@pytest.mark.parametrize("guide", [*GUIDES, *READMES], ids=name_of)
+def test_files_that_are_named_are_there(guide: Path) -> None:
+    named = re.findall(r"(?<![\w./])((?:deploy|tests|docs|services)/[\w./-]+\w)", guide.read_text())
+    assert [name for name in named if not name.startswith("deploy/overlays/mine") and not (ROOT / name).exists()] == []

@@ -18,6 +18,8 @@ COORDINATION: Final = "coordination.k8s.io"
 EVENTS: Final = "events.k8s.io"
 AUTHENTICATION: Final = "authentication.k8s.io"
 AUTHORIZATION: Final = "authorization.k8s.io"
+RBAC: Final = "rbac.authorization.k8s.io"
+POLICY: Final = "policy"
 
 ALL_VERBS: Final = ("create", "delete", "deletecollection", "get", "list", "patch", "update", "watch")
 STATUS_VERBS: Final = ("get", "patch", "update")
@@ -150,6 +152,10 @@ def _review(group: str, plural: str, singular: str, kind: str, *, namespaced: bo
     )
 
 
+def _rbac(plural: str, singular: str, kind: str) -> Resource:
+    return Resource(group=RBAC, version="v1", plural=plural, singular=singular, kind=kind, namespaced=False)
+
+
 CORE_RESOURCES: Final = (
     _core("configmaps", "configmap", "ConfigMap", short_names=("cm",)),
     _core("endpoints", "endpoints", "Endpoints", short_names=("ep",)),
@@ -243,6 +249,27 @@ OTHER_RESOURCES: Final = (
         subresources=("status",),
         bookmark={"spec": {}, "status": {}},
     ),
+    Resource(
+        group=NETWORKING,
+        version="v1",
+        plural="networkpolicies",
+        singular="networkpolicy",
+        kind="NetworkPolicy",
+        short_names=("netpol",),
+        has_generation=True,
+    ),
+    Resource(
+        group=POLICY,
+        version="v1",
+        plural="poddisruptionbudgets",
+        singular="poddisruptionbudget",
+        kind="PodDisruptionBudget",
+        short_names=("pdb",),
+        subresources=("status",),
+        has_generation=True,
+    ),
+    _rbac("clusterroles", "clusterrole", "ClusterRole"),
+    _rbac("clusterrolebindings", "clusterrolebinding", "ClusterRoleBinding"),
     Resource(group=COORDINATION, version="v1", plural="leases", singular="lease", kind="Lease"),
     Resource(
         group=EVENTS,
