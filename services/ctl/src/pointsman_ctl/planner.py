@@ -16,7 +16,9 @@ from pointsman.control.v1 import control_service_pb2 as pb
 from pointsman.control.v1.control_service_pb2_grpc import ControlServiceStub
 from pointsman.control.v1.override_service_pb2_grpc import OverrideServiceStub
 from pointsman_chassis.channel import open_channel
-from pointsman_ctl.errors import PlannerError
+from pointsman_chassis.errors import ConfigError
+from pointsman_chassis.tls import TransportSecurity
+from pointsman_ctl.errors import PlannerError, UsageError
 from pointsman_ctl.settings import Context
 
 if TYPE_CHECKING:
@@ -133,12 +135,12 @@ async def connect(context: Context, *, timeout_seconds: float) -> AsyncIterator[
 
     Raises:
         PlannerError: none can be; says of each why not.
-        ConfigError: TLS files are missing or unusable.
+        UsageError: TLS files are missing or unusable.
     """
     async with contextlib.AsyncExitStack() as stack:
         failures: list[PlannerError] = []
         for address in context.servers:
-            channel = await stack.enter_async_context(open_channel(address, security=context.security))
+            channel = await stack.enter_async_context(_open(address, context.security))
             planner = Planner(address, channel, timeout_seconds)
             # Whoever has no choice need not look first.
             failure = await _failure_to_reach(planner, timeout_seconds) if len(context.servers) > 1 else None
@@ -147,6 +149,14 @@ async def connect(context: Context, *, timeout_seconds: float) -> AsyncIterator[
                 return
             failures.append(failure)
         raise PlannerError("\n".join(map(str, failures)), failures[-1].status)
+
+
+def _open(address: str, security: TransportSecurity) -> grpc.aio.Channel:
+    try:
+        return open_channel(address, security=security)
+    except ConfigError as error:
+        flags = "--tls-cert, --tls-key and --tls-ca, or --token-file and --tls-ca, or --insecure on this machine"
+        raise UsageError(f"{error}\n  hint: {flags}; or `security` in the configuration (--config)") from error
 
 
 async def _failure_to_reach(planner: Planner, seconds: float) -> PlannerError | None:

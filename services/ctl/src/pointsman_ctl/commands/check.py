@@ -40,10 +40,11 @@ _PARTS: Final = ("planners", "cluster", "node")
 @with_output("text", "json", "yaml")
 @with_run
 def check(run: Run, shown: Format, pre: bool, local: bool, skip: tuple[str, ...], **options: Any) -> None:
-    """Check planners, nodes, certificates, clocks, Redis, rights, and who else programs Services.
+    """Look for what is wrong, and say what to do.
 
-    One line for each check, and a hint where something is wrong. Ends with status 1 when a check failed; warnings do
-    not count. `--pre --local` on a node looks at what an installation there needs.
+    Planners, nodes, shards, Redis, certificates, clocks, rights, pods, and who else programs Services: one line for
+    each check, and a hint where something is wrong. Ends with status 1 when a check failed; warnings do not count.
+    `--pre --local` on a node looks at what an installation there needs.
     """
     looks = _looks(run, is_before=pre, is_local=local, skip=skip)
     if not looks:

@@ -28,7 +28,7 @@ _USAGE: Final = 2
 
 @click.group()
 def config() -> None:
-    """This command's configuration, and the conversion of a KubeProxyConfiguration."""
+    """My configuration; kube-proxy's, converted."""
 
 
 @config.command()

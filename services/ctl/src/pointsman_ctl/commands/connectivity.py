@@ -58,8 +58,9 @@ _Answers = list[list[tuple[str, float, str, str]]]
 @with_output("text", "json", "yaml")
 @with_run
 def connectivity_test(run: Run, shown: Format, services: tuple[str, ...], node: str, **options: Any) -> None:
-    """Open real connections to every frontend of Services, and compare how they end with the node's plan.
+    """Open real connections, and compare how they end with the plan.
 
+    To every frontend of the Services named, from a place that the packets of NODE come from.
     Run it on a node, in a pod of it, or with `--from` anywhere. Forwarded must connect, rejected must be refused,
     dropped must stay silent. Without SERVICE, the first 100 of the node's plan. Nothing is created in the cluster, and
     nothing but the connection itself is asked of the applications.

@@ -23,7 +23,7 @@ from pointsman_ctl.run import Run, finish, with_output, with_run
 @with_output("text", "json", "yaml")
 @with_run
 def diff(run: Run, shown: Format, node: str) -> int:
-    """Planned against programmed: which services of a node differ, and why.
+    """Planned against programmed, and why they differ.
 
     A planner knows by digest whether a node's kernel has its plan, and of each service that it has not, whether the
     plan waits, is on its way, or was refused and with which words of the kernel. Ends with status 1 when something

@@ -36,7 +36,7 @@ _ENFORCER: Final = "pointsman-enforcer"
 @click.option("--timeout", type=DurationType(), default="2m", show_default=True, help="How long each node may take.")
 @with_run
 def migrate(run: Run, nodes: tuple[str, ...], execute: bool, rollback: bool, **options: Any) -> None:
-    """Take Services over from kube-proxy, node by node, without a break.
+    """Take over from kube-proxy, node by node, without a break.
 
     Checks first that every node's enforcer has everything in the kernel, or comes with the same step, and is configured
     as kube-proxy is. Then kube-proxy goes from one node after the other, by a label that its DaemonSet keeps off; the

@@ -161,7 +161,10 @@ def register(
     run: Run, shown: Format, made: pb.Override, intent: Intent,
     ports: tuple[str, ...], addresses: tuple[str, ...], zones: tuple[str, ...],
 ) -> None:  # fmt: skip
-    """Endpoints that no EndpointSlice lists, such as virtual machines; they last while the override is renewed."""
+    """Endpoints that no EndpointSlice lists.
+
+    Virtual machines, for instance. They last while the override is renewed.
+    """
     made.spec.register.ports.extend(_parsed(form.registered_port, ports))
     made.spec.register.endpoints.extend(_parsed(lambda text: form.registered_endpoint(text, zones), addresses))
     finish(apply_all(run, shown, [made], intent))
@@ -175,7 +178,10 @@ def register(
 @with_output("text", "json", "yaml")
 @with_run
 def apply_files(run: Run, shown: Format, intent: Intent, files: tuple[str, ...]) -> None:
-    """Create or change the overrides of files, in the form that `override get -o yaml` prints."""
+    """Create or change the overrides of files.
+
+    They have the form that `override get -o yaml` prints.
+    """
     try:
         wanted = [form.read_override(document, where) for where, document in read_documents(files)]
     except ValueError as error:
@@ -203,7 +209,7 @@ def list_overrides(run: Run, shown: Format, service: NamespacedName | None, name
 @with_output("yaml", "json")
 @with_run
 def get(run: Run, shown: Format, name: str, namespace: str) -> None:
-    """One override in full, as `override apply` reads it, and what it does not do."""
+    """One override in full, as `apply` reads it."""
     finish(get_one(run, shown, _name(name, namespace)))
 
 

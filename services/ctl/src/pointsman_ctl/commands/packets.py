@@ -32,10 +32,11 @@ _SENDERS = {
 @with_output("text", "json", "yaml")
 @with_run
 def explain(run: Run, shown: Format, source: bytes, destination: Destination, node: str, sender: str) -> None:
-    """Where the first packet of a connection goes on a node, and why.
+    """Where a packet goes on a node, and why.
 
-    The planner answers from the plan that the node's kernel was given, so the answer is the packet's own: forwarded to
-    which endpoints with which share, refused, dropped, or no Service's at all.
+    The first packet of a connection, that is. The planner answers from the plan that the node's kernel was given, so
+    the answer is the packet's own: forwarded to which endpoints with which share, refused, dropped, or no Service's at
+    all.
     """
     request = pb.ExplainPacketRequest(
         node_name=node,

@@ -19,8 +19,9 @@ from pointsman_ctl.run import Run, finish, with_output, with_run
 @with_output()
 @with_run
 def plan(run: Run, shown: Format, node: str, services: tuple[str, ...]) -> None:
-    """The plan of a node: every Service, or those named, with ports, frontends and endpoints as this node gets them.
+    """The plan of a node, service by service.
 
+    Every Service, or those named, with ports, frontends and endpoints as this node gets them.
     `-o yaml` shows all of it: each frontend, what happens to whom, each endpoint with its weight.
     """
     finish(_plan(run, shown, node, services))

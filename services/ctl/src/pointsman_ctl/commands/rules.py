@@ -25,11 +25,11 @@ from pointsman_ctl.run import Run, finish, with_output, with_run
 @with_output()
 @with_run
 def rules(run: Run, shown: Format, node: str, services: tuple[str, ...], kernel: bool, local: bool) -> None:
-    """What a node's kernel should do: a line for each frontend and class of senders.
+    """What a node's kernel should do, or does.
 
-    This is the node's plan, spelled out; it is the same for every proxy mode, since modes only translate. `--kernel`
-    and `--local` show what the kernel has, as `nft`, `iptables-save` and `ipvsadm` list it. What would change on the
-    node is printed there by `pointsman-enforcer --dry-run`.
+    A line for each frontend and class of senders: the node's plan, spelled out. It is the same for every proxy mode,
+    since modes only translate. `--kernel` and `--local` show what the kernel has, as `nft`, `iptables-save` and
+    `ipvsadm` list it. What would change on the node is printed there by `pointsman-enforcer --dry-run`.
     """
     if local:
         console.say(_listed(kernel_rules()))

@@ -21,7 +21,7 @@ from pointsman_ctl.types import ServiceType
 @with_output()
 @with_run
 def services(run: Run, shown: Format, namespace: str, selector: str) -> None:
-    """Services with their addresses, ready endpoints, and frontends that another Service holds."""
+    """Services: addresses, ready endpoints, conflicts with others."""
     finish(_services(run, shown, namespace, selector))
 
 
@@ -31,7 +31,7 @@ def services(run: Run, shown: Format, namespace: str, selector: str) -> None:
 @with_output()
 @with_run
 def endpoints(run: Run, shown: Format, service: NamespacedName, node: str) -> None:
-    """Every endpoint of a Service, whether new connections use it, and why not.
+    """Every endpoint of a Service, and why it is not used.
 
     SERVICE is NAME, NAMESPACE/NAME or svc/NAME. USED names the sets an endpoint is in: Cluster for traffic with traffic
     policy Cluster, Local for traffic with policy Local.

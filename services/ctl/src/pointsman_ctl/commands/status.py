@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import random
 import time
 from collections.abc import AsyncIterator, Iterable
 from typing import Final
@@ -19,6 +21,7 @@ from pointsman_ctl.planner import Planner, messages
 from pointsman_ctl.run import Run, finish, with_output, with_run
 
 _REDRAW_SECONDS_MIN: Final = 0.2
+_AGAIN_SECONDS: Final = (0.5, 2.0)
 
 
 @click.command()
@@ -73,7 +76,8 @@ async def _watch(run: Run, shown: Format, wanted: pb.NodeSelector | None) -> Non
             except PlannerError as error:
                 if error.status not in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.RESOURCE_EXHAUSTED):
                     raise
-                console.note(f"{error}; opening the watch anew")
+                console.note(f"{error}\nopening the watch anew ...")
+                await asyncio.sleep(random.uniform(*_AGAIN_SECONDS))  # noqa: S311 - jitter, no secret
 
 
 async def _changes(

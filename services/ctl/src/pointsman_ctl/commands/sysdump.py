@@ -50,7 +50,9 @@ _LABEL: Final = "app.kubernetes.io/component in (watcher, planner, enforcer)"
 @click.option("--skip-cluster", is_flag=True, help="Leave out what kubectl would be asked for.")
 @with_run
 def sysdump(run: Run, file: str, nodes: tuple[str, ...], plans: int, local: bool, skip_cluster: bool) -> None:
-    """Collect status, plans, overrides, pages, logs and objects in a tar.gz, without secrets.
+    """Collect everything that helps in a tar.gz, without secrets.
+
+    Status, plans, overrides, planners' pages, logs, objects, checks, and with --local this node's rules.
 
     Secrets and ConfigMaps are not read. Tokens, keys, passwords, environment values and foreign annotations are taken
     out of everything else; `manifest.json` in the archive says how often, and what could not be had and why. Look into

@@ -42,8 +42,9 @@ _LAB_SECONDS: Final = 30.0
 @with_output("text", "json", "yaml")
 @with_run
 def trace(run: Run, shown: Format, trace_id: str, service: NamespacedName | None, **options: Any) -> None:
-    """How a recent change travelled: a waterfall from the API server's event to the kernel of each node.
+    """How a recent change travelled to every node.
 
+    A waterfall from the API server's event to the kernel of each node, and how long each node took.
     Traces come from Jaeger (`--jaeger`, or `jaeger` of the context), from a file, or from a lab. Changes are traced
     when the services export to a collector, and sampled as OTEL_TRACES_SAMPLER says.
     """

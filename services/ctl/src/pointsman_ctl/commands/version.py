@@ -25,7 +25,7 @@ _PROGRAM = "pointsmanctl"
 @with_output("text", "json", "yaml")
 @with_run
 def version(run: Run, shown: Format, client: bool) -> None:
-    """Versions of this command and of the enforcers, by number of nodes."""
+    """Versions of this command and of the nodes' enforcers."""
     data: dict[str, Any] = {"client": package_version("pointsman-ctl")}
     if not client:
         data |= finish(_server_versions(run))

@@ -44,7 +44,9 @@ _LONGEST_SECONDS: Final = 600
 @with_output("text", "json", "yaml")
 @with_run
 def wait(run: Run, shown: Format, targets: tuple[str, ...], everything: bool, **options: Any) -> None:
-    """Wait until nodes have a Service, as it is now, in their kernels.
+    """Wait until a change is in the kernels.
+
+    Until nodes have the Services, as they are now, in their kernels.
 
     \b
     pointsmanctl wait --for=converged svc/web
