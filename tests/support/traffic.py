@@ -94,7 +94,14 @@ class EchoServer:
 
 
 def probe(
-    namespace: NetNs, address: str, port: int, *, udp: bool = False, source: str | None = None, silent: bool = False
+    namespace: NetNs,
+    address: str,
+    port: int,
+    *,
+    udp: bool = False,
+    source: str | None = None,
+    silent: bool = False,
+    patience_seconds: float = PATIENCE_SECONDS,
 ) -> Reply | str:
     """Send one request on a new socket: the reply, REJECT (connection refused) or DROP (nothing came).
 
@@ -104,7 +111,7 @@ def probe(
     with namespace.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, kind) as client:
         if source is not None:
             client.bind((source, 0))
-        patience = SILENCE_SECONDS if silent else PATIENCE_SECONDS
+        patience = SILENCE_SECONDS if silent else patience_seconds
         try:
             return (
                 _exchange_udp(client, address, port, patience)

@@ -14,8 +14,8 @@ SYSCTLS = {
     "net.ipv4.vs.expire_quiescent_template": 1,
     "net.ipv4.ip_forward": 1,
 }
-TIMEOUTS_SECONDS = (900, 5, 5)
-"""tcpTimeout, tcpFinTimeout and udpTimeout, short enough for a test to see connections end."""
+TIMEOUTS_SECONDS = (900, 5, 20)
+"""tcpTimeout, tcpFinTimeout and udpTimeout: a test sees connections end, and no flow ends while the machine stalls."""
 _SETS = {
     "KUBE-LOOP-BACK": "hash:ip,port,ip", "KUBE-CLUSTER-IP": "hash:ip,port", "KUBE-EXTERNAL-IP": "hash:ip,port",
     "KUBE-EXTERNAL-IP-LOCAL": "hash:ip,port", "KUBE-LOAD-BALANCER": "hash:ip,port",

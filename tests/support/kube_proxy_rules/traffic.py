@@ -43,6 +43,7 @@ class KubeTraffic:
     def __init__(self, world: KubeProxyWorld, *, pause_seconds: float = 0.005) -> None:
         """`pause_seconds`: between two connections of an opener; they share few processors with what they test."""
         self._pause_seconds = pause_seconds
+        self._patience_seconds = PATIENCE_SECONDS + 50 * pause_seconds
         self._beat_seconds = max(_BEAT_SECONDS, pause_seconds)
         self.openers: list[Tally] = []
         self.flows: list[Tally] = []
@@ -108,9 +109,16 @@ class KubeTraffic:
         ]
         word = cluster.family.keyword
         for name, namespace, address, port, is_udp in ways:
-            self._add_opener(f"{word} {name}", partial(probe, namespace, address, port, udp=is_udp))
+            self._add_opener(
+                f"{word} {name}",
+                partial(probe, namespace, address, port, udp=is_udp, patience_seconds=self._patience_seconds),
+            )
             self._add_flow(f"{word} {name}", namespace, address, port, is_udp=is_udp)
-        self._add_opener(f"{word} pod to no endpoints", lambda: probe(world.pod, empty, 80), REJECT)
+        self._add_opener(
+            f"{word} pod to no endpoints",
+            lambda: probe(world.pod, empty, 80, patience_seconds=self._patience_seconds),
+            REJECT,
+        )
         self._add_opener(
             f"{word} not in source ranges",
             lambda: probe(world.client, at.load_balancer, 80, source=at.blocked, silent=True),
@@ -145,7 +153,7 @@ class KubeTraffic:
 
         def run() -> None:
             with namespace.socket(family, kind) as client:
-                client.settimeout(PATIENCE_SECONDS)
+                client.settimeout(self._patience_seconds)
                 first: Reply | None = None
                 try:
                     client.connect((address, port))
