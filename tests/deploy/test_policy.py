@@ -133,7 +133,7 @@ def test_the_cleaner_has_the_powers_and_the_configuration_of_the_enforcer_and_no
         assert pod_of(cleaner)["volumes"] == pod_of(enforcer)["volumes"]
         container = container_of(cleaner)
         changed = {key for key in container_of(enforcer) if container.get(key) != container_of(enforcer)[key]}
-        assert changed == {"command", "args", "readinessProbe", "livenessProbe", "startupProbe"}
+        assert changed == {"command", "args", "ports", "readinessProbe", "livenessProbe", "startupProbe"}
 
 
 def test_every_dashboard_and_every_file_of_rules_is_deployed() -> None:
