@@ -43,7 +43,7 @@ from pointsman_enforcer.dataplane.ipvs.layout import server_record as as_record
 from pointsman_enforcer.dataplane.ipvs.state import ServerState, correction, pack_state, unpack_state
 from pointsman_model.names import Family, Prefix, Protocol
 
-LOOK_MAX: Final = 64
+LOOK_MAX: Final = 32
 """Virtual servers that are read in one look: each costs two system calls."""
 DRAIN_SECONDS_MAX: Final = 24 * 3600.0
 """A real server that goes keeps its connections for so long at most."""

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Finds out that somebody else changed what is ours, at a cost that does not grow with it.
 
-Each second: the cheap signs, some virtual servers by their keys round and round, and what waits for its last
+Twice a second: the cheap signs, some virtual servers by their keys round and round, and what waits for its last
 connection. Now and then, never more than one fiftieth of the time: the sets as a whole. All of it happens on the thread
 of the servers; the loop only hears that something is to be mended.
 """
@@ -26,7 +26,7 @@ from pointsman_enforcer.dataplane.ipvs.observe import sums_of
 from pointsman_enforcer.dataplane.ipvs.servers import Servers
 from pointsman_enforcer.dataplane.ipvs.signs import SignReader, Signs
 
-LOOK_SECONDS: Final = 1.0
+LOOK_SECONDS: Final = 0.5
 SETS_SECONDS: Final = 10.0
 REST_PER_WORK: Final = 49.0
 
