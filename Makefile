@@ -76,7 +76,7 @@ test: $(SETUP) ## all tests (root: they make network namespaces of their own)
 	@scripts/test.sh $(PYTEST_ARGS)
 
 .PHONY: conformance
-conformance: $(SETUP) ## the packet-flow matrix against a real kernel: MODE=nftables, iptables-legacy, iptables-nft, ipvs, userspace; FULL=1 for all generated rows
+conformance: $(SETUP) ## the packet-flow matrix against a real kernel: MODE=nftables, iptables-legacy, iptables-nft, ipvs, userspace, userspace-iptables-legacy, all (matrix mode x section); FULL=1: all generated rows
 	PYTHONPATH=tests $(BIN)/python tests/conformance/run.py --mode $(MODE) $(if $(FULL),--full)
 
 .PHONY: mode-switch

@@ -16,9 +16,11 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
+from pathlib import Path
 
+import msgspec
 import structlog
-from conformance import generated, generated_affinity, guest, report, systematic
+from conformance import every_mode, generated, generated_affinity, guest, report, systematic
 from conformance.executors import component, deviations, kernel, pure
 from conformance.executors.modes import MODES, NFTABLES, KernelMode
 from conformance.executors.pool import KernelPool
@@ -30,12 +32,17 @@ from conformance.table import CATALOGUE, all_rows, runnable
 
 RunGroups = Callable[[Iterable[Sequence[Row]]], Iterable[list[RowResult]]]
 EXECUTORS = (pure.NAME, rendered.NAME, kernel.NAME, component.NAME)
+_REPORTS = Path("build/conformance")
 WITHOUT_ROOT = frozenset({pure.NAME, rendered.NAME})
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Parse, run, print; the exit status."""
-    options = _parser().parse_args(argv)
+    words = list(sys.argv[1:] if argv is None else argv)
+    options = _parser().parse_args(words)
+    if options.mode == every_mode.NAME:
+        at = words.index("--mode")
+        return every_mode.run(words[:at] + words[at + 2 :], options.reports)
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
     wanted = EXECUTORS if options.executor == "all" else (options.executor,)
     refusal = _refusal(options.mode, wanted)
@@ -48,7 +55,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stderr.write(f"conformance: nothing is row {options.row or 'any'} of section {options.section or 'any'}\n")
         return 2
     if mode.guest_modules and wanted != (pure.NAME,) and not guest.is_inside():
-        return guest.run(sys.argv[1:] if argv is None else argv, mode)
+        return guest.run(words, mode, options.summary)
     executors = [name for name in wanted if name != rendered.NAME or options.mode in rendering.EXECUTORS]
     if guest.is_inside() and options.executor == "all":
         executors.remove(pure.NAME)
@@ -61,20 +68,25 @@ def main(argv: Sequence[str] | None = None) -> int:
     for line in report.matrix(rows, results, executors, _rows_of(options.mode)):
         _say(line)
     _say("")
-    for line in deviations.lines(for_kernel, mode.deviations):
-        _say(line)
-    for line in (*report.not_run(rows, _rows_of(options.mode), executors), *report.failures(results)):
+    deviating = deviations.lines(for_kernel, mode.deviations)
+    for line in (*deviating, *report.not_run(rows, _rows_of(options.mode), executors), *report.failures(results)):
         _say(line)
     if kernel.NAME in executors and len(for_kernel) < len(mine):
         _say(f"kernel: {len(for_kernel)} of {len(mine)} rows, a fixed sample of the generated ones; FULL=1 runs all")
+    if options.summary is not None:
+        options.summary.write_bytes(msgspec.json.encode(every_mode.summarise(results, deviating)))
     _say(report.closing(results))
     return 0 if results and all(result.is_passed for result in results) else 1
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description="The packet-flow table against the planner and a real kernel.")
-    modes = sorted(EVERY_MODE | MODES.keys())
+    modes = [*sorted(EVERY_MODE | MODES.keys()), every_mode.NAME]
     parser.add_argument("--mode", choices=modes, default=NFTABLES.name, help="proxy mode (default nftables)")
+    parser.add_argument("--summary", type=Path, metavar="FILE", help="write the counts there as JSON")
+    parser.add_argument(
+        "--reports", type=Path, default=_REPORTS, metavar="DIRECTORY", help="of `--mode all` (build/conformance)"
+    )
     parser.add_argument("--executor", choices=[*EXECUTORS, "all"], default="all", help="default: all")
     parser.add_argument("--section", type=int, action="append", help="only this section; may be given again")
     parser.add_argument(
