@@ -2,11 +2,12 @@
 """Where a packet goes, and why."""
 
 from collections.abc import Iterator
+from typing import Final
 
 from pointsman.control.v1 import control_service_pb2 as pb
 from pointsman_ctl.core.plain import address_text, endpoint_text, enum_word
 
-_MEANINGS = {
+_MEANINGS: Final = {
     pb.ExplainPacketResponse.OUTCOME_FORWARD: "goes to one of {count}",
     pb.ExplainPacketResponse.OUTCOME_REJECT: "is refused: the sender sees `connection refused` or an ICMP error",
     pb.ExplainPacketResponse.OUTCOME_DROP: "is dropped: the sender gets no answer",

@@ -10,7 +10,7 @@ from typing import Any, Final
 _NODE: Final = "k8s.node.name"
 _NODES: Final = (_NODE, "host.name")
 _OBJECT: Final = "object"
-_SERVICES: Final = ("pointsman.service", "object")
+_SERVICE: Final = "pointsman.service"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,7 +69,7 @@ def is_about(trace: Iterable[Span], service: str) -> bool:
     """Whether a trace is of a change of this Service (`namespace/name`), or of one of its slices."""
     namespace, _, name = service.partition("/")
     for span in trace:
-        if span.tags.get("pointsman.service") == service:
+        if span.tags.get(_SERVICE) == service:
             return True
         kind, _, where = str(span.tags.get(_OBJECT, "")).partition(" ")
         if where == service:
@@ -83,7 +83,7 @@ def is_about(trace: Iterable[Span], service: str) -> bool:
 def title(trace: Iterable[Span]) -> str:
     """What changed."""
     for span in trace:
-        for tag in (_OBJECT, *_SERVICES):
+        for tag in (_OBJECT, _SERVICE):
             if span.tags.get(tag):
                 return str(span.tags[tag])
     return "unknown change"

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any
+from typing import Any, Final
 from xml.etree import ElementTree as ET
 
 import click
@@ -21,7 +21,7 @@ class Outcome(Enum):
     SKIPPED = "skipped"
 
 
-_MARKS = {
+_MARKS: Final = {
     Outcome.PASSED: ("ok", "green"),
     Outcome.WARNING: ("!!", "yellow"),
     Outcome.FAILED: ("XX", "red"),
