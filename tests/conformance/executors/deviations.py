@@ -40,6 +40,11 @@ def lines(rows: Sequence[Row], deviations: Sequence[Deviation]) -> list[str]:
     return [_line(rows, each) for each in deviations]
 
 
+def table_rows(mode: str, deviations: Sequence[Deviation]) -> list[str]:
+    """Rows of the table of all declared deviations in the README."""
+    return [f"| {mode} | {each.name} | {each.reason} |" for each in deviations]
+
+
 def _line(rows: Sequence[Row], deviation: Deviation) -> str:
     taken = [row.id for row in rows if deviation.held_to(row) is None]
     changed = sum(deviation.held_to(row) not in (row, None) for row in rows)
