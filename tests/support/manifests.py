@@ -34,12 +34,19 @@ Manifest = dict[str, Any]
 
 def require_kubectl() -> None:
     """Skip, saying why, where kubectl is missing or too old for these files (its kustomize must be 4 or newer)."""
+    if problem := _problem_of_kubectl():
+        pytest.skip(problem)
+
+
+@cache
+def _problem_of_kubectl() -> str:
     if shutil.which("kubectl") is None:
-        pytest.skip("kubectl is not installed, so deploy/ cannot be rendered")
+        return "kubectl is not installed, so deploy/ cannot be rendered"
     version = subprocess.run(["kubectl", "version", "--client"], capture_output=True, text=True, check=False).stdout
     match = re.search(r"Kustomize Version: v(\d+)", version)
     if match is None or int(match[1]) < 4:
-        pytest.skip(f"kubectl is too old to render deploy/: {version.strip() or 'it reports no kustomize version'}")
+        return f"kubectl is too old to render deploy/: {version.strip() or 'it reports no kustomize version'}"
+    return ""
 
 
 @cache
