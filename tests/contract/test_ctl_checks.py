@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import tarfile
 from pathlib import Path
 from xml.etree import ElementTree as ET
 
@@ -126,3 +127,12 @@ async def test_config_view_shows_the_context_in_use_and_no_key() -> None:
     ran = await pointsmanctl("config", "view", "-s", "a:1", "--tls-cert", "c", "--tls-key", "k", "--tls-ca", "ca")
     assert "certFile: c" in ran.stdout
     assert "- a:1" in ran.stdout
+
+
+async def test_a_sysdump_of_nothing_that_answers_is_a_failure_and_says_of_each_part_why(tmp_path: Path) -> None:
+    file = tmp_path / "dump.tar.gz"
+    ran = await pointsmanctl("sysdump", "-f", str(file), "--insecure", "-s", "127.0.0.1:1", "--skip-cluster")
+    assert (ran.status, ran.lines) == (1, [str(file)])
+    assert "not collected: control/nodes.json: planner 127.0.0.1:1: cannot connect: " in ran.stderr
+    with tarfile.open(file) as archive:
+        assert [name.partition("/")[2] for name in archive.getnames()] == ["check.json", "manifest.json"]

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 from collections.abc import Sequence
@@ -15,6 +16,7 @@ from pointsman_ctl.errors import KubectlError
 
 _STDERR_CHARACTERS_MAX: Final = 2000
 _EXTRA_SECONDS: Final = 5.0
+_LOG_LINE: Final = re.compile(r"[IWEF]\d{4} \d{2}:\d{2}:\d{2}\.")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,7 +56,7 @@ class Kubectl:
         except subprocess.TimeoutExpired as error:
             raise KubectlError(f"`{shown}` did not end in {error.timeout:g} s; is the API server reachable?") from error
         if done.returncode not in accepts:
-            said = done.stderr.decode(errors="replace").strip()[:_STDERR_CHARACTERS_MAX]
+            said = _without_log(done.stderr.decode(errors="replace"))[:_STDERR_CHARACTERS_MAX]
             raise KubectlError(f"`{shown}` ended with {done.returncode}: {said or 'it said nothing'}")
         return done.stdout.decode(errors="replace")
 
@@ -65,3 +67,8 @@ class Kubectl:
             return msgspec.json.decode(text, type=dict[str, Any])
         except msgspec.DecodeError as error:
             raise KubectlError(f"`kubectl get {' '.join(arguments)}` printed no JSON: {error}") from error
+
+
+def _without_log(text: str) -> str:
+    """What kubectl says to people, without the lines that its libraries log on the way."""
+    return "\n".join(line for line in text.splitlines() if not _LOG_LINE.match(line)).strip()

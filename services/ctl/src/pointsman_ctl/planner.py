@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import AsyncIterator, Awaitable, Callable
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final, TypeVar
@@ -29,6 +30,7 @@ M = TypeVar("M", bound=Message)
 PAGE_SIZE: Final = 2000
 _PROBE_SECONDS_MAX: Final = 5.0
 _ATTEMPTS: Final = 5
+_CONNECTING: Final = re.compile(r"failed to connect to all addresses; last error: .*?ipv[46]:\S+: (.+)", re.DOTALL)
 _ASK_ANOTHER: Final = frozenset(
     {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.FAILED_PRECONDITION}
 )
@@ -125,6 +127,8 @@ def refused(address: str, error: grpc.aio.AioRpcError) -> PlannerError:
     """What gRPC raised, in our words."""
     hint = _HINTS.get(error.code(), "")
     said = (error.details() or "no reason given").strip()
+    connecting = _CONNECTING.search(said)
+    said = f"cannot connect: {connecting[1]}" if connecting else said
     message = f"planner {address}: {said} ({error.code().name})"
     return PlannerError(f"{message}\n  hint: {hint}" if hint else message, error.code())
 

@@ -23,6 +23,7 @@ from pointsman_ctl.core.node_view import node_data
 from pointsman_ctl.core.plain import plain
 from pointsman_ctl.core.verdict import report_data
 from pointsman_ctl.dump import Dump
+from pointsman_ctl.errors import CtlError
 from pointsman_ctl.kubectl import Kubectl
 from pointsman_ctl.local import kernel_rules
 from pointsman_ctl.pages import planner_pages
@@ -39,6 +40,7 @@ _OBJECTS: Final = (
 )
 _OWN: Final = ("pods", "deployments", "daemonsets", "events")
 _LOG_LINES: Final = 5000
+_ALWAYS: Final = ("check.json", "manifest.json")
 _LABEL: Final = "app.kubernetes.io/component in (watcher, planner, enforcer)"
 
 
@@ -70,6 +72,8 @@ def sysdump(run: Run, file: str, nodes: tuple[str, ...], plans: int, local: bool
         console.note(f"not collected: {part['name']}: {part['error'].partition(chr(10))[0]}")
     console.say([path])
     console.note(f"{len(dump.parts) - len(missing)} parts, {len(missing)} could not be had")
+    if len(dump.parts) - len(missing) <= len(_ALWAYS):
+        raise CtlError("neither planners nor the cluster could be asked; the archive says why")
 
 
 async def _collect(
