@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import importlib
 import os
 import secrets
 from collections import deque
@@ -38,7 +39,7 @@ from pointsman_enforcer.dataplane.conntrack.reconciler import ConntrackReconcile
 from pointsman_enforcer.dataplane.conntrack.table import ConntrackTable
 from pointsman_enforcer.dataplane.flows import Flows
 from pointsman_enforcer.dataplane.modes.factory import has_conntrack, make_dataplane, reconciler_limits
-from pointsman_enforcer.dataplane.modes.handover import Handover
+from pointsman_enforcer.dataplane.modes.not_yet import NotYet
 from pointsman_enforcer.dataplane.modes.parting import Ending
 from pointsman_enforcer.dataplane.reconciler import LeftoversError, Reconciler, ServicesFailedError
 from pointsman_enforcer.dataplane.verification import Verification, VerificationEvents, VerificationPace
@@ -113,7 +114,9 @@ class Enforcer:
         self._runner = self._make_runner(config.periods.min_sync_period)
         self._is_syncing = False
         self._verification = self._make_verification()
-        self._handover = self._make_handover() if dataplane is None else None
+        self._may_hand_over = dataplane is None
+        self._is_confirmed = False
+        self._handover: Any = NotYet()
         self._affinity_share = self._make_affinity_share()
         self._affinity = self._make_affinity()
         self._observer = self._make_observer()
@@ -135,8 +138,7 @@ class Enforcer:
             work["affinity"] = self._affinity.run()
             work["affinity-share"] = self._affinity_share.run()
             work["verification"] = self._verification.run()
-            if self._handover is not None:
-                work.update(self._handover.work())
+            work["handover"] = self._hand_over()
             if self._conntrack is not None:
                 work["conntrack"] = self._conntrack.run()
             tasks = [group.create_task(task_boundary(name, each)) for name, each in work.items()]
@@ -192,8 +194,7 @@ class Enforcer:
         if commit.transaction.facts is not None:
             self._health.learn(commit.transaction.facts)
         self._changes.committed(commit.changes)
-        if commit.in_sync and self._handover is not None:
-            self._handover.confirm()
+        self._is_confirmed = self._is_confirmed or commit.in_sync
         self._request_sync()
         self._to_store.append((self._journal.record(commit.transaction), stream, commit.transaction.nonce))
 
@@ -230,7 +231,7 @@ class Enforcer:
             raise
         finally:
             self._is_syncing = False
-            self._look_for_leftovers()
+            self._handover.look()
         self._health.synced(self._clock.monotonic())
 
     def _synced(self, pending: Pending, programmed: Programmed, tally: Tally) -> None:
@@ -260,11 +261,7 @@ class Enforcer:
     def _verified(self, digest: int, programmed_digest: int) -> None:
         if self._stream is not None:
             self._stream.verified(digest, programmed_digest)
-        self._look_for_leftovers()
-
-    def _look_for_leftovers(self) -> None:
-        if self._handover is not None:
-            self._handover.look()
+        self._handover.look()
 
     def _make_reconciler(self) -> Reconciler[Any]:
         return Reconciler(
@@ -277,16 +274,21 @@ class Enforcer:
             limits=reconciler_limits(self._dataplane.mode),
         )
 
-    def _make_handover(self) -> Handover:
-        return Handover(
-            self._config,
-            store=self._store,
-            reconciler=self._reconciler,
-            verification=self._verification,
-            is_syncing=lambda: self._is_syncing,
-            registry=self._registry,
-            clock=self._clock,
-        )
+    async def _hand_over(self) -> None:
+        """Once everything was programmed, see to what others left; their code is not imported before there is time."""
+        await self._first_sync.wait()
+        if self._may_hand_over:
+            handover = await asyncio.to_thread(importlib.import_module, "pointsman_enforcer.dataplane.modes.handover")
+            self._handover = handover.Handover(
+                self._config,
+                store=self._store,
+                reconciler=self._reconciler,
+                verification=self._verification,
+                is_confirmed=lambda: self._is_confirmed,
+                registry=self._registry,
+                clock=self._clock,
+            )
+            await self._handover.run()
 
     def _make_verification(self) -> Verification:
         return Verification(
@@ -341,13 +343,10 @@ class Enforcer:
             rendering_of=self._reconciler.rendering,
             is_dirty=self._reconciler.is_dirty,
             tell=lambda clients: self._stream is not None and self._stream.tell_affinity(clients),
-            look_again=self._look_at_clients,
+            look_again=lambda: self._affinity.request(),  # noqa: PLW0108 - the sweep is made after this
             metrics=AffinityShareMetrics(self._registry),
             clock=self._clock,
         )
-
-    def _look_at_clients(self) -> None:
-        self._affinity.request()
 
     def _make_observer(self) -> SyncObserver:
         return SyncObserver(
@@ -394,6 +393,6 @@ class Enforcer:
                 str(key): {"stage": failed.stage.name, "message": failed.message, "attempts": failed.attempts}
                 for key, failed in self._reconciler.failures.items()
             },
-            **({} if self._handover is None else self._handover.describe()),
+            **self._handover.describe(),
             "drift": None if self._reconciler.drift.report is None else asdict(self._reconciler.drift.report),
         }

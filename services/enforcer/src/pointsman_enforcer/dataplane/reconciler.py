@@ -129,7 +129,7 @@ class Reconciler(Generic[C]):
     @property
     def is_programmed(self) -> bool:
         """Whether the kernel was read since the start, and everything planned is in it or failed."""
-        return self._facts is not None and not self._must_observe and not self._is_replacing and not self._dirty
+        return not any((self._must_observe, self._is_replacing, self._dirty, self._under_way))
 
     def is_dirty(self, key: ServiceKey) -> bool:
         """Whether this service waits to be programmed."""

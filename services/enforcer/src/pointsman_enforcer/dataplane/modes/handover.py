@@ -3,11 +3,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine
+import asyncio
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
 from pointsman_chassis.clock import Clock
+from pointsman_chassis.lifecycle import task_boundary
 from pointsman_chassis.metrics import Registry
 from pointsman_enforcer.core.plan_store import PlanStore
 from pointsman_enforcer.core.transaction import Stage
@@ -32,42 +34,38 @@ class Handover:
         store: PlanStore,
         reconciler: Reconciler[Any],
         verification: Verification,
-        is_syncing: Callable[[], bool],
+        is_confirmed: Callable[[], bool],
         registry: Registry,
         clock: Clock,
     ) -> None:
-        """Without the right to change rules, as rootless userspace mode may be, nothing is looked for."""
+        """`is_confirmed`: whether a planner said that the plan is whole.
+
+        Without the right to change rules, as rootless userspace mode may be, nothing is looked for.
+        """
         self._store, self._reconciler, self._verification = store, reconciler, verification
-        self._is_syncing = is_syncing
-        self._is_confirmed = False
         may_remove = _may_administer()
         self._takeover: KubeProxyTakeover | None = None
         if config.remove_kube_proxy_rules and may_remove:
             self._takeover = KubeProxyTakeover(kube_proxy_leftovers(), clock=clock, metrics=TakeoverMetrics(registry))
         self._sweeper = Sweeper(
             own_leftovers(rules_of(config)) if may_remove else [],
-            ready=Readiness(is_settled=self._is_settled, is_confirmed=lambda: self._is_confirmed),
+            ready=Readiness(is_settled=self._is_settled, is_confirmed=is_confirmed),
             on_found=verification.hurry,
             on_confirmed=self._confirmed,
             metrics=LeftoverMetrics(registry),
             clock=clock,
         )
 
-    def confirm(self) -> None:
-        """A planner said that the plan is whole."""
-        self._is_confirmed = True
-        self._sweeper.look()
-
     def look(self) -> None:
         """A sync is over, or everything was verified."""
         self._sweeper.look()
 
-    def work(self) -> dict[str, Coroutine[Any, Any, None]]:
-        """What has to run, by name of its task."""
-        work = {"leftovers": self._sweeper.run()}
-        if self._takeover is not None:
-            work["takeover"] = self._takeover.run()
-        return work
+    async def run(self) -> None:
+        """Sweep, and watch for a kube-proxy as long as it is to be watched for."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(task_boundary("leftovers", self._sweeper.run()))
+            if self._takeover is not None:
+                group.create_task(task_boundary("takeover", self._takeover.run()))
 
     def describe(self) -> dict[str, Any]:
         """For /statusz."""
@@ -76,7 +74,7 @@ class Handover:
 
     def _is_settled(self) -> bool:
         failures = self._reconciler.failures
-        is_programmed = self._reconciler.is_programmed and self._store.is_complete and not self._is_syncing()
+        is_programmed = self._reconciler.is_programmed and self._store.is_complete
         is_final = failures.next_retry() == NEVER and all(
             each.stage is not Stage.VERIFY for _, each in failures.items()
         )
