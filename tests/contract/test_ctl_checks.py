@@ -118,6 +118,8 @@ async def test_a_connectivity_test_of_what_is_not_there_is_a_usage_error() -> No
         ran = await ask(server.address, "connectivity-test", "shop/nothing", "--node", "node-1")
         assert (ran.status, ran.stdout) == (2, "")
         assert "the plan of node-1 has no shop/nothing" in ran.stderr
+        ran = await ask(server.address, "connectivity-test", "--node", "laptop")
+        assert (ran.status, "run this on a node; or give --node, and --from" in ran.stderr) == (2, True)
         ran = await ask(server.address, "connectivity-test", "--node", "node-1", "--from", "/nonexistent/tool")
         assert (ran.status, ran.stdout) == (2, "")
         assert "cannot be run" in ran.stderr

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import click
+import grpc
 import msgspec
 
 from pointsman.control.v1 import control_service_pb2 as pb
@@ -84,7 +85,7 @@ async def _test(
 ) -> list[Result]:
     wanted = chosen_services(services)
     async with run.planner() as planner:
-        plan = await planner.node_plan(node)
+        plan = await _plan(planner, node)
         missing = wanted - {service_text(each) for each in plan.services}
         if missing:
             raise UsageError(f"the plan of {node} has no {', '.join(sorted(missing))}")
@@ -103,6 +104,16 @@ async def _test(
         _result(target, answer, found, bool(source[0][3]))
         for target, answer, found, source in zip(tried, explained, answers, sources, strict=True)
     ]
+
+
+async def _plan(planner: Planner, node: str) -> pb.GetNodePlanResponse:
+    try:
+        return await planner.node_plan(node)
+    except PlannerError as error:
+        if error.status is not grpc.StatusCode.NOT_FOUND:
+            raise
+        hint = "run this on a node; or give --node, and --from with what runs a command there"
+        raise UsageError(f"{node!r} is no node of this cluster\n  hint: {hint}") from error
 
 
 def _result(
