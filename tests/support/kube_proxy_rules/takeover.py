@@ -131,8 +131,9 @@ class Node:
         deadline = time.monotonic() + _WAIT_SECONDS
         while time.monotonic() < deadline:
             body = self._world.node.run("curl", "-s", "http://127.0.0.1:10249/statusz", check=False)
-            if body and json.loads(body)["kubeProxy"]["state"] in _OVER:
-                return int(json.loads(body)["kubeProxy"]["removed"])
+            seen = json.loads(body or "{}").get("kubeProxy", {})  # absent until the enforcer has begun
+            if seen.get("state") in _OVER:
+                return int(seen["removed"])
             time.sleep(_LOOK_SECONDS)
         raise AssertionError((self.directory / "log").read_text())
 
