@@ -110,7 +110,7 @@ async def _plan(planner: Planner, node: str) -> pb.GetNodePlanResponse:
     try:
         return await planner.node_plan(node)
     except PlannerError as error:
-        if error.status is not grpc.StatusCode.NOT_FOUND:
+        if error.status not in (grpc.StatusCode.NOT_FOUND, grpc.StatusCode.INVALID_ARGUMENT):
             raise
         hint = "run this on a node; or give --node, and --from with what runs a command there"
         raise UsageError(f"{node!r} is no node of this cluster\n  hint: {hint}") from error
