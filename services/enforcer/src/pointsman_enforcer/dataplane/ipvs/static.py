@@ -52,6 +52,8 @@ _SENT_MASQUERADED: Final = f"-m mark --mark 0x{SENT_MARK | 1:x}"
 _IS_SENT: Final = f"-m mark --mark 0x{SENT_MARK:x}/0xfffffffe"
 _CLEAR: Final = "-j MARK --set-xmark 0x0/0xffffffff"
 _IS_TAKEN_MASQUERADED: Final = f"-m mark --mark 0x{TAKEN | MASQUERADE:x}/0x{TAKEN | MASQUERADE:x}"
+_IS_DROPPED: Final = f"-m mark --mark 0x{DROP_MARK:x}"
+"""Dropped before ip_vs sees it, which answers for a virtual server known by address that only drains."""
 _IS_TAKEN: Final = f"-m mark --mark 0x{TAKEN:x}/0x{TAKEN:x}"
 _TO_KNOWN: Final = f"-m connmark --mark 0x{TAKEN:x}/0x{TAKEN:x} -m conntrack ! --ctstate DNAT -g {_KNOWN}"
 """Connections that somebody else translates, too, are theirs from the second packet on."""
@@ -142,9 +144,12 @@ def static_chains(family: Family, settings: DataplaneSettings, *, drop_invalid: 
         ),
         ("mangle", _NEW): _new(family, settings),
         ("mangle", _PORTS): _ports(family, settings),
-        ("mangle", _DONE): (f"{_IS_TAKEN} -j CONNMARK --set-xmark 0x{TAKEN:x}/0x{TAKEN:x}",),
+        ("mangle", _DONE): (
+            f"{_IS_TAKEN} -j CONNMARK --set-xmark 0x{TAKEN:x}/0x{TAKEN:x}",
+            f"{_IS_DROPPED} -j DROP",
+        ),
         ("mangle", _REJECT): (f"-j MARK --set-xmark 0x{REJECT_MARK:x}/0xffffffff",),
-        ("mangle", _DROP): (f"-j MARK --set-xmark 0x{DROP_MARK:x}/0xffffffff",),
+        ("mangle", _DROP): ("-j DROP",),
         ("mangle", _LEAVE): tuple(
             f"{mark} -m conntrack --ctstatus CONFIRMED {_CLEAR}" for mark in (_IS_SENT, _IS_TAKEN)
         ),
@@ -158,10 +163,7 @@ def static_chains(family: Family, settings: DataplaneSettings, *, drop_invalid: 
             f"{_IS_TAKEN} {_CLEAR}",
         ),
         ("nat", _MASQUERADE): (_CLEAR, "-j MASQUERADE --random-fully"),
-        ("filter", _FILTER): (
-            f"-m mark --mark 0x{REJECT_MARK:x} -j REJECT --reject-with {words}",
-            f"-m mark --mark 0x{DROP_MARK:x} -j DROP",
-        ),
+        ("filter", _FILTER): (f"-m mark --mark 0x{REJECT_MARK:x} -j REJECT --reject-with {words}",),
         ("filter", _INPUT): (f"-j {_FILTER}", f"{_IS_TAKEN} -j ACCEPT"),
         ("filter", _FORWARD): (
             f"-j {_FILTER}",
