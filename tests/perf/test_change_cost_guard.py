@@ -4,7 +4,13 @@
 from __future__ import annotations
 
 import asyncio
+import socket
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from types import FrameType
 
 import pytest
 
@@ -29,11 +35,15 @@ SETTINGS = NodeSettings(cluster_cidrs=(parse_prefix("10.0.0.0/8"),))
 
 @dataclass(frozen=True)
 class Cost:
-    """What one change sent to the kernel."""
+    """What one change sent to the kernel, and what the process did for it."""
 
     messages: int
     bytes: int
     dumps: int
+    system_calls: int
+    """To the kernel's sockets, both ways."""
+    plans_decoded: int
+    renderings: int
 
 
 def costs(services: int, changes: tuple[ServicePlan, ...]) -> list[Cost]:
@@ -67,9 +77,30 @@ async def _play(
         transaction = Transaction(nonce=nonce, updates={key(1): encode_service_plan(plan)})
         commit = Commit(transaction, tuple(store.apply(transaction)), in_sync=True)
         reconciler.commit(commit, stream=None, received_at=0.0, received_ns=0)
-        await reconciler.run()
-        found.append(Cost(reports[-1].kernel_messages, reports[-1].kernel_bytes, dataplane.dumps - dumps))
+        with counted() as calls:
+            await reconciler.run()
+        last = reports[-1]
+        work = (calls["socket"], calls["decode_service_plan"], calls["render"])
+        found.append(Cost(last.kernel_messages, last.kernel_bytes, dataplane.dumps - dumps, *work))
     return found
+
+
+@contextmanager
+def counted() -> Iterator[Counter[str]]:
+    """Calls of this thread while the body runs: of Python's functions by name, of methods of sockets together."""
+    calls: Counter[str] = Counter()
+
+    def profile(frame: FrameType, event: str, argument: object) -> None:
+        if event == "call":
+            calls[frame.f_code.co_name] += 1
+        elif event == "c_call" and isinstance(getattr(argument, "__self__", None), socket.socket):
+            calls["socket"] += 1
+
+    sys.setprofile(profile)
+    try:
+        yield calls
+    finally:
+        sys.setprofile(None)
 
 
 def test_one_endpoint_change_costs_the_same_at_ten_and_at_five_thousand_services() -> None:
@@ -82,4 +113,6 @@ def test_one_endpoint_change_costs_the_same_at_ten_and_at_five_thousand_services
     assert few[0].messages == 2, "one element goes, one comes"
     assert few[0].bytes < 512
     assert few[3].messages == 3, "one endpoint comes, and the verdict that counts them is replaced"
+    assert {cost.system_calls for cost in many} == {3}, "one sent, one answer, and the look whether there is more"
+    assert {(cost.plans_decoded, cost.renderings) for cost in many} == {(1, 1)}, "of the service that changed, no other"
     assert all(cost.dumps == 0 for cost in many), "nothing is listed in steady state"
