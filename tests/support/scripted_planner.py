@@ -12,6 +12,7 @@ import grpc.aio
 
 from pointsman.plan.v1 import plan_service_pb2 as pb
 from pointsman.plan.v1 import plan_service_pb2_grpc as pb_grpc
+from pointsman_chassis.credentials import server_credentials
 from pointsman_chassis.tls import TransportSecurity
 from pointsman_enforcer.core.messages import name_to_pb, transaction_to_pb
 from pointsman_enforcer.core.transaction import ChangeOrigin, Position, Transaction
@@ -181,7 +182,7 @@ async def scripted_planner(
     planner = ScriptedPlanner()
     server = grpc.aio.server()
     pb_grpc.add_PlanServiceServicer_to_server(planner, server)
-    credentials = security.server_credentials() if security is not None else None
+    credentials = server_credentials(security) if security is not None else None
     address = f"127.0.0.1:{port}"
     bound = server.add_insecure_port(address) if credentials is None else server.add_secure_port(address, credentials)
     planner.address = f"127.0.0.1:{bound}"

@@ -3,6 +3,7 @@
 
 import grpc.aio
 
+from pointsman_chassis.credentials import channel_credentials
 from pointsman_chassis.grpc_options import KEEPALIVE_TIME_SECONDS, KEEPALIVE_TIMEOUT_SECONDS, common_options
 from pointsman_chassis.tls import TransportSecurity, require_local
 
@@ -38,7 +39,7 @@ def open_channel(
     ]
     if security.server_name:
         options.append(("grpc.ssl_target_name_override", security.server_name))
-    credentials = security.channel_credentials()
+    credentials = channel_credentials(security)
     if credentials is None:
         require_local(address, what="dial")
         return grpc.aio.insecure_channel(address, options=options)

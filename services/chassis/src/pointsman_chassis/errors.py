@@ -20,13 +20,15 @@ Third-party exceptions are wrapped where the IO happens and chained with `raise 
 attempted, on what, and what to do.
 """
 
+from __future__ import annotations
+
 from collections.abc import Mapping
 from contextlib import AbstractAsyncContextManager
 from types import MappingProxyType, TracebackType
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
-import grpc
-import grpc.aio
+if TYPE_CHECKING:
+    import grpc
 
 
 class PointsmanError(Exception):
@@ -89,31 +91,33 @@ EXIT_FAILURE: Final = 1
 EXIT_CONFIG: Final = 2
 EXIT_UNSUPPORTED: Final = 3
 
-_STATUS: Final[Mapping[type[PointsmanError], grpc.StatusCode]] = MappingProxyType(
+_STATUS: Final[Mapping[type[PointsmanError], str]] = MappingProxyType(
     {
-        ConfigError: grpc.StatusCode.INVALID_ARGUMENT,
-        UnsupportedError: grpc.StatusCode.UNIMPLEMENTED,
-        NotInSyncError: grpc.StatusCode.FAILED_PRECONDITION,
-        PeerError: grpc.StatusCode.INVALID_ARGUMENT,
-        LocalProtocolError: grpc.StatusCode.INTERNAL,
-        UnavailableError: grpc.StatusCode.UNAVAILABLE,
-        UnauthenticatedError: grpc.StatusCode.UNAUTHENTICATED,
-        ForbiddenError: grpc.StatusCode.PERMISSION_DENIED,
-        OverloadError: grpc.StatusCode.RESOURCE_EXHAUSTED,
-        SlowConsumerError: grpc.StatusCode.RESOURCE_EXHAUSTED,
-        NotFoundError: grpc.StatusCode.NOT_FOUND,
-        StaleVersionError: grpc.StatusCode.ABORTED,
-        ApplyError: grpc.StatusCode.UNAVAILABLE,
+        ConfigError: "INVALID_ARGUMENT",
+        UnsupportedError: "UNIMPLEMENTED",
+        NotInSyncError: "FAILED_PRECONDITION",
+        PeerError: "INVALID_ARGUMENT",
+        LocalProtocolError: "INTERNAL",
+        UnavailableError: "UNAVAILABLE",
+        UnauthenticatedError: "UNAUTHENTICATED",
+        ForbiddenError: "PERMISSION_DENIED",
+        OverloadError: "RESOURCE_EXHAUSTED",
+        SlowConsumerError: "RESOURCE_EXHAUSTED",
+        NotFoundError: "NOT_FOUND",
+        StaleVersionError: "ABORTED",
+        ApplyError: "UNAVAILABLE",
     }
 )
+"""Names of grpc.StatusCode."""
 
 
 def grpc_status(error: PointsmanError) -> grpc.StatusCode:
     """The status a server answers with when a handler raises `error`; UNKNOWN for a class without a row."""
+    import grpc  # noqa: PLC0415 - gRPC costs 15 MB and a node's start; who has no calls to answer does without
+
     for kind in type(error).__mro__:
-        status = _STATUS.get(kind)
-        if status is not None:
-            return status
+        if issubclass(kind, PointsmanError) and kind in _STATUS:
+            return grpc.StatusCode[_STATUS[kind]]
     return grpc.StatusCode.UNKNOWN
 
 
@@ -126,7 +130,7 @@ def exit_status(error: BaseException) -> int:
     return EXIT_FAILURE
 
 
-def errors_to_status(context: "grpc.aio.ServicerContext[Any, Any]") -> AbstractAsyncContextManager[None, None]:
+def errors_to_status(context: grpc.aio.ServicerContext[Any, Any]) -> AbstractAsyncContextManager[None, None]:
     """Around a handler's body: a PointsmanError becomes the call's gRPC status and its message; the rest passes."""
     return _ErrorsToStatus(context)
 
@@ -134,7 +138,7 @@ def errors_to_status(context: "grpc.aio.ServicerContext[Any, Any]") -> AbstractA
 class _ErrorsToStatus(AbstractAsyncContextManager[None, None]):
     """A class, because a generator cannot tell the type checker that it swallows nothing: `abort` raises too."""
 
-    def __init__(self, context: "grpc.aio.ServicerContext[Any, Any]") -> None:
+    def __init__(self, context: grpc.aio.ServicerContext[Any, Any]) -> None:
         self._context = context
 
     async def __aenter__(self) -> None:

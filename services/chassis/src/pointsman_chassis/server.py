@@ -13,6 +13,7 @@ import grpc.aio
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
+from pointsman_chassis.credentials import server_credentials
 from pointsman_chassis.errors import ConfigError
 from pointsman_chassis.grpc_options import KEEPALIVE_TIME_SECONDS, KEEPALIVE_TIMEOUT_SECONDS, Options, common_options
 from pointsman_chassis.guard import Guard
@@ -42,9 +43,9 @@ class GrpcServer:
             ConfigError: the certificates are unusable, or plaintext would leave this machine.
         """
         self._address = address
-        self._credentials = security.server_credentials()
+        self._credentials = server_credentials(security)
         self._token_address = token_address
-        self._token_credentials = security.server_credentials(asks_certificate=False) if token_address else None
+        self._token_credentials = server_credentials(security, asks_certificate=False) if token_address else None
         if self._credentials is None:
             require_local(address, what="listen on")
             if token_address:
