@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A planner that reads nothing costs a node a bounded number of messages."""
+"""A planner that reads nothing costs a node a bounded number of messages, and one that has gone is told as gone."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import asyncio
 from dataclasses import dataclass, field
 from typing import Any
 
+import grpc
 import pytest
 
 from pointsman.plan.v1 import plan_service_pb2 as pb
@@ -36,9 +37,28 @@ class DeafCall:
     def cancel(self) -> None:
         self.is_cancelled = True
 
+    def done(self) -> bool:
+        return False
 
-async def test_a_stream_whose_planner_reads_nothing_is_ended_while_the_first_message_is_stuck() -> None:
-    overflows: list[None] = []
+
+@dataclass(slots=True)
+class OverCall(DeafCall):
+    """A call that is over, of which the reader hears a moment later than the writer."""
+
+    heard: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def read(self) -> Any:
+        await self.heard.wait()
+        return grpc.aio.EOF
+
+    async def write(self, message: pb.StreamNodePlanRequest) -> None:
+        raise asyncio.InvalidStateError(f"RPC already finished: {message}")
+
+    def done(self) -> bool:
+        return True
+
+
+def make_connection(call: DeafCall, overflows: list[None]) -> Connection:
     events = ConnectionEvents(
         committed=_not_expected,
         welcomed=_not_expected,
@@ -48,9 +68,15 @@ async def test_a_stream_whose_planner_reads_nothing_is_ended_while_the_first_mes
         resync=lambda: None,
         overflow=lambda: overflows.append(None),
     )
-    call, clock = DeafCall(), SystemClock()
+    clock = SystemClock()
     session = PlanSession(hello=pb.Hello(node_name="node-1"), store=PlanStore(), now=clock.monotonic())
-    connection = Connection(1, call, session, events, clock)
+    return Connection(1, call, session, events, clock)
+
+
+async def test_a_stream_whose_planner_reads_nothing_is_ended_while_the_first_message_is_stuck() -> None:
+    overflows: list[None] = []
+    call = DeafCall()
+    connection = make_connection(call, overflows)
     serving = asyncio.create_task(connection.serve())
     async with asyncio.timeout(DEADLINE_SECONDS):
         while not call.written:
@@ -62,6 +88,20 @@ async def test_a_stream_whose_planner_reads_nothing_is_ended_while_the_first_mes
     assert call.is_cancelled
     assert len(call.written) == 1
     assert len(overflows) == 1
+
+
+async def test_what_is_queued_for_a_call_that_is_over_ends_nothing_but_the_stream() -> None:
+    call = OverCall()
+    connection = make_connection(call, [])
+    serving = asyncio.create_task(connection.serve())
+    async with asyncio.timeout(DEADLINE_SECONDS):
+        for _ in range(10):
+            connection.perform([Send(pb.StreamNodePlanRequest(heartbeat=pb.Heartbeat()))])
+            await asyncio.sleep(0)
+        assert not serving.done()
+        call.heard.set()
+        await serving
+    assert call.is_cancelled
 
 
 def _not_expected(*_: object) -> None:

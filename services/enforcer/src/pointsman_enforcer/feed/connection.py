@@ -107,10 +107,11 @@ class Connection:
                 self._events.candidates(self)
 
     async def _write(self) -> None:
+        """Send what is queued, for ever: a call that is over takes no more, and the reader tells how it ended."""
         while True:
             await self._wake.wait()
             self._wake.clear()
-            while self._outbox:
+            while self._outbox and not self._call.done():
                 await self._call.write(self._outbox.pop(0))
 
     def _schedule_tick(self) -> None:
