@@ -130,8 +130,11 @@ async def test_a_pod_deleted_without_grace_is_gone_and_replaced(cluster: Cluster
 
     await cluster.wait_until(is_replaced, "another pod")
     await cluster.wait_deployed("default", "force")
-    namespaces = await cluster.node_exec("control", "ls", "/run/netns")
-    assert name not in namespaces
+
+    async def is_gone() -> bool:
+        return name not in await cluster.node_exec("control", "ls", "/run/netns")
+
+    await cluster.wait_until(is_gone, "its network namespace is gone, too")
 
 
 async def test_a_bare_pod_runs_where_it_says(cluster: Cluster) -> None:
