@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A small HTTP/1.1 server for `/metrics`, `/healthz` and the like: GET and HEAD, one request per connection.
+"""A small HTTP/1.1 server for `/metrics`, `/healthz`, a console: GET and HEAD, one request per connection.
 
 It is reachable by anything on the network, so everything is bounded: connections, header bytes, the time to send a
 request and the time to take the answer. A client that is slow on purpose costs one slot for a few seconds.
@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import inspect
 import socket
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Final
@@ -40,7 +40,18 @@ class Response:
     headers: tuple[tuple[str, str], ...] = ()
 
 
-Handler = Callable[[Request], Response | Awaitable[Response]]
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Streamed:
+    """An answer whose end is not known yet: it goes on until `body` ends or the client goes away."""
+
+    body: AsyncGenerator[bytes, None]
+    """Asked for its next part when the client has taken nearly all before it."""
+    content_type: str
+    headers: tuple[tuple[str, str], ...] = ()
+
+
+Answer = Response | Streamed
+Handler = Callable[[Request], Answer | Awaitable[Answer]]
 
 _HEADER_BYTES_MAX: Final = 8 << 10
 
@@ -136,6 +147,7 @@ class HttpServer:
         return True
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        response: Answer
         try:
             async with asyncio.timeout(self._request_timeout):
                 head = await reader.readuntil(b"\r\n\r\n")
@@ -147,9 +159,37 @@ class HttpServer:
             self._heard()
             async with asyncio.timeout(self._response_timeout):
                 method, response = await self._answer(head)
+        if isinstance(response, Streamed):
+            await self._stream(method, response, reader, writer)
+            return
         writer.write(_encode(response, with_body=method != "HEAD"))
         async with asyncio.timeout(self._response_timeout):
             await writer.drain()
+
+    async def _stream(
+        self, method: str, answer: Streamed, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
+        """Send until the end. A client that says more, or hangs up, or takes nothing for too long, is gone."""
+        writer.write(_head(HTTPStatus.OK, answer.content_type, answer.headers))
+        async with contextlib.aclosing(answer.body):
+            if method == "HEAD":
+                return
+            sending = asyncio.create_task(self._send_parts(answer, writer))
+            leaving = asyncio.create_task(reader.read(1))
+            try:
+                await asyncio.wait((sending, leaving), return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                sending.cancel()
+                leaving.cancel()
+                await asyncio.gather(sending, leaving, return_exceptions=True)
+        if not sending.cancelled() and sending.exception() is not None:
+            writer.transport.abort()
+
+    async def _send_parts(self, answer: Streamed, writer: asyncio.StreamWriter) -> None:
+        async for part in answer.body:
+            writer.write(part)
+            async with asyncio.timeout(self._response_timeout):
+                await writer.drain()
 
     def _heard(self) -> None:
         """The connection of this task has sent its request: from here on it is kept."""
@@ -157,7 +197,7 @@ class HttpServer:
         if task is not None:
             self._silent.pop(task, None)
 
-    async def _answer(self, head: bytes) -> tuple[str, Response]:
+    async def _answer(self, head: bytes) -> tuple[str, Answer]:
         parsed = _parse(head)
         if parsed is None:
             return "GET", _plain(HTTPStatus.BAD_REQUEST)
@@ -215,12 +255,16 @@ def _plain(status: HTTPStatus, headers: tuple[tuple[str, str], ...] = ()) -> Res
 
 
 def _encode(response: Response, *, with_body: bool) -> bytes:
-    head = [
-        f"HTTP/1.1 {response.status} {HTTPStatus(response.status).phrase}",
-        f"Content-Type: {response.content_type}",
-        f"Content-Length: {len(response.body)}",
+    headers = (("Content-Length", str(len(response.body))), *response.headers)
+    return _head(response.status, response.content_type, headers) + (response.body if with_body else b"")
+
+
+def _head(status: int, content_type: str, headers: tuple[tuple[str, str], ...]) -> bytes:
+    lines = [
+        f"HTTP/1.1 {int(status)} {HTTPStatus(status).phrase}",
+        f"Content-Type: {content_type}",
         "X-Content-Type-Options: nosniff",
         "Connection: close",
-        *(f"{name}: {value}" for name, value in response.headers),
+        *(f"{name}: {value}" for name, value in headers),
     ]
-    return "\r\n".join(head).encode("latin-1") + b"\r\n\r\n" + (response.body if with_body else b"")
+    return "\r\n".join(lines).encode("latin-1") + b"\r\n\r\n"

@@ -26,6 +26,7 @@ from pointsman_planner.affinity_parts import AffinityParts
 from pointsman_planner.api import control_service, override_service, plan_service
 from pointsman_planner.api.control_service import ControlService
 from pointsman_planner.api.plan_service import PlanService
+from pointsman_planner.console.page import Console
 from pointsman_planner.core.feed_state import GuardSettings, MassDeleteGuard
 from pointsman_planner.core.freshness import FreshnessSettings
 from pointsman_planner.core.planner import Batch, Planner
@@ -127,6 +128,7 @@ class App:
         told_port = self._server.token_port if self._settings.access.tokens.is_advertised else port
         address = advertised_address(self._settings, port=told_port, pod_ip=os.environ.get("POD_IP", ""))
         http = await self._start_http()
+        console = await self._start_console(control)
         structlog.get_logger("planner").info(
             "listening", address=self._settings.listen_address, port=port, planner=self._planner_id
         )
@@ -153,6 +155,8 @@ class App:
             control.close()
             await self._server.stop()
             await http.close()
+            if console is not None:
+                await console.close()
             await self._statuses.close()
             await self._store.close()
             await self._tracing.shutdown()
@@ -270,6 +274,15 @@ class App:
             except (OSError, ValueError) as error:
                 raise ConfigError(f"metricsBindAddress {self._settings.metrics_bind_address}: {error}") from error
         return http
+
+    async def _start_console(self, control: ControlService) -> Console | None:
+        address = self._settings.console.listen_address
+        if not address:
+            return None
+        console = Console(planner=self._planner, control=control, planner_id=self._planner_id, clock=SystemClock())
+        port = await console.listen(address)
+        structlog.get_logger("planner").info("console", address=address, port=port)
+        return console
 
     def _serve_metrics(self, request: Request) -> Response:
         self._metrics.services.set(len(self._planner.cluster.services))

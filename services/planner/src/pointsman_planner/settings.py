@@ -86,6 +86,25 @@ class AdmissionSettings(Settings, frozen=True, kw_only=True):
             raise ValueError(f"slotTimeout: {self.slot_timeout} is not positive")
 
 
+class ConsoleSettings(Settings, frozen=True, kw_only=True):
+    """The read-only web page."""
+
+    listen_address: str = ""
+    """`host:port` of a loopback address, 127.0.0.1:9404 by custom; reached with `kubectl port-forward`. Empty = off."""
+
+    def __post_init__(self) -> None:
+        """Refuse to show a cluster to whoever asks."""
+        if not self.listen_address:
+            return
+        if _HOST_AND_PORT.fullmatch(self.listen_address) is None:
+            raise ValueError(f"listenAddress: {self.listen_address} is not host:port")
+        if not is_local(self.listen_address):
+            raise ValueError(
+                f"listenAddress: the console knows nobody, so it is for loopback addresses, not for "
+                f"{self.listen_address}; reach 127.0.0.1:9404 with kubectl port-forward"
+            )
+
+
 class PlannerSettings(Settings, frozen=True, kw_only=True):
     """PlannerConfiguration."""
 
@@ -103,6 +122,8 @@ class PlannerSettings(Settings, frozen=True, kw_only=True):
     """Nodes that reconnect all at once."""
     metrics_bind_address: str = "127.0.0.1:9402"
     """Where /metrics, /healthz, /readyz, /statusz and /configz are served; empty = nowhere."""
+    console: ConsoleSettings = ConsoleSettings()
+    """A web page for operators."""
     redis_url: str = msgspec.field(default="memory://", name="redisURL")
     """What planners share: `memory://` (this process alone), `redis://host:port/db`, `rediss://`, `unix:///path?db=0`,
     `redis+sentinel://host,host/name/db`, `redis+cluster://host,host`."""

@@ -57,14 +57,14 @@ class ControlService(pb_grpc.ControlServiceServicer):
     ) -> None:
         clock = SystemClock()
         self._planner = planner
-        self._board = NodeBoard(planner=planner, plans=plans, store=store, clock=clock)
+        self.board = NodeBoard(planner=planner, plans=plans, store=store, clock=clock)
         self._watches = Watches(
             planner_id=plans.planner_id,
             heartbeat_seconds=plans.patience.heartbeat_seconds,
             clock=clock,
             metrics=metrics,
         )
-        self._waits = Waits(planner=planner, board=self._board, clock=clock, metrics=metrics)
+        self._waits = Waits(planner=planner, board=self.board, clock=clock, metrics=metrics)
 
     async def ListServices(self, request: pb.ListServicesRequest, context: _Context) -> pb.ListServicesResponse:  # noqa: N802 - the name in the proto
         """Services with their ports and endpoint counts."""
@@ -106,9 +106,9 @@ class ControlService(pb_grpc.ControlServiceServicer):
         async with errors_to_status(context):
             self._require_in_sync()
             selection = selection_of(request.nodes, self._planner)
-            keys = sorted((name,) for name in self._board.names if selection.selects(name))
+            keys = sorted((name,) for name in self.board.names if selection.selects(name))
             page = page_of(keys, request.page_size, request.page_token)
-            statuses = await self._board.statuses(key[0] for key in page.keys)
+            statuses = await self.board.statuses(key[0] for key in page.keys)
             found, token = fitting(page, (status_to_pb(statuses[key[0]]) for key in page.keys))
             return pb.ListNodesResponse(
                 nodes=found,
@@ -140,53 +140,17 @@ class ControlService(pb_grpc.ControlServiceServicer):
     async def ExplainPacket(self, request: pb.ExplainPacketRequest, context: _Context) -> pb.ExplainPacketResponse:  # noqa: N802 - the name in the proto
         """Where a packet goes on a node, and why."""
         async with errors_to_status(context):
-            self._require_in_sync()
-            self._require_node(request.node_name)
-            session = self._planner.sessions.get(request.node_name)
-            settings = session.hello.settings if session is not None else None
-            try:
-                explanation = explain_packet(
-                    self._planner.cluster, request.node_name, settings or _DEFAULT_SETTINGS, _packet(request)
-                )
-            except ValueError as error:
-                raise PeerError(str(error)) from error
-            response = explanation_to_pb(explanation, self._planner.position)
-            if settings is None:
-                response.steps.insert(0, "no enforcer is connected: its settings are unknown, kube-proxy's are assumed")
-            return response
+            return self.explain(request)
 
     async def GetNode(self, request: pb.GetNodeRequest, context: _Context) -> pb.GetNodeResponse:  # noqa: N802 - the name in the proto
         """One node and how far it has come."""
         async with errors_to_status(context):
-            self._require_in_sync()
-            name = request.node_name
-            records = await self._board.records([name])
-            if not self._board.is_there(name) and name not in records:
-                raise NotFoundError(f"there is no node {name[:256]!r}")
-            status, session = self._board.status(name, records), self._planner.sessions.get(name)
-            found = differences(session, self._planner) if session is not None else refusals(status.failures)
-            response = pb.GetNodeResponse(
-                status=status_to_pb(status),
-                position=position_to_pb(self._planner.position),
-                differences=map(difference_to_pb, found),
-                has_stream=session is not None,
-            )
-            node = self._planner.cluster.nodes.get(name)
-            if node is not None:
-                response.node.CopyFrom(node_to_pb(node))
-            return response
+            return await self.node(request)
 
     async def GetEndpoints(self, request: pb.GetEndpointsRequest, context: _Context) -> pb.GetEndpointsResponse:  # noqa: N802 - the name in the proto
         """Every endpoint of a Service, and why it is not in a set."""
         async with errors_to_status(context):
-            self._require_in_sync()
-            planned = self._service(request.service)
-            if request.node_name:
-                self._require_node(request.node_name)
-            report = report_endpoints(self._planner.cluster, planned, request.node_name)
-            return pb.GetEndpointsResponse(
-                endpoints=report_to_pb(report), position=position_to_pb(self._planner.position)
-            )
+            return self.endpoints(request)
 
     async def WaitConverged(self, request: pb.WaitConvergedRequest, context: _Context) -> pb.WaitConvergedResponse:  # noqa: N802 - the name in the proto
         """Wait until nodes have something in their kernels."""
@@ -202,7 +166,7 @@ class ControlService(pb_grpc.ControlServiceServicer):
             self._require_in_sync()
             scope = ServiceScope(
                 planner=self._planner,
-                board=self._board,
+                board=self.board,
                 namespace=request.namespace,
                 selector=_selector(request.label_selector),
                 sight=sight_of(context),
@@ -221,7 +185,7 @@ class ControlService(pb_grpc.ControlServiceServicer):
             key = ServiceKey(request.service.namespace, request.service.name)
             scope = EndpointScope(
                 planner=self._planner,
-                board=self._board,
+                board=self.board,
                 service=key,
                 node_name=request.node_name,
                 sight=sight_of(context),
@@ -235,9 +199,55 @@ class ControlService(pb_grpc.ControlServiceServicer):
         """Nodes and their changes."""
         async with errors_to_status(context):
             self._require_in_sync()
-            scope = NodeScope(board=self._board, selection=selection_of(request.nodes, self._planner))
+            scope = NodeScope(board=self.board, selection=selection_of(request.nodes, self._planner))
             async for message in self._watches.watch(scope, request.resume_token, self._planner):
                 yield message
+
+    def explain(self, request: pb.ExplainPacketRequest) -> pb.ExplainPacketResponse:
+        """What ExplainPacket answers; raises NotInSyncError and PeerError."""
+        self._require_in_sync()
+        self._require_node(request.node_name)
+        session = self._planner.sessions.get(request.node_name)
+        settings = session.hello.settings if session is not None else None
+        try:
+            explanation = explain_packet(
+                self._planner.cluster, request.node_name, settings or _DEFAULT_SETTINGS, _packet(request)
+            )
+        except ValueError as error:
+            raise PeerError(str(error)) from error
+        response = explanation_to_pb(explanation, self._planner.position)
+        if settings is None:
+            response.steps.insert(0, "no enforcer is connected: its settings are unknown, kube-proxy's are assumed")
+        return response
+
+    async def node(self, request: pb.GetNodeRequest) -> pb.GetNodeResponse:
+        """What GetNode answers; raises NotInSyncError and NotFoundError."""
+        self._require_in_sync()
+        name = request.node_name
+        records = await self.board.records([name])
+        if not self.board.is_there(name) and name not in records:
+            raise NotFoundError(f"there is no node {name[:256]!r}")
+        status, session = self.board.status(name, records), self._planner.sessions.get(name)
+        found = differences(session, self._planner) if session is not None else refusals(status.failures)
+        response = pb.GetNodeResponse(
+            status=status_to_pb(status),
+            position=position_to_pb(self._planner.position),
+            differences=map(difference_to_pb, found),
+            has_stream=session is not None,
+        )
+        node = self._planner.cluster.nodes.get(name)
+        if node is not None:
+            response.node.CopyFrom(node_to_pb(node))
+        return response
+
+    def endpoints(self, request: pb.GetEndpointsRequest) -> pb.GetEndpointsResponse:
+        """What GetEndpoints answers; raises NotInSyncError, NotFoundError and PeerError."""
+        self._require_in_sync()
+        planned = self._service(request.service)
+        if request.node_name:
+            self._require_node(request.node_name)
+        report = report_endpoints(self._planner.cluster, planned, request.node_name)
+        return pb.GetEndpointsResponse(endpoints=report_to_pb(report), position=position_to_pb(self._planner.position))
 
     def close(self) -> None:
         """This planner is going away: watches and waits end, and their clients come to another one."""

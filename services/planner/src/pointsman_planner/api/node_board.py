@@ -17,6 +17,7 @@ from pointsman_chassis.clock import Clock, SystemClock
 from pointsman_model.cluster import ObjectKey, ObjectKind
 from pointsman_planner.api.plan_service import PlanService
 from pointsman_planner.core.planner import Applied, Planner
+from pointsman_planner.core.recent_changes import RecentChanges
 from pointsman_planner.core.standing import Viewpoint, recorded_status
 from pointsman_planner.core.status import NodeStatus
 from pointsman_planner.core.watching import ChangeLog
@@ -46,6 +47,8 @@ class NodeBoard:
         """Nodes whose status may have changed."""
         self.service_log = ChangeLog(epoch=epoch)
         """Services of which a fact changed, and nodes of which one did (they see services otherwise)."""
+        self.recent: RecentChanges | None = None
+        """How long the last changes took; kept for whoever sets it."""
         self._told: dict[str, NodeStatus] = {}
         self._recorded: dict[str, NodeStatus] = {}
         self._next_reading = 0.0
@@ -125,6 +128,13 @@ class NodeBoard:
             self._next_reading = ended + max(_READING_SECONDS, _READING_SHARE * (ended - started))
 
     def _applied(self, applied: Applied) -> None:
+        if self.recent is not None and applied.marked:
+            self.recent.begun(
+                sorted(applied.touched_services),
+                (session.node for session in applied.marked),
+                position=self._planner.position,
+                now_ns=self._clock.wall_ns(),
+            )
         if self.node_log.is_followed:
             self.node_log.mark(map(node_key, applied.changed_nodes | {session.node for session in applied.marked}))
         if not self.service_log.is_followed:
@@ -135,6 +145,8 @@ class NodeBoard:
     def _status_told(self, status: NodeStatus) -> None:
         """A heartbeat that says nothing new is no change."""
         self._fresh.pop(status.name, None)
+        if self.recent is not None:
+            self.recent.told(status, now_ns=self._clock.wall_ns())
         if not self.node_log.is_followed:
             self._told.clear()
             return
