@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """`make bench`: how fast and how dear a change is, and whether anything is lost; writes build/bench/.
 
-One lab with one node, 1,000 then 10,000 services of ten endpoints, for report.{json,md}; then one lab with two nodes
+One lab with one node, 100 to 40,000 services of ten endpoints, for report.{json,md}; then one lab with two nodes
 and traffic, for lossless.{json,md}, whose figures go into report.json too; then one with three nodes and clients with
 session affinity, for affinity.{json,md}. Nothing here is a test: figures depend on the machine, and each is printed
 beside its target. But `--only affinity` is about right and wrong, and ends with 1 when a client met a wrong pod.
@@ -18,7 +18,7 @@ from pathlib import Path
 from pointsman_lab.bench import affinity, affinity_report, lossless, lossless_report
 from pointsman_lab.bench.load import load
 from pointsman_lab.bench.measure import Bench
-from pointsman_lab.bench.report import Figure, markdown, write
+from pointsman_lab.bench.report import Figure, write
 from pointsman_lab.bench.scenarios import SCENARIOS
 from pointsman_lab.cluster import Cluster
 from pointsman_lab.errors import LabError
@@ -72,7 +72,7 @@ def _say(text: str) -> None:
 def main() -> int:
     """Measure, print, write; 1 when a lab does not start."""
     parser = argparse.ArgumentParser(prog="python -m pointsman_lab.bench", description=__doc__)
-    parser.add_argument("--sizes", type=int, nargs="+", default=[1000, 10000], help="numbers of services")
+    parser.add_argument("--sizes", type=int, nargs="+", default=[100, 1000, 10000, 40000], help="numbers of services")
     parser.add_argument("--changes", type=int, default=300, help="single changes for each figure")
     parser.add_argument("--output", type=Path, default=Path("build/bench"), help="where the reports go")
     parser.add_argument("--only", choices=PARTS, help="one of the parts")
@@ -88,8 +88,7 @@ def main() -> int:
         print(f"bench: {error}", file=sys.stderr)
         return 1
     if figures:
-        write(parsed.output, figures, changes=parsed.changes)
-        print(markdown(figures, changes=parsed.changes))
+        print(write(parsed.output, figures, changes=parsed.changes))
     return 0 if is_kept else 1
 
 
