@@ -12,6 +12,7 @@ tools=build/tools
 wanted=(
   nft=nftables iptables=iptables ipset=ipset conntrack=conntrack modprobe=kmod ip=iproute2 sysctl=procps
   unshare=util-linux mount=mount linux.uml=user-mode-linux ipvsadm=ipvsadm gcc=gcc /usr/include/elf.h=libc6-dev
+  chromium-headless-shell=chromium-headless-shell /usr/share/fonts/truetype/dejavu/DejaVuSans.ttf=fonts-dejavu-core
   redis-check-rdb=redis-tools /etc/ssl/certs/ca-certificates.crt=ca-certificates
 )
 
