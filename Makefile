@@ -109,8 +109,8 @@ contract-kit: $(SETUP) ## check any enforcer or controller against the contract:
 	@$(BIN)/python tests/kit/run.py $(TARGET)
 
 .PHONY: demo
-demo: $(SETUP) ## a cluster on this machine, put to the test (root); KEEP=1 leaves it up
-	KEEP=$(KEEP) $(BIN)/python -m pointsman_lab.demo
+demo: $(SETUP) ## a cluster on this machine, put to the test (root): MODE=nftables, iptables, iptables-legacy, iptables-nft, userspace; KEEP=1 leaves it up
+	KEEP=$(KEEP) $(BIN)/python -m pointsman_lab.demo --mode $(MODE)
 
 .PHONY: affinity
 affinity: $(SETUP) ## do clients with session affinity meet the same pod through every node? (root); writes build/bench/affinity.*

@@ -6,6 +6,7 @@ Exit status 0 only if every check passed; a scene that breaks counts as a failed
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import os
 import signal
@@ -15,6 +16,7 @@ from pathlib import Path
 from pointsman_lab.cli.up import print_help
 from pointsman_lab.cluster import Cluster
 from pointsman_lab.demo import crashes, scenes
+from pointsman_lab.demo.modes import MODES, NFTABLES
 from pointsman_lab.demo.story import Story
 from pointsman_lab.errors import LabError
 from pointsman_lab.settings import LabSettings
@@ -33,10 +35,13 @@ _SCENES = (
 
 async def play(story: Story, *, keep: bool) -> None:
     """Start the lab, play every scene, end the lab (or, with `keep`, wait for Ctrl-C first)."""
-    settings = LabSettings(name="demo", nodes=3, zones=2)
+    mode = story.mode
+    settings = LabSettings(
+        name="demo", nodes=3, zones=2, mode=mode.enforcer_mode, enforcer_config=dict(mode.enforcer_config)
+    )
     story.console.print(
-        "[bold]Pointsman demo[/]: 3 nodes in 2 zones, 2 watchers, 3 planners, Redis; \
-every process a machine of its own, mTLS between them\n"
+        f"[bold]Pointsman demo[/]: 3 nodes in 2 zones, 2 watchers, 3 planners, Redis; \
+every process a machine of its own, mTLS between them; mode {mode.name}\n"
     )
     async with Cluster(settings, on_step=lambda step: story.say(f"... {step}")) as cluster:
         applied = await cluster.apply(_samples())
@@ -65,7 +70,9 @@ async def _interrupted() -> None:
 
 def main() -> int:
     """Play the demo; the exit status says whether every check passed."""
-    story = Story()
+    parser = argparse.ArgumentParser(prog="python -m pointsman_lab.demo", description="A cluster, put to the test.")
+    parser.add_argument("--mode", choices=tuple(MODES), default=NFTABLES.name, help="the mode of every enforcer")
+    story = Story(mode=MODES[parser.parse_args().mode])
     try:
         asyncio.run(play(story, keep=os.environ.get("KEEP", "") not in ("", "0")))
     except LabError as error:

@@ -2,7 +2,7 @@
 """The demo's crashes: parts are killed under traffic while the cluster changes.
 
 What there is several of is not missed: the change arrives while one is away. Without its enforcer a node waits for its
-changes, and loses no packet.
+changes, and loses no packet; but where the enforcer itself is the proxy, new connections are refused meanwhile.
 """
 
 from __future__ import annotations
@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING
 from pointsman_lab.demo.scenes import CLIENT, ready_pods
 from pointsman_lab.errors import NotConvergedError
 from pointsman_lab.nodes import are_synced, planner_of, wait_synced
-from pointsman_lab.probe.outcome import count_by_pod
+from pointsman_lab.probe.outcome import Outcome, count_by_pod
 
 if TYPE_CHECKING:
     from pointsman_lab.cluster import Cluster
     from pointsman_lab.demo.story import Story
     from pointsman_lab.probe.calls import RunningTraffic
+    from pointsman_lab.probe.outcome import TrafficReport
 
 _ATTEMPTS_MEANWHILE = 1000
 _ARRIVES_SECONDS = 10.0
@@ -51,19 +52,43 @@ async def _kill(cluster: Cluster, story: Story, process: str, client_node: str, 
         down = time.monotonic() - killed
         await cluster.start_process(process)
         nodes = await wait_synced(cluster)
+        is_felt = is_missed and story.mode.serves_in_process
+        at_return = await traffic.report()
+        if is_felt:
+            await _asked_meanwhile(cluster, traffic)
         report = await traffic.stop()
     with_planner = "" if is_missed else f", {client_node} was with {planner}"
     story.say(f"{process} was away for {down * 1e3:.0f} ms{with_planner}; a pod was added meanwhile")
-    story.check(
-        f"{process} killed: {report.attempts} new connections, none failed",
-        holds=report.failed == 0,
-        found=report.failures[:3],
-    )
+    if is_felt:
+        _check_refusals(story, process, at_return, report)
+    else:
+        story.check(
+            f"{process} killed: {report.attempts} new connections, none failed",
+            holds=report.failed == 0,
+            found=report.failures[:3],
+        )
     if not is_missed:
         story.check("the new pod took its share while it was away", holds=has_arrived and bool(planner), found=planner)
     story.check("afterwards every node has the change, proven by digest", holds=are_synced(cluster, nodes), found=nodes)
     if is_missed:
         story.check("and the new pod takes its share", holds=await _arrives(cluster, vip))
+
+
+def _check_refusals(story: Story, process: str, at_return: TrafficReport, at_end: TrafficReport) -> None:
+    """What is declared in place of "none failed": refused or cut off at once while away, and served ever after."""
+    story.declare("new connections are refused while a killed enforcer is away")
+    outcomes = {failure.outcome for failure in at_end.failures}
+    story.check(
+        f"{process} killed: {at_return.failed} of {at_return.attempts} new connections failed, "
+        f"the {len(at_end.failures)} looked at refused or reset",
+        holds=at_return.failed > 0 and outcomes <= {Outcome.REFUSED, Outcome.RESET},
+        found=at_end.failures[:3],
+    )
+    story.check(
+        f"{process} is back: {at_end.attempts - at_return.attempts} new connections, none failed",
+        holds=at_end.failed == at_return.failed,
+        found=at_end.failed - at_return.failed,
+    )
 
 
 async def _planner_besides(cluster: Cluster, node: str, process: str) -> str:

@@ -12,6 +12,8 @@ from rich.console import Console
 from rich.padding import Padding
 from rich.table import Table
 
+from pointsman_lab.demo.modes import NFTABLES, DemoMode
+
 _WIDTH_MIN = 140
 
 
@@ -23,6 +25,7 @@ def _width() -> int:
 class Story:
     """The narrator. `check` is the only way to pass or fail; the demo's exit status is what it counted."""
 
+    mode: DemoMode = NFTABLES
     console: Console = field(default_factory=lambda: Console(highlight=False, soft_wrap=True, width=_width()))
     started: float = field(default_factory=time.monotonic)
     passed: int = 0
@@ -35,6 +38,10 @@ class Story:
     def say(self, text: str) -> None:
         """Tell something; nothing is checked."""
         self.console.print(f"  {text}", markup=False)
+
+    def declare(self, text: str) -> None:
+        """Say what this mode does otherwise by declaration; the check of it follows."""
+        self.say(f"declared of {self.mode.name} mode: {text}")
 
     def check(self, text: str, *, holds: bool, found: object = None) -> None:
         """Count one check; `found` is shown when it does not hold."""
