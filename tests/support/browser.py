@@ -7,16 +7,22 @@ step with it. It runs without its sandbox, because tests run as root: it is show
 
 import asyncio
 import base64
+import contextlib
 import json
+import os
+import re
 import shutil
+import signal
 import tempfile
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any
+from pathlib import Path
+from typing import Any, BinaryIO
 
 import aiohttp
 
 DEADLINE_SECONDS = 30.0
+_LISTENING = re.compile(rb"DevTools listening on ws://[^:]*:([0-9]+)/")
 _NAMES = ("chromium-headless-shell", "chromium")
 
 
@@ -111,45 +117,63 @@ class Page:
 @asynccontextmanager
 async def browser() -> AsyncIterator[Page]:
     """A browser with one empty page, and a profile that goes with it."""
-    with tempfile.TemporaryDirectory() as profile:
-        process = await asyncio.create_subprocess_exec(
-            browser_path(),
-            "--headless",
-            "--no-sandbox",
-            "--disable-gpu",
-            "--disable-dev-shm-usage",
-            "--hide-scrollbars",
-            "--remote-debugging-port=0",
-            f"--user-data-dir={profile}",
-            "about:blank",
-            stdout=asyncio.subprocess.DEVNULL,
-            stderr=asyncio.subprocess.PIPE,
-        )
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
+        log = Path(profile, "log")
+        with _written(log) as said:
+            process = await asyncio.create_subprocess_exec(
+                browser_path(),
+                "--headless",
+                "--no-sandbox",
+                "--disable-gpu",
+                "--disable-dev-shm-usage",
+                "--hide-scrollbars",
+                "--remote-debugging-port=0",
+                f"--user-data-dir={profile}",
+                "about:blank",
+                stdout=asyncio.subprocess.DEVNULL,
+                stderr=said,
+                start_new_session=True,
+            )
         try:
-            port = await _port(process)
-            async with aiohttp.ClientSession(trust_env=False) as session:
-                async with session.get(f"http://127.0.0.1:{port}/json/list") as answer:
-                    targets = await answer.json(content_type=None)
-                address = next(each["webSocketDebuggerUrl"] for each in targets if each["type"] == "page")
-                async with session.ws_connect(address, max_msg_size=64 << 20) as socket:
-                    page = Page(socket)
-                    try:
-                        yield page
-                    finally:
-                        process.terminate()
-                        await page.close()
+            async with _page(await _port(log)) as page:
+                yield page
         finally:
-            if process.returncode is None:
-                process.terminate()
-            await process.communicate()
+            _kill(process)
+            await process.wait()
 
 
-async def _port(process: asyncio.subprocess.Process) -> int:
-    assert process.stderr is not None
-    said = []
-    async with asyncio.timeout(DEADLINE_SECONDS):
-        while line := (await process.stderr.readline()).decode():
-            said.append(line)
-            if line.startswith("DevTools listening on ws://"):
-                return int(line.split("/")[2].rpartition(":")[2])
-    raise AssertionError(f"the browser did not start: {''.join(said)}")
+@asynccontextmanager
+async def _page(port: int) -> AsyncIterator[Page]:
+    async with aiohttp.ClientSession() as session:
+        async with session.get(f"http://127.0.0.1:{port}/json/list") as answer:
+            targets = await answer.json(content_type=None)
+        address = next(each["webSocketDebuggerUrl"] for each in targets if each["type"] == "page")
+        patience = aiohttp.ClientWSTimeout(ws_close=0.2)
+        async with session.ws_connect(address, max_msg_size=64 << 20, timeout=patience) as socket:
+            page = Page(socket)
+            try:
+                yield page
+            finally:
+                await page.close()
+
+
+async def _port(log: Path) -> int:
+    deadline = asyncio.get_running_loop().time() + DEADLINE_SECONDS
+    while (found := _LISTENING.search(_read(log))) is None:
+        assert asyncio.get_running_loop().time() < deadline, f"the browser did not start: {_read(log)!r}"
+        await asyncio.sleep(0.02)
+    return int(found[1])
+
+
+def _written(path: Path) -> BinaryIO:
+    return path.open("wb")
+
+
+def _read(path: Path) -> bytes:
+    return path.read_bytes()
+
+
+def _kill(process: asyncio.subprocess.Process) -> None:
+    """It and the processes that it made: all are of its session."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
