@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`make demo` as a newcomer sees it, in its modes: every check passes, within the promised time, and the last line says so."""
+"""`make demo` as a newcomer sees it, in its modes: checks pass in the promised time, and the last line says so."""
 
 from __future__ import annotations
 
