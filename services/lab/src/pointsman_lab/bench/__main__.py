@@ -11,21 +11,22 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import os
 import sys
 import time
 from pathlib import Path
 
-from pointsman_lab.bench import affinity, affinity_report, lossless, lossless_report
+from pointsman_lab.bench import affinity, affinity_report, duel, lossless, lossless_report
 from pointsman_lab.bench.load import load
 from pointsman_lab.bench.measure import Bench
 from pointsman_lab.bench.report import Figure, write
 from pointsman_lab.bench.scenarios import SCENARIOS
 from pointsman_lab.cluster import Cluster
-from pointsman_lab.errors import LabError
+from pointsman_lab.errors import LabError, LabStartError
 from pointsman_lab.nodes import wait_synced
 from pointsman_lab.settings import LabSettings
 
-PARTS = ("changes", "lossless", "affinity")
+PARTS = ("peer", "changes", "lossless", "affinity")
 
 
 async def run(sizes: list[int], changes: int) -> list[Figure]:
@@ -76,9 +77,16 @@ def main() -> int:
     parser.add_argument("--changes", type=int, default=300, help="single changes for each figure")
     parser.add_argument("--output", type=Path, default=Path("build/bench"), help="where the reports go")
     parser.add_argument("--only", choices=PARTS, help="one of the parts")
+    peer = os.environ.get("PEER_KUBE_PROXY")
+    parser.add_argument(
+        "--peer", type=Path, default=Path(peer) if peer else None, help="a kube-proxy to compare with, PEER_KUBE_PROXY"
+    )
+    parser.add_argument("--peer-modes", nargs="+", choices=duel.MODES, default=list(duel.MODES), help="in which modes")
     parsed = parser.parse_args()
     figures: list[Figure] = []
     try:
+        if parsed.only in (None, "peer"):
+            figures += _peer(parsed)
         if parsed.only in (None, "changes"):
             figures += asyncio.run(run(parsed.sizes, parsed.changes))
         if parsed.only in (None, "lossless"):
@@ -90,6 +98,25 @@ def main() -> int:
     if figures:
         print(write(parsed.output, figures, changes=parsed.changes))
     return 0 if is_kept else 1
+
+
+def _peer(parsed: argparse.Namespace) -> list[Figure]:
+    """Ours and the peer in turn, in every mode and at every size; nothing when no peer is given.
+
+    Raises:
+        LabError: the peer is no program, or does not run.
+    """
+    if parsed.peer is None:
+        return []
+    if not os.access(parsed.peer, os.X_OK):
+        raise LabStartError(f"PEER_KUBE_PROXY, --peer: {parsed.peer} is not a program that can be run")
+    binary = parsed.peer.resolve()
+    return [
+        figure
+        for mode in parsed.peer_modes
+        for size in parsed.sizes
+        for figure in asyncio.run(duel.compare(binary, mode, size, parsed.changes, _say))
+    ]
 
 
 def _affinity(output: Path) -> bool:
