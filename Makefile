@@ -104,12 +104,16 @@ docs: $(SETUP) ## write the reference pages under docs/ that are made from the s
 	PYTHONPATH=tests $(BIN)/python -m support.metric_catalogue
 	$(BIN)/python -m pointsman_ctl.reference > docs/reference/pointsmanctl.md
 
+.PHONY: screenshots
+screenshots: $(SETUP) ## take the pictures of the console in docs/images, in a headless browser
+	PYTHONPATH=tests $(BIN)/python -m support.console_screenshots docs/images
+
 .PHONY: contract-kit
 contract-kit: $(SETUP) ## check any enforcer or controller against the contract: TARGET="enforcer --listen 127.0.0.1:7402"
 	@$(BIN)/python tests/kit/run.py $(TARGET)
 
 .PHONY: demo
-demo: $(SETUP) ## a cluster on this machine, put to the test (root): MODE=nftables, iptables, iptables-legacy, iptables-nft, userspace; KEEP=1 leaves it up
+demo: $(SETUP) ## a cluster on this machine, put to the test (root): MODE=nftables, iptables, iptables-legacy, iptables-nft, ipvs (in a guest), userspace; KEEP=1 leaves it up
 	KEEP=$(KEEP) $(BIN)/python -m pointsman_lab.demo --mode $(MODE)
 
 .PHONY: affinity
@@ -117,7 +121,7 @@ affinity: $(SETUP) ## do clients with session affinity meet the same pod through
 	$(BIN)/python -m pointsman_lab.bench --only affinity
 
 .PHONY: bench
-bench: $(SETUP) ## latency, cost, memory at 1,000 and 10,000 services, and lost connections (root); writes build/bench/
+bench: $(SETUP) ## latency, cost, memory at 100 to 40,000 services, and lost connections (root); writes build/bench/; PEER_KUBE_PROXY=/path/to/kube-proxy: in ratio to it
 	$(BIN)/python -m pointsman_lab.bench
 	@echo "tracing, a change that is not sampled:"
 	@PYTHONPATH=tests $(BIN)/python tests/perf/bench_tracing.py
