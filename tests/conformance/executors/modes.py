@@ -25,17 +25,10 @@ from pointsman_enforcer.dataplane.node_settings import NodeSettings
 from pointsman_enforcer.dataplane.userspace.backend import UserspaceDataplane
 from pointsman_enforcer.dataplane.userspace.limits import ProxyLimits
 from pointsman_enforcer.dataplane.xtables.tools import Variant
+from pointsman_lab.guest.modules import IPVS_MODULES
 
 Command = Sequence[str]
 _LEGACY_TOOLS = ("iptables-legacy", "ip6tables-legacy")
-
-_IPVS_MODULES = (
-    *("ip_vs", "ip_vs_rr", "ip_vs_wrr", "nf_conntrack_netlink"),
-    *("xt_set", "xt_connmark", "xt_mark", "xt_conntrack", "xt_addrtype", "xt_MASQUERADE", "ipt_REJECT", "ip6t_REJECT"),
-    *(f"ip_set_hash_{kind}" for kind in ("ip", "ipport", "ipportip", "ipportnet", "net", "netport")),
-    *(f"{family}table_{table}" for family in ("ip", "ip6") for table in ("nat", "mangle", "filter")),
-    *("sch_ingress", "cls_fw", "cls_matchall", "act_gact"),
-)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -152,7 +145,7 @@ IPVS = KernelMode(
     name="ipvs",
     rows="ipvs",
     draws_first_endpoint=True,
-    guest_modules=_IPVS_MODULES,
+    guest_modules=IPVS_MODULES,
     fewer=12,
     workers=2,
     deviations=IPVS_DEVIATIONS,

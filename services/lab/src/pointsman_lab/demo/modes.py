@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, Final
 
+from pointsman_lab.guest.modules import IPVS_MODULES
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DemoMode:
@@ -20,6 +22,10 @@ class DemoMode:
     name: str
     enforcer_mode: str
     enforcer_config: Mapping[str, Any] = field(default_factory=dict)
+    planners: int = 3
+    start_timeout_seconds: float = 30.0
+    guest_modules: tuple[str, ...] = ()
+    """Modules of the guest that it is played in; none for the kernel here."""
     hides_clients: bool = False
     """Endpoints see the node's address in place of the client's."""
     serves_in_process: bool = False
@@ -32,6 +38,15 @@ def _iptables(name: str, variant: str) -> DemoMode:
 
 NFTABLES: Final = DemoMode(name="nftables", enforcer_mode="nftables")
 _USERSPACE: Final = DemoMode(name="userspace", enforcer_mode="userspace", hides_clients=True, serves_in_process=True)
+# A guest has one slow processor: fewer processes, and more time for them to start.
+_IPVS: Final = DemoMode(
+    name="ipvs",
+    enforcer_mode="ipvs",
+    enforcer_config={"iptables": {"variant": "legacy"}},
+    planners=2,
+    start_timeout_seconds=180.0,
+    guest_modules=IPVS_MODULES,
+)
 
 MODES: Final[Mapping[str, DemoMode]] = MappingProxyType(
     {
@@ -41,6 +56,7 @@ MODES: Final[Mapping[str, DemoMode]] = MappingProxyType(
             _iptables("iptables", "auto"),
             _iptables("iptables-legacy", "legacy"),
             _iptables("iptables-nft", "nft"),
+            _IPVS,
             _USERSPACE,
         )
     }
