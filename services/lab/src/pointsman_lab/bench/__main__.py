@@ -16,7 +16,7 @@ import sys
 import time
 from pathlib import Path
 
-from pointsman_lab.bench import affinity, affinity_report, duel, lossless, lossless_report
+from pointsman_lab.bench import affinity, affinity_report, duel, lossless, lossless_report, wide
 from pointsman_lab.bench.load import load
 from pointsman_lab.bench.measure import Bench
 from pointsman_lab.bench.report import Figure, write
@@ -63,6 +63,8 @@ async def run(sizes: list[int], changes: int) -> list[Figure]:
                 for figure in found:
                     percentile = f"p{figure.percentile} " if figure.percentile else ""
                     _say(f"{figure.name}: {percentile}{figure.value:g} {figure.unit} {figure.verdict}")
+            if size == min(sizes):
+                figures.extend(await wide.widths(bench))
     return figures
 
 

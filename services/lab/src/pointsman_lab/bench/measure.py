@@ -50,7 +50,7 @@ class Bench:
         written: list[float] = []
         watched: list[float] = []
         async with kernel_commits(self.cluster, self.node, "events") as commits, self._own_watch() as seen:
-            before = await self._costs()
+            before = await self.costs()
             for number in range(1, self.changes + 1):
                 index = (number * 7919) % self.size
                 sent = time.monotonic()
@@ -59,7 +59,7 @@ class Bench:
                 written.append((committed - sent) * 1e3)
                 watched.append((committed - await asyncio.wait_for(seen.get(), _EVENT_SECONDS)) * 1e3)
                 await asyncio.sleep(_GAP_SECONDS)
-            after = await self._costs()
+            after = await self.costs()
         targets = {50: 2.5, 99: 10.0} if kind == "replace" else {}
         return [
             *percentiles(
@@ -210,7 +210,7 @@ class Bench:
             with contextlib.suppress(asyncio.CancelledError):
                 await task
 
-    async def _costs(self) -> dict[str, float]:
+    async def costs(self) -> dict[str, float]:
         """CPU seconds of each process, and what the enforcer counted, so far."""
         processes = await self.cluster.processes()
         names = {"watcher": "watcher", "planner": "planner", "enforcer": self.enforcer}

@@ -53,6 +53,7 @@ def percentiles(
     *,
     may_grow: float | None = None,
     who: str = OURS,
+    axis: str = "services",
 ) -> list[Figure]:
     """p50, p90 and p99 of a non-empty sample, by the nearest-rank method."""
     ordered = sorted(values)
@@ -66,6 +67,7 @@ def percentiles(
             target=(targets or {}).get(percent),
             may_grow=may_grow,
             who=who,
+            axis=axis,
         )
         for percent in PERCENTILES
     ]
