@@ -120,6 +120,11 @@ demo: $(SETUP) ## a cluster on this machine, put to the test (root): MODE=nftabl
 affinity: $(SETUP) ## do clients with session affinity meet the same pod through every node? (root); writes build/bench/affinity.*
 	$(BIN)/python -m pointsman_lab.bench --only affinity
 
+.PHONY: fanout
+fanout: $(SETUP) ## planners with simulated nodes: NODES=1000 PLANNERS=1 GENERATORS=1 SLOW=0 DEAD=0; writes build/bench/fanout.*
+	$(BIN)/python -m pointsman_lab.bench.fanout --nodes $(or $(NODES),1000) --planners $(or $(PLANNERS),1) \
+		--generators $(or $(GENERATORS),1) --slow $(or $(SLOW),0) --dead $(or $(DEAD),0)
+
 .PHONY: bench
 bench: $(SETUP) ## latency, cost, memory at 100 to 40,000 services, and lost connections (root); writes build/bench/; PEER_KUBE_PROXY=/path/to/kube-proxy: in ratio to it
 	$(BIN)/python -m pointsman_lab.bench
