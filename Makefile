@@ -130,3 +130,10 @@ bench: $(SETUP) ## latency, cost, memory at 100 to 40,000 services, and lost con
 	$(BIN)/python -m pointsman_lab.bench
 	@echo "tracing, a change that is not sampled:"
 	@PYTHONPATH=tests $(BIN)/python tests/perf/bench_tracing.py
+	@$(MAKE) bench-modes
+
+.PHONY: bench-modes
+bench-modes: $(SETUP) ## the modes side by side, their dataplanes alone, at 1,000 and 10,000 services (root); ipvs in a guest
+	@for services in 1000 10000; do $(BIN)/python tests/perf/bench_modes.py $$services; echo; done
+	@echo "ipvs, in a guest: another kernel and another clock, not to be compared"
+	@PYTHONPATH=tests $(BIN)/python tests/perf/bench_ipvs.py 1000
