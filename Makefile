@@ -102,6 +102,7 @@ simulate: $(SETUP) ## planners, streams and nodes in virtual time, seed by seed,
 .PHONY: docs
 docs: $(SETUP) ## write the reference pages under docs/ that are made from the source
 	PYTHONPATH=tests $(BIN)/python -m support.metric_catalogue
+	PYTHONPATH=tests $(BIN)/python -m support.configuration_reference
 	$(BIN)/python -m pointsman_ctl.reference > docs/reference/pointsmanctl.md
 
 .PHONY: screenshots

@@ -51,7 +51,7 @@ class IptablesSettings(NftablesSettings, frozen=True):
     """The iptables mode."""
 
     min_sync_period: Duration = Duration(1.0)
-    """As above, with kube-proxy's default: the legacy tool copies a whole table for each change."""
+    """Least time between two syncs, with kube-proxy's default: the legacy tool copies a whole table for each change."""
     localhost_node_ports: bool = True
     """Node ports answer on 127.0.0.1, where nodePortAddresses includes it."""
     variant: VariantName = "auto"
