@@ -103,6 +103,7 @@ simulate: $(SETUP) ## planners, streams and nodes in virtual time, seed by seed,
 docs: $(SETUP) ## write the reference pages under docs/ that are made from the source
 	PYTHONPATH=tests $(BIN)/python -m support.metric_catalogue
 	PYTHONPATH=tests $(BIN)/python -m support.configuration_reference
+	PYTHONPATH=tests $(BIN)/python -m support.api_reference
 	$(BIN)/python -m pointsman_ctl.reference > docs/reference/pointsmanctl.md
 
 .PHONY: screenshots
