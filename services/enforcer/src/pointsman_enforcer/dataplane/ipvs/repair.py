@@ -94,16 +94,16 @@ class Repair:
             self._found_timeouts = _NEVER_SET
 
     async def remove_static(self) -> None:
-        """Chains, the rules that lead to them, sets and routes."""
+        """Chains, the rules that lead to them, routes, and last the sets: by them a removal cut short is known."""
         for family in Family:
             saved = parse_rules(await self._tools.save(family), IPVS_PREFIX)
             text = restore_text(dict.fromkeys(saved.chains), unjumps=sorted(saved.jumps))
             if text:
                 await self._tools.restore(family, text)
+        await self._inside(node.unroute)
         names, _ = parse_sets(await self._tools.ipset_save())
         for name in sorted(names):
             await self._destroy(name)
-        await self._inside(node.unroute)
 
     async def take_nothing_new(self) -> None:
         """Of the rules only those stay that known connections need. Sets stay: they say whose virtual servers are."""

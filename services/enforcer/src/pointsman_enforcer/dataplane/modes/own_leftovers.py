@@ -7,6 +7,7 @@ nftables mode are userspace mode's as well, ipsets are those of both variants of
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Sequence
 from enum import Enum
 from pathlib import Path
@@ -22,12 +23,21 @@ from pointsman_enforcer.dataplane.nftables.apply import TABLES
 from pointsman_enforcer.dataplane.nftables.errors import NftablesError
 from pointsman_enforcer.dataplane.nftables.netlink import NftSocket
 from pointsman_enforcer.dataplane.node_settings import NodeSettings
-from pointsman_enforcer.dataplane.xtables.text import IPVS_PREFIX, PREFIX, Saved, parse_rules, restore_text
+from pointsman_enforcer.dataplane.xtables.text import (
+    IPVS_PREFIX,
+    IPVS_SET_PREFIX,
+    PREFIX,
+    Saved,
+    parse_rules,
+    restore_text,
+)
 from pointsman_enforcer.dataplane.xtables.tools import Tools, Variant
 from pointsman_enforcer.settings import EnforcerConfiguration
 from pointsman_model.names import Family
 
 _LEGACY_TABLES: Final = {Family.IPV4: "ip_tables_names", Family.IPV6: "ip6_tables_names"}
+_SHORTAGES: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS})
+"""These say nothing of what is there."""
 _DESTROY_ATTEMPTS: Final = 20
 """nf_tables lets go of the sets of deleted rules a moment after the rules are gone."""
 
@@ -87,8 +97,10 @@ class NftablesLeftover:
         try:
             with NftSocket() as nft:
                 there = [table for table in TABLES.values() if nft.table_exists(table)]
-        except OSError:
-            return ""  # no nf_tables in this kernel, so no tables
+        except OSError as error:
+            if error.errno in _SHORTAGES:
+                raise LeftoverError(f"{self.name}: {error}") from error
+            return ""  # no nf_tables in this kernel, or not ours to use, so no tables of ours
         except NftablesError as error:
             raise LeftoverError(f"{self.name}: {error}") from error
         return ", ".join(f"table {table.family.keyword} {table.name}" for table in there)
@@ -213,19 +225,14 @@ class IpvsLeftover:
         return f"virtual servers of our ipvs mode ({self._variant.value})"
 
     async def find(self) -> str:
-        """See `Leftover.find`."""
-        chains = 0
-        for family in Family:
-            tools = None if self._has_none(family) else _open(self._variant, family)
-            if tools is None:
-                continue
-            try:
-                chains += len(parse_rules(await tools.save(family), IPVS_PREFIX).chains)
-            except CommandError as error:
-                raise LeftoverError(f"{self.name}: {error}") from error
-            finally:
-                tools.close()
-        return f"{chains} chains, with their sets and virtual servers" if chains else ""
+        """See `Leftover.find`. Sets go last, so what is left of a removal that was cut short is known by them."""
+        chains = await self._chains(self._variant)
+        if chains:
+            return f"{chains} chains, with their sets and virtual servers"
+        sets = await self._sets()
+        if not sets or any([await self._chains(each) for each in Variant if each is not self._variant]):
+            return ""
+        return f"{sets} sets without chains, with their virtual servers"
 
     async def remove(self) -> int:
         """See `Leftover.remove`."""
@@ -247,15 +254,41 @@ class IpvsLeftover:
             ipvs.close()
         return 0 if self.is_waiting else 1
 
-    def _has_none(self, family: Family) -> bool:
-        return self._variant is Variant.LEGACY and not has_legacy_tables(family)
+    async def _chains(self, variant: Variant) -> int:
+        count = 0
+        for family in Family:
+            is_empty = variant is Variant.LEGACY and not has_legacy_tables(family)
+            tools = None if is_empty else _open(variant, family)
+            if tools is None:
+                continue
+            try:
+                count += len(parse_rules(await tools.save(family), IPVS_PREFIX).chains)
+            except CommandError as error:
+                raise LeftoverError(f"{self.name}: {error}") from error
+            finally:
+                tools.close()
+        return count
+
+    async def _sets(self) -> int:
+        tools = _open(self._variant)
+        if tools is None:
+            return 0
+        try:
+            saved = await tools.ipset_save()
+        except CommandError as error:
+            raise LeftoverError(f"{self.name}: {error}") from error
+        finally:
+            tools.close()
+        return sum(line.startswith(f"create {IPVS_SET_PREFIX}") for line in saved.splitlines())
 
 
 def has_legacy_tables(family: Family) -> bool:
-    """Whether legacy iptables has tables here; asking its tool instead would make them."""
+    """Whether legacy iptables has tables here; asking its tool instead would make them. Raises LeftoverError."""
     try:
         return bool(Path(f"/proc/thread-self/net/{_LEGACY_TABLES[family]}").read_text())
-    except OSError:
+    except OSError as error:
+        if error.errno in _SHORTAGES:
+            raise LeftoverError(f"legacy iptables: {error}") from error
         return False
 
 
