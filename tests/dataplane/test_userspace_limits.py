@@ -105,7 +105,8 @@ def test_figures_are_few_and_right() -> None:
         eventually(lambda: figure(registry, "flows", protocol="TCP") == 0)
         assert figure(registry, "flows_begun_total", protocol="TCP") == 1
         assert figure(registry, "flows_begun_total", protocol="UDP") == 1
-        assert figure(registry, "bytes_total", direction="to_endpoints") == 5 + 3
+        # The endpoint may have a datagram before the proxy has counted it.
+        eventually(lambda: figure(registry, "bytes_total", direction="to_endpoints") == 5 + 3)
         assert figure(registry, "bytes_total", direction="to_clients") == len(banner) + 5
         lines = registry.render()[1].decode().splitlines()
         assert len([line for line in lines if not line.startswith("#")]) < 20
