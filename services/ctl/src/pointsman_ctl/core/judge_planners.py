@@ -138,7 +138,10 @@ def judge_conflicts(services: Iterable[pb.ServiceSummary]) -> Result:
     ]
     if not found:
         return passed(SERVICES, "conflicts", "no two Services ask for the same address and port")
-    hint = "change one of the Services, or delete it; the older one has it until then"
+    hint = (
+        "change one of the Services, or delete it; until then a cluster IP wins over a load balancer IP, that over an "
+        "external IP, and of two alike the first by name"
+    )
     return warning(SERVICES, "conflicts", _some(found), hint)
 
 
