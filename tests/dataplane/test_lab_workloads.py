@@ -114,7 +114,11 @@ async def test_a_killed_server_is_started_again_under_the_same_address(cluster: 
     await cluster.wait_until(has_restarted, "the server runs again")
     probe = await cluster.connect("node-1", address, 8080)
     assert probe.pod == name
-    assert (await conditions(cluster, "crash"))[name] == (True, True, False)
+
+    async def is_endpoint() -> bool:
+        return (await conditions(cluster, "crash"))[name] == (True, True, False)
+
+    await cluster.wait_until(is_endpoint, "its slice says so, too")
 
 
 async def test_a_pod_deleted_without_grace_is_gone_and_replaced(cluster: Cluster) -> None:
