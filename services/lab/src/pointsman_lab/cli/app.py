@@ -95,7 +95,8 @@ def ctl(
 ) -> None:
     """Run pointsmanctl inside the lab, as its administrator."""
     config = StateDirectory(DEFAULT_ROOT, name).ctl_config
-    run(_execute(name, place, ["env", f"POINTSMAN_CONFIG={config}", "pointsmanctl", *arguments]))
+    program = str(Path(sys.executable).with_name("pointsmanctl"))  # the PATH need not lead to this environment
+    run(_execute(name, place, ["env", f"POINTSMAN_CONFIG={config}", program, *arguments]))
 
 
 @app.command()
