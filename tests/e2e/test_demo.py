@@ -23,7 +23,9 @@ DECLARED = {
 
 
 def test_the_demo_passes_and_says_so_in_its_last_line() -> None:
-    assert declarations_of(played()) == 0
+    told = played()
+    assert declarations_of(told) == 0
+    assert_waterfall(told)
 
 
 @pytest.mark.parametrize("mode", DECLARED)
@@ -31,6 +33,19 @@ def test_the_demo_passes_in_other_modes_and_names_what_is_declared(mode: str) ->
     told = played("--mode", mode)
     assert f"mode {mode}" in told
     assert declarations_of(told) == DECLARED[mode]
+
+
+def assert_waterfall(told: str) -> None:
+    """A change is drawn from the API event to the commit and the ack of every node: a bar each, children indented."""
+    drawn = re.findall(
+        r"^ *pointsman-([a-z]+) (\S+)( +)([a-z.]+) +[\d.]+ ms +[\d.]+ ms \| *#+ *\|$", told, re.MULTILINE
+    )
+    steps = [f"{service} {step}" for service, _, _, step in drawn]
+    assert {place for service, place, _, step in drawn if step == "dataplane.apply"} >= {"node-1", "node-2", "node-3"}
+    assert steps.count("planner ack") >= 3
+    assert steps[:3] == ["watcher watch.event", "planner plan.compute", "planner plan.send"]
+    columns = [len(f"{service} {place}{blanks}") for service, place, blanks, _ in drawn[:3]]
+    assert columns == sorted(set(columns)), "children stand to the right of their parents"
 
 
 def declarations_of(told: str) -> int:

@@ -12,8 +12,11 @@ from pointsman_lab.nodes import are_synced, planner_of, wait_synced
 from pointsman_lab.probe.outcome import Outcome, count_by_pod
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from pointsman_lab.cluster import Cluster
     from pointsman_lab.demo.story import Story
+    from pointsman_lab.otlp.store import Span
 
 CLIENT = "default/client"
 OUTSIDE = "outside"
@@ -165,25 +168,33 @@ async def trace(cluster: Cluster, story: Story) -> None:
     await cluster.scale("shop", "cart", replicas + 1)
     await cluster.wait_deployed("shop", "cart")
     found: list[str] = []
+    nodes = {node.name for node in cluster.nodes}
 
     async def is_exported() -> bool:
-        """Whether a new trace has arrived whole, with the acknowledgement of every node."""
+        """Whether a new trace has arrived whole, with the commit and the acknowledgement of every node."""
         for trace_id in await cluster.find_traces(name="dataplane.apply", limit=50):
             spans = await cluster.trace(trace_id)
             acks = sum(span.name == "ack" for span in spans)
-            if trace_id not in before and acks >= len(cluster.nodes) and {span.service for span in spans} >= _SERVICES:
+            if trace_id not in before and acks >= len(cluster.nodes) and _committed(spans) >= nodes:
                 found.append(trace_id)
                 return True
         return False
 
     await cluster.wait_until(is_exported, "a trace with the spans of all services", timeout_seconds=_CONVERGED_SECONDS)
     story.text((await cluster.waterfall(found[0])).splitlines())
-    names = {span.name for span in await cluster.trace(found[0])}
+    spans = await cluster.trace(found[0])
+    names = {span.name for span in spans}
     wanted = {"watch.event", "plan.compute", "plan.send", "dataplane.render", "dataplane.apply", "ack"}
-    story.check("one trace from the API event to the kernel commit on every node", holds=names >= wanted, found=names)
+    story.check(
+        "one trace from the API event to the kernel commit on every node",
+        holds=names >= wanted and _committed(spans) == nodes,
+        found=(names, _committed(spans)),
+    )
 
 
-_SERVICES = {"pointsman-watcher", "pointsman-planner", "pointsman-enforcer"}
+def _committed(spans: Iterable[Span]) -> set[str]:
+    """The nodes whose kernel took the change."""
+    return {span.host for span in spans if span.name == "dataplane.apply"}
 
 
 async def ready_pods(cluster: Cluster, service: str) -> list[str]:
