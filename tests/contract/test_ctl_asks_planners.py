@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import socket
 import sys
 from collections.abc import AsyncIterator
 
@@ -100,6 +101,29 @@ async def test_wait_ends_with_0_when_converged_and_with_3_when_the_time_is_over(
     assert "node-2: Disconnected: never connected" in late.stderr
 
 
+async def test_wait_does_not_take_a_service_that_is_not_there_for_converged(planner: PlanServer) -> None:
+    typo = await ask(planner.address, "wait", "svc/shop/wbe", "--node", "node-1", "--timeout", "200ms")
+    assert (typo.status, typo.stdout) == (3, "")
+    assert "has no Service shop/wbe to program" in typo.stderr
+    deleted = await ask(
+        planner.address, "wait", "svc/shop/gone", "--node", "node-1", "--resource-version", "1", "--timeout", "200ms"
+    )
+    assert deleted.status in (0, 3)
+    assert "to program" not in deleted.stderr
+
+
+async def test_wait_waits_for_a_service_that_the_planner_has_not_read_yet(planner: PlanServer) -> None:
+    waiting = asyncio.create_task(ask(planner.address, "wait", "svc/shop/new", "--node", "node-1"))
+    planner.put(service("shop/new", "10.96.0.3", ports=["p:80"]))
+    assert (await waiting).lines == ["svc/shop/new converged: 1 of 1 nodes have it"]
+
+
+async def test_a_node_that_is_not_there_is_an_error_beside_those_that_are(planner: PlanServer) -> None:
+    ran = await ask(planner.address, "status", "node-1", "nodeX", "-o", "name")
+    assert (ran.status, ran.lines) == (1, ["node/node-1"])
+    assert "no such node: nodeX" in ran.stderr
+
+
 async def test_what_a_planner_refuses_is_said_in_its_words(planner: PlanServer) -> None:
     ran = await ask(planner.address, "endpoints", "shop/ghost")
     assert (ran.status, ran.stdout) == (1, "")
@@ -114,6 +138,14 @@ async def test_a_planner_that_is_away_is_named_and_the_next_one_asked(planner: P
     assert "hint: is a planner there" in alone.stderr
     both = await pointsmanctl("status", "--insecure", "-s", "127.0.0.1:1", "-s", planner.address, "-o", "name")
     assert both.lines == ["node/node-1", "node/node-2"]
+
+
+async def test_a_planner_that_hangs_is_passed_over(planner: PlanServer) -> None:
+    """Connections are taken, and nothing is ever said."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        hung = f"127.0.0.1:{silent.getsockname()[1]}"
+        ran = await pointsmanctl("version", "--insecure", "-s", hung, "-s", planner.address, "-o", "json")
+    assert ran.data["planner"] == planner.address
 
 
 async def test_plaintext_to_another_machine_is_refused() -> None:

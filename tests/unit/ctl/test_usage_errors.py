@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from pointsman_ctl.__main__ import main
@@ -29,6 +31,8 @@ def _nobody(monkeypatch: pytest.MonkeyPatch) -> None:
         ("status --tls-cert x", "--insecure excludes"),
         ("status --config /nonexistent.yaml", "cannot read configuration /nonexistent.yaml"),
         ("status -o xml", "'xml' is not one of"),
+        ("status -s 10.0.0.5", "'10.0.0.5' names no planner: write HOST:PORT"),
+        ("status -s fd00::5:7444", "write HOST:PORT"),
         ("stats", "No such command 'stats'"),
         ("override drain d nodes=x", "selects no endpoints: write node=NAME"),
         ("override drain d address=pod", "'pod' is no IP address"),
@@ -51,6 +55,19 @@ def test_what_cannot_be_is_refused(line: str, said: str, capfd: pytest.CaptureFi
     out, err = capfd.readouterr()
     assert said in err
     assert out == ""
+
+
+def test_certificates_that_cannot_be_used_are_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv("POINTSMAN_INSECURE")
+    (tmp_path / "junk").write_text("junk")
+    (tmp_path / "mine.crt").write_text("-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n")
+    junk = str(tmp_path / "junk")
+    for certificate in (junk, str(tmp_path / "mine.crt")):
+        line = ["status", "--tls-cert", certificate, "--tls-key", junk, "--tls-ca", certificate]
+        assert main(line) == 2
+        assert f"cannot use {certificate}" in capfd.readouterr().err
 
 
 @pytest.mark.parametrize(

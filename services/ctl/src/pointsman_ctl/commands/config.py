@@ -94,7 +94,7 @@ def convert_config(run: Run, content: bytes, node: str = "") -> tuple[str, str]:
         raise ToolError(f"{argv[0]}: {error}") from error
     said = done.stderr.decode(errors="replace")
     if done.returncode == _USAGE:
-        raise UsageError(said.strip())
+        raise UsageError(said.strip().removeprefix("error: "))
     if done.returncode != 0:
         raise ToolError(f"{_ENFORCER} ended with {done.returncode}: {said.strip()}")
     return done.stdout.decode(errors="replace"), said

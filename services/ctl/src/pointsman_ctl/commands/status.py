@@ -15,7 +15,7 @@ import grpc
 from pointsman.control.v1 import control_service_pb2 as pb
 from pointsman_ctl import console
 from pointsman_ctl.core import node_view
-from pointsman_ctl.errors import PlannerError
+from pointsman_ctl.errors import CtlError, PlannerError
 from pointsman_ctl.output import Format, View, lines, show
 from pointsman_ctl.planner import Planner, messages
 from pointsman_ctl.run import Run, finish, with_output, with_run
@@ -36,6 +36,8 @@ def status(run: Run, shown: Format, nodes: tuple[str, ...], selector: str, watch
     SHARD is the planner that serves the node. SENT, ACKED and APPLIED are revisions of that planner: the last one sent,
     the last one that the node holds, the last one in its kernel. They stand still while changes do not concern a node:
     STATE is decided by digests. AGE is since when the node is in its state; REASON says why it is not Synced.
+
+    A NODE that the planner does not know is an error (status 1).
 
     \b
     Synced        the kernel has what the planner wants, by digest
@@ -61,7 +63,12 @@ def view_of(nodes: Iterable[pb.NodeStatus]) -> View[pb.NodeStatus]:
 
 async def _once(run: Run, shown: Format, wanted: pb.NodeSelector | None) -> None:
     async with run.planner() as planner:
-        show(view_of(await planner.nodes(wanted)), shown)
+        found = await planner.nodes(wanted)
+    show(view_of(found), shown)
+    unknown = sorted(set(wanted.names if wanted else ()) - {node.name for node in found})
+    if unknown:
+        hint = "`pointsmanctl status -o name` lists the nodes; -l leaves out those without the labels"
+        raise CtlError(f"no such node: {', '.join(unknown)}\n  hint: {hint}")
 
 
 async def _watch(run: Run, shown: Format, wanted: pb.NodeSelector | None) -> None:

@@ -3,22 +3,28 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
 from typing import Any, Final
 
 import click
+import grpc
 
 from pointsman.control.v1 import control_service_pb2 as pb
 from pointsman_ctl import console
 from pointsman_ctl.core.node_view import state_word
 from pointsman_ctl.core.plain import plain
 from pointsman_ctl.core.words import service_name
-from pointsman_ctl.errors import UsageError, WaitTimeoutError
+from pointsman_ctl.errors import PlannerError, UsageError, WaitTimeoutError
 from pointsman_ctl.output import Format, data_text
+from pointsman_ctl.planner import Planner
 from pointsman_ctl.run import Run, finish, with_output, with_run
 from pointsman_ctl.types import DurationType
 
 _SHOWN_MAX: Final = 20
 _LONGEST_SECONDS: Final = 600
+_AGAIN_SECONDS: Final = 0.1
+"""Between two looks for a Service that the planner has not read yet."""
 
 
 @click.command()
@@ -53,6 +59,7 @@ def wait(run: Run, shown: Format, targets: tuple[str, ...], everything: bool, **
     pointsmanctl wait svc/shop/web --resource-version 4711 --percent 90
     pointsmanctl wait --all --timeout 2m
 
+    A Service that the planner has not read yet is waited for too, unless a resource version says which write is meant.
     Ends with status 3 when the time is over first, and says which nodes are behind and why.
     """
     if bool(targets) == everything:
@@ -90,6 +97,8 @@ async def _wait_for_all(run: Run, shown: Format, requests: list[pb.WaitConverged
             name = request.service.name
             text = f"svc/{name.namespace}/{name.name}" if request.HasField("service") else "everything"
             console.progress(f"waiting for {text} ...")
+            if request.HasField("service") and not _has_version(request.service):
+                await _wait_until_known(planner, request)
             seconds = request.timeout.ToNanoseconds() / 1e9
             found = await planner.ask(planner.control.WaitConverged, request, longer_seconds=seconds)
             console.progress("")
@@ -99,6 +108,39 @@ async def _wait_for_all(run: Run, shown: Format, requests: list[pb.WaitConverged
                 late.append("\n".join(lines))
     if late:
         raise WaitTimeoutError("not in time: " + "\n".join(late))
+
+
+def _has_version(target: pb.ServiceTarget) -> bool:
+    """Whether it says which write is waited for; one that was a deletion leaves no Service behind."""
+    return bool(target.service_resource_version or target.endpoint_slice_resource_version)
+
+
+async def _wait_until_known(planner: Planner, request: pb.WaitConvergedRequest) -> None:
+    """Until the planner has read the Service; what that took is off the request's timeout.
+
+    Nodes have nothing of a Service that is misspelt or was created a moment ago, and nothing is what the planner wants
+    of them: they would count as converged.
+
+    Raises:
+        WaitTimeoutError: it did not appear in time.
+    """
+    name, started = request.service.name, time.monotonic()
+    deadline = started + request.timeout.ToNanoseconds() / 1e9
+    while True:
+        try:
+            await planner.ask(planner.control.GetService, pb.GetServiceRequest(name=name))
+        except PlannerError as error:
+            if error.status is not grpc.StatusCode.NOT_FOUND:
+                raise
+        else:
+            break
+        if time.monotonic() + _AGAIN_SECONDS > deadline:
+            raise WaitTimeoutError(
+                f"not in time: planner {planner.address} has no Service {name.namespace}/{name.name} to program\n"
+                "  hint: `pointsmanctl services` lists what there is; for a deletion, give its --resource-version"
+            )
+        await asyncio.sleep(_AGAIN_SECONDS)
+    request.timeout.FromNanoseconds(max(round((deadline - time.monotonic()) * 1e9), 0))
 
 
 def _lines(text: str, found: pb.WaitConvergedResponse) -> list[str]:
