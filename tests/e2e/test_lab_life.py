@@ -66,6 +66,14 @@ async def read_until(lines: StreamReader, pattern: str) -> str:
     raise AssertionError(f"ended without {pattern!r}:\n{seen}")
 
 
+async def nodes_by_ctl(name: str) -> list[str]:
+    """What `pointsman-lab ctl` says, called by its path from a shell that knows of no virtual environment."""
+    command = (sys.executable, "-m", "pointsman_lab", "ctl", "--name", name, "--", "status", "-o", "name")
+    asked = await create_subprocess_exec(*command, env={"PATH": "/usr/sbin:/usr/bin"}, stdout=subprocess.PIPE)
+    told, _ = await asked.communicate()
+    return [line.removeprefix("node/") for line in told.decode().splitlines()]
+
+
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
 async def test_a_lab_with_all_its_services_ends_with_its_starter_and_harms_no_other(
     world: World, number: signal.Signals
@@ -89,6 +97,7 @@ async def test_a_lab_with_all_its_services_ends_with_its_starter_and_harms_no_ot
                 assert {info.state for info in processes.values()} == {"running"}
                 inside = children_of_namespace(other.state.read().init_pid)
                 assert len(inside) > len(processes)
+                assert await nodes_by_ctl(name) == [node.name for node in other.nodes]
             assert host_view() == before
         finally:
             starter.send_signal(number)
